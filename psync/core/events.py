@@ -1,0 +1,193 @@
+"""What a session hears and what it asks for: the words it exchanges with whoever drives it.
+
+Values only. The driver (`psync/brain.py`, or the simulation in the tests) makes events of
+what happens and carries out commands in their order; `core.session` does the rest.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from psync.core.archive import Change
+from psync.core.entry import Entry, Side
+from psync.wire import Message
+
+__all__ = [
+    "Command",
+    "Event",
+    "Intend",
+    "Intent",
+    "Limits",
+    "Note",
+    "Paused",
+    "Problem",
+    "Resumed",
+    "Retry",
+    "Said",
+    "Send",
+    "SideDown",
+    "SideUp",
+    "State",
+    "Transfer",
+    "Transferred",
+]
+
+
+# --- events -----------------------------------------------------------------------------
+
+
+class SideUp(NamedTuple):
+    """An agent has begun to watch and scan this side.
+
+    `rebooted`: its host may have lost what was not durable since the side was up last.
+    """
+
+    side: Side
+    rebooted: bool = False
+
+
+class SideDown(NamedTuple):
+    """An agent is gone; what it was asked is open."""
+
+    side: Side
+
+
+class Said(NamedTuple):
+    """An agent sent a message."""
+
+    side: Side
+    message: Message
+
+
+class Transferred(NamedTuple):
+    """A transfer ended. `staged` names it in the target's staging; empty: it failed.
+
+    `torn`: the source changed while it was read; nothing is wrong, it is looked at again.
+    """
+
+    op: int
+    staged: bytes
+    torn: bool = False
+    message: str = ""
+
+
+class Paused(NamedTuple):
+    """Begin nothing new until `Resumed`."""
+
+
+class Resumed(NamedTuple):
+    """Go on; `accept`: also after a halt, its cause is accepted."""
+
+    accept: bool = False
+
+
+class Retry(NamedTuple):
+    """Try every problem again now."""
+
+
+Event = SideUp | SideDown | Said | Transferred | Paused | Resumed | Retry
+
+
+# --- commands ---------------------------------------------------------------------------
+
+
+class Send(NamedTuple):
+    """Send a message to a side's agent."""
+
+    side: Side
+    message: Message
+
+
+class Transfer(NamedTuple):
+    """Bring a large file's content into the target's staging, then report `Transferred`.
+
+    `basis` is the path on the target whose content may be like it (empty: none).
+    """
+
+    op: int
+    source: Side
+    path: bytes
+    entry: Entry
+    basis: bytes
+
+
+class Intent(NamedTuple):
+    """What a side is about to be made to hold: lets a later start recognise its own work.
+
+    `moved_from` is for a rename the old path: what was meant for paths below it may be found
+    below `path`.
+    """
+
+    path: bytes
+    target: int
+    wanted: Entry | None
+    source: Entry | None
+    moved_from: bytes = b""
+
+
+class Intend(NamedTuple):
+    """Record this in a log, before the commands that follow; a later start is given all of it.
+
+    `agreed` is what has come to be agreed, `intents` is what is about to be done.
+    """
+
+    intents: list[Intent]
+    agreed: list[Change]
+
+
+class Note(NamedTuple):
+    """Something to tell people: a stable `event` name and its facts."""
+
+    event: str
+    side: Side | None
+    path: bytes
+    text: str
+
+
+Command = Send | Transfer | Intend | Note
+
+
+# --- what may be asked ------------------------------------------------------------------
+
+
+class State(IntEnum):
+    """What a session is doing, for people."""
+
+    STARTING = 0
+    SCANNING = 1
+    WATCHING = 2
+    PAUSED = 3
+    DISCONNECTED = 4
+    HALTED = 5
+
+
+class Problem(NamedTuple):
+    """A path that could not be handled; it is tried again at `due`."""
+
+    path: bytes
+    side: Side
+    message: str
+    attempts: int
+    due: float
+
+
+class Limits(NamedTuple):
+    """Bounds and policies of a session.
+
+    Attributes:
+        inline_max: content up to so many bytes travels in frames.
+        views_max: so many paths with news on one side; past it the side is scanned anew.
+        contents_max: bytes of content kept for a side until they can be sent; past it they
+            are asked for again when needed.
+        max_delete: the share of the archive that may be missing from a scan, and
+        max_delete_min: the size from which an archive is so guarded.
+        compare: reconcile what a scan shows; False: trust that it is as agreed.
+    """
+
+    inline_max: int = 256 * 1024
+    views_max: int = 500_000
+    contents_max: int = 64 * 1024 * 1024
+    max_delete: float = 0.5
+    max_delete_min: int = 100
+    compare: bool = True

@@ -1,0 +1,465 @@
+"""Carry renames over as renames: a moved tree costs one operation, and no bytes.
+
+An agent that sees a rename says so (a *hint*); a scan that finds an agreed inode under another
+name may *guess* one. Either is only that: it is carried over if the path it came from is
+still what was agreed, here and there, and nothing is in the way. If it is not, then
+something is gone at one path and new at another, and is dealt with as such.
+
+**A directory's hint speaks of one name and means all that is in it.** Whatever the side
+says next, it says of the new paths; whatever it said before was of the old ones. So its
+talk waits (`Replica.turning`) until the archive has been renamed, too, or it is certain
+that it will not be; then the directory is listed where it is now. What talk waits for
+must not itself wait for that talk: a directory's rename waits for operations of the other
+side, and for nothing else, and only one at a time is waited for.
+
+**Invariants.** A hint that is wrong costs a transfer, never a file: the agent over there
+renames only what is as agreed. After a directory's rename, or instead of it, what is in
+the directory is either known or asked for.
+"""
+
+from __future__ import annotations
+
+from psync.core.entry import (
+    ROOT,
+    Agreed,
+    Entry,
+    Kind,
+    Side,
+    ancestors,
+    below_or_at,
+    is_below,
+    parent,
+)
+from psync.core.flights import Op
+from psync.core.pair import Pair
+from psync.core.reconcile import Decision, Verb, View, agree
+from psync.core.replica import Move, Replica
+from psync.wire import META_ONLY, RENAME, Item, Outcome, Transition
+
+__all__ = ["Moves"]
+
+_RENAME = Decision(Verb.NOTHING)
+
+
+class Moves:
+    """See the module's text."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        self._archive = pair.archive
+        self._pending = pair.pending
+        self._flights = pair.flights
+        self._replicas = pair.replicas
+
+    # --- what is heard of renames --------------------------------------------------------
+
+    def hint(self, replica: Replica, item: Item) -> None:
+        """An agent saw a rename: remember it until it is decided."""
+        old, new, entry = item.moved_from, item.path, item.entry
+        ignored = self._pair.ignored
+        if entry is None or ignored(new):
+            return
+        earlier = replica.moves.get(old)
+        if earlier is not None and earlier.hinted and earlier.entry.ino == entry.ino:
+            self._forget(replica, old)
+            self._pending.touch(old)
+            old = earlier.old
+        base = self._archive.get(old)
+        if base is None or ignored(old) or not self._is_agreed(replica, old, base, entry):
+            if entry.kind == Kind.DIRECTORY:
+                self._lose_track(replica, old, new)
+            return
+        was = replica.view(old, base)
+        same = entry.size == base.size and entry.mtime_ns == base.mtime_ns
+        intact = bool(item.flags & META_ONLY) and was.intact and same
+        self._remember(replica, new, Move(old, entry, intact, hinted=True))
+        if was.entry is not None and was.entry.ino == entry.ino:
+            replica.views.set(old, View(None))
+            self._pending.touch(new)
+            self._pending.touch(old)
+        if entry.kind == Kind.DIRECTORY:
+            if self._may_wait(replica, old, new):
+                replica.turning = new
+            else:
+                self._give_up(replica, new)
+                self._lose_track(replica, old, new)
+
+    def _is_agreed(self, replica: Replica, old: bytes, base: Agreed, entry: Entry) -> bool:
+        """Tell whether what was renamed is what was agreed at its old path."""
+        if base.on(replica.side).ino != entry.ino or base.kind != entry.kind:
+            return False
+        if base.kind != Kind.DIRECTORY:
+            return True
+        # What is believed below the old path must be of this directory, and not be that all of
+        # it is gone, because the path was found empty before the rename was heard of.
+        shown = replica.shows(old)
+        return shown is not None and shown.ino == entry.ino
+
+    def _may_wait(self, replica: Replica, old: bytes, new: bytes) -> bool:
+        """Tell whether the talk of a side may wait for a directory's rename to be settled."""
+        if any(each.turning for each in self._replicas):
+            return False
+        return (
+            self._flights.find(
+                lambda op: (
+                    op.side == replica.side
+                    and (below_or_at(op.path, old) or below_or_at(op.path, new))
+                )
+            )
+            is None
+        )
+
+    def guess(self, replica: Replica, path: bytes, entry: Entry) -> None:
+        """A new name was found: it may be an agreed inode that was elsewhere."""
+        old = self._archive.find_inode(replica.side, entry.ino)
+        base = self._archive.get(old) if old else None
+        if old is None or base is None or old == path or base.kind != entry.kind:
+            return
+        if entry.kind == Kind.FILE and (entry.size != base.size or entry.mtime_ns != base.mtime_ns):
+            return
+        self._remember(replica, path, Move(old, entry, intact=False, hinted=False))
+
+    def _remember(self, replica: Replica, new: bytes, move: Move) -> None:
+        if new in replica.moves:
+            self._forget(replica, new)
+        replica.moves[new] = move
+        replica.leaving[move.old] = new
+
+    # --- what waits for renames ------------------------------------------------------------
+
+    def holder(self, path: bytes) -> bytes | None:
+        """The new path of a rename that has to be settled before a path is decided."""
+        for replica in self._replicas:
+            if replica.turning:
+                old = replica.moves[replica.turning].old
+                if below_or_at(path, replica.turning) or below_or_at(path, old):
+                    return replica.turning
+            new = replica.leaving.get(path)
+            if new is not None and self._goes_on(replica, path, new):
+                return new
+        return None
+
+    def _goes_on(self, replica: Replica, old: bytes, new: bytes) -> bool:
+        """Tell whether a rename waits for nothing but results: then its old path waits for it."""
+        if new not in replica.moves or replica.shows(old) is not None:
+            return False
+        if new in self._replicas[replica.side.other].stalled:
+            return True
+        return self._flights.find(lambda op: below_or_at(op.path, old)) is not None
+
+    def turn(self) -> bool:
+        """Go on with the rename that talk waits for; tell whether it is settled."""
+        for replica in self._replicas:
+            new = replica.turning
+            if not new or new in self._flights.at:
+                continue
+            self.plan(replica, new)
+            if not replica.turning:
+                return True
+        return False
+
+    def _give_up(self, replica: Replica, new: bytes) -> None:
+        """A rename is not carried over: something is gone at one path, and new at another."""
+        old = self._forget(replica, new)
+        if replica.turning == new:
+            replica.turning = ROOT
+            self._lose_track(replica, old, new)
+        self._pending.release(new)
+        self._pending.touch(new)
+
+    def _forget(self, replica: Replica, new: bytes) -> bytes:
+        old = replica.moves.pop(new).old
+        if replica.leaving.get(old) == new:
+            del replica.leaving[old]
+        return old
+
+    def _lose_track(self, replica: Replica, old: bytes, new: bytes) -> None:
+        """A directory was renamed, and what is in it is not known any more."""
+        for path in replica.views.below(old):
+            replica.views.set(path, View(None))
+            replica.drop_content(path)
+            self._pending.touch(path)
+        for path in [p for p in replica.busy if is_below(p, old)]:
+            del replica.busy[path]
+            self._pending.touch(path)
+        replica.survey.ask(new, self._pending.sequence, deep=True)
+        if replica.shows(old) is not None:
+            replica.survey.ask(old, self._pending.sequence, deep=True)
+
+    # --- carrying them over ------------------------------------------------------------------
+
+    def plan(self, replica: Replica, new: bytes) -> bool:
+        """Try to carry a rename over to the other side; tell whether the path waits for it."""
+        target = self._replicas[replica.side.other]
+        old = replica.moves[new].old
+        turning = replica.turning == new
+        if parent(old) in replica.survey.pending:
+            if turning:
+                self._give_up(replica, new)
+                return False
+            self._pending.hold(new, parent(old))
+            return True
+        base = self._archive.get(old)
+        if base is None or not self._is_news(replica, old, new, base):
+            self._give_up(replica, new)
+            return False
+        there = target.shows(old)
+        if there is None and self._both_moved(replica, old, new, base):
+            return False
+        if there is None or not self._may_follow(target, old, new, base, there):
+            self._give_up(replica, new)
+            return False
+        if self._is_in_the_way(replica, old, new, base):
+            return replica.turning == new or new in replica.moves
+        if turning and not self._has_parent(target, new):
+            return replica.turning == new
+        if not turning and not self._pair.has_parent(new, target.side):
+            return True
+        if not target.plan.has_room:
+            target.stalled[new] = None
+            return True
+        self._send(replica, target, old, new, base, there)
+        return True
+
+    def _is_news(self, replica: Replica, old: bytes, new: bytes, base: Agreed) -> bool:
+        """Tell whether the agreed entry of `old` is at `new` now, and not at `old` any more."""
+        view = replica.views.get(new)
+        entry, here = view.entry if view is not None else None, replica.shows(old)
+        return (
+            entry is not None
+            and entry.ino == base.on(replica.side).ino
+            and entry.kind == base.kind
+            and (here is None or here.ino != entry.ino)
+            and not is_below(new, old)
+            and not is_below(old, new)
+        )
+
+    def _may_follow(
+        self, target: Replica, old: bytes, new: bytes, base: Agreed, there: Entry
+    ) -> bool:
+        """Tell whether the other side still has the agreed entry, and room for it."""
+        if there.kind != base.kind or there.ino != base.on(target.side).ino:
+            return False
+        covered = target.shows(new)
+        if covered is None:
+            return True
+        return (
+            new not in target.views
+            and Kind.DIRECTORY not in (covered.kind, base.kind)
+            and new not in target.busy
+        )
+
+    def _is_in_the_way(self, replica: Replica, old: bytes, new: bytes, base: Agreed) -> bool:
+        """Tell whether something is under way at the names or in the directory; wait for it.
+
+        A long transfer is not waited for while the talk of a side waits.
+        """
+        flights, turning = self._flights, replica.turning == new
+
+        def touches(path: bytes) -> bool:
+            if path in (old, new):
+                return True
+            return base.kind == Kind.DIRECTORY and (is_below(path, old) or is_below(path, new))
+
+        op = flights.find(lambda op: touches(op.path))
+        if op is not None:
+            if turning and (op.number in flights.transfers or op.side == replica.side):
+                self._give_up(replica, new)
+            elif not turning:
+                self._pending.hold(new, op.path)
+            return True
+        other = self._replicas[replica.side.other]
+        if old in other.busy:
+            self._pending.hold(new, old)
+            return True
+        return False
+
+    def _has_parent(self, target: Replica, new: bytes) -> bool:
+        """As `Pair.has_parent`, for a rename that may wait for operations only."""
+        directory = parent(new)
+        if not directory:
+            return True
+        base, there = self._archive.get(directory), target.shows(directory)
+        if base is not None and there is not None and base.kind == there.kind == Kind.DIRECTORY:
+            return True
+        above = set(ancestors(new))
+        op = self._flights.find(lambda op: op.path in above and op.side == target.side)
+        if op is None or op.number in self._flights.transfers:
+            self._give_up(self._replicas[target.side.other], new)
+        return False
+
+    def _send(
+        self, replica: Replica, target: Replica, old: bytes, new: bytes, base: Agreed, there: Entry
+    ) -> None:
+        entry, move = replica.shows(new), replica.moves[new]
+        assert entry is not None
+        if replica.turning != new:
+            self._forget(replica, new)
+        self._flights.lock(old, new)
+        wanted = there.bare()
+        transition = Transition(0, RENAME, new, target.shows(new), wanted, old, there)
+        intact = base.kind != Kind.FILE or (move.intact and entry.same_identity(move.entry))
+        op = self._flights.begin(
+            target.side, transition, _RENAME, entry, self._pending.sequence, intact=intact
+        )
+        target.plan.add(op.transition)
+
+    # --- what became of them -----------------------------------------------------------------
+
+    def finish(self, op: Op, outcome: Outcome, *, applied: bool) -> None:
+        """An agent has answered a rename."""
+        old, new = op.transition.source, op.path
+        self._flights.unlock(old, new)
+        base = self._archive.get(old)
+        if (
+            applied
+            and base is not None
+            and outcome.entry is not None
+            and op.shown is not None
+            and self._archive.has_directory(parent(new))
+        ):
+            self._follow_over(op, base, op.shown, outcome.entry)
+        else:
+            self._fail(op)
+        self._pending.release(old)
+        self._pending.release(new)
+
+    def _follow_over(self, op: Op, base: Agreed, shown: Entry, entry: Entry) -> None:
+        """The other side has been renamed, too."""
+        old, new = op.transition.source, op.path
+        target, source = self._replicas[op.side], self._replicas[op.side.other]
+        here = shown if op.intact else base.on(source.side)
+        # What the target had changed in it meanwhile is still to be told from what was agreed.
+        changed = target.views.pop(old)
+        there = entry if changed is None else base.on(target.side)
+        self._follow(source.side, old, new, base, here, there)
+        target.views.pop(new)
+        if changed is not None or not entry.same_meta(base.on(op.side)):
+            target.views.set(new, View(entry, changed is None or changed.intact))
+        if base.kind == Kind.DIRECTORY:
+            self._arrive(target, old, new, listed=False)
+            self._arrive(source, old, new, listed=source.turning != new)
+        self._pending.touch(old)
+        self._pending.touch(new)
+
+    def _both_moved(self, replica: Replica, old: bytes, new: bytes, base: Agreed) -> bool:
+        """Follow into the archive what both sides have done already; tell whether they have."""
+        other = self._replicas[replica.side.other]
+        view = other.views.get(new)
+        if (
+            view is None
+            or view.entry is None
+            or view.entry.ino != base.on(other.side).ino
+            or view.entry.kind != base.kind
+            or not self._archive.has_directory(parent(new))
+            or self._flights.find(lambda op: below_or_at(op.path, old) or below_or_at(op.path, new))
+        ):
+            return False
+        self._follow(replica.side, old, new, base, base.on(replica.side), base.on(other.side))
+        for each in self._replicas:
+            hinted = each.turning == new
+            if base.kind == Kind.DIRECTORY:
+                self._arrive(each, old, new, listed=not hinted)
+            if new in each.moves:
+                self._forget(each, new)
+        self._pending.release(new)
+        self._pending.touch(old)
+        self._pending.touch(new)
+        return True
+
+    def _follow(
+        self, side: Side, old: bytes, new: bytes, base: Agreed, here: Entry, there: Entry
+    ) -> None:
+        """Take a rename over into the archive."""
+        sides = (here, there) if side == Side.LEFT else (there, here)
+        self._archive.rename(old, new, agree(base.on(0), *sides))
+
+    def _arrive(self, replica: Replica, old: bytes, new: bytes, *, listed: bool) -> None:
+        """A directory's rename is settled: what is known of paths in it is known of the new ones.
+
+        Args:
+            replica: where it was renamed.
+            old: its path before.
+            new: its path now.
+            listed: what is in it may have been seen at the new path already, when nobody knew
+                what had been agreed there.
+        """
+
+        def there(path: bytes) -> bytes:
+            return new + path[len(old) :]
+
+        views, touch, since = replica.views, self._pending.touch, self._pending.since
+        if not listed:
+            self._void(replica, new)
+        for path in views.below(old):
+            touch(path)
+            view = None if listed else views.pop(path)
+            if view is None:
+                continue
+            replica.drop_content(path)
+            if view.entry is not None:
+                views.set(there(path), view)
+            else:  # it was not there any more, or it had been renamed with the rest already
+                self._pair.look(replica.side, there(path), 0)
+            touch(there(path), since[path])
+        for path in [] if listed else [p for p in replica.busy if is_below(p, old)]:
+            del replica.busy[path]
+            replica.busy[there(path)] = None
+            touch(there(path), since.get(path))
+        if listed:
+            replica.survey.again(new, self._pending.sequence)
+            if replica.shows(old) is not None:
+                replica.survey.again(old, self._pending.sequence)
+        else:
+            replica.survey.moved(old, new)
+        for path in [p for p in self._pending.since if is_below(p, old)]:
+            touch(path)
+        intents = self._pair.intents
+        for path in [p for p in intents if is_below(p, old)]:
+            intents.setdefault(there(path), []).extend(intents.pop(path))
+        for further, move in list(replica.moves.items()):
+            if is_below(move.old, old):  # it was renamed out of the directory before that moved
+                replica.leaving.pop(move.old, None)
+                replica.moves[further] = move._replace(old=there(move.old))
+                replica.leaving[there(move.old)] = further
+        if replica.turning == new:
+            replica.turning = ROOT
+            self._forget(replica, new)
+            self._pending.release(new)
+
+    def _void(self, replica: Replica, top: bytes) -> None:
+        """What was seen below a path was in another directory, which is there no more."""
+        for path in replica.views.below(top):
+            replica.views.pop(path)
+            replica.drop_content(path)
+            self._pending.touch(path)
+        for path in [p for p in replica.busy if is_below(p, top)]:
+            del replica.busy[path]
+
+    def _fail(self, op: Op) -> None:
+        """The rename was not to be: both names are looked at afresh."""
+        source = self._replicas[op.side.other]
+        if source.turning == op.path:
+            self._give_up(source, op.path)
+        elif op.shown is not None and op.shown.kind == Kind.DIRECTORY:
+            source.survey.ask(op.path, self._pending.sequence, deep=True)
+        for path in (op.transition.source, op.path):
+            for side in Side:
+                self._pair.look(side, path, 0)
+            self._pending.touch(path)
+
+    def lose(self, op: Op) -> None:
+        """The side that was to follow a rename is gone; nobody knows whether it has."""
+        old, new, source = op.transition.source, op.path, self._replicas[op.side.other]
+        self._flights.unlock(old, new)
+        self._pending.release(old)
+        if op.shown is not None and source.turning != new:
+            self._remember(source, new, Move(old, op.shown, op.intact, hinted=False))
+
+    def wait_no_more(self, replica: Replica) -> None:
+        """The other side is gone, and may be so for long: the talk of this one goes on."""
+        new = replica.turning
+        if new:
+            move = replica.moves[new]
+            self._give_up(replica, new)
+            self._remember(replica, new, move._replace(hinted=False, intact=False))

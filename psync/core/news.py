@@ -1,0 +1,337 @@
+"""Take in what the agents say, and check it before it is believed.
+
+Everything that an agent says of its side is news of one order: what it says later counts,
+and nothing of it is taken before what came earlier. While a directory's rename is
+being settled (`core.moves`) the side's talk waits; results wait with it, for an
+observation that was made before an operation must not be taken for one made after it.
+
+**Invariants.** Paths that a peer names are inside the root; it answers only what it was
+asked. News is never an instruction: it makes paths dirty, and they are decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from psync.core.carry import Carrier
+from psync.core.entry import ROOT, Entry, Kind, join, printable, valid_path
+from psync.core.events import Send
+from psync.core.moves import Moves
+from psync.core.pair import Pair
+from psync.core.reconcile import Standing, View, standing
+from psync.core.replica import Link, Replica
+from psync.errors import AgentError
+from psync.wire import (
+    BUSY,
+    UNREADABLE,
+    Digests,
+    Item,
+    Kept,
+    Listing,
+    Message,
+    Observed,
+    Rescan,
+    Results,
+    Scanned,
+    Trouble,
+)
+
+__all__ = ["News"]
+
+STREAM_MAX = 1000
+_KINDS = frozenset((Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK))
+
+
+class News:
+    """See the module's text."""
+
+    def __init__(self, pair: Pair, moves: Moves, carrier: Carrier) -> None:
+        self._pair = pair
+        self._moves = moves
+        self._carrier = carrier
+        self._archive = pair.archive
+        self._pending = pair.pending
+        self._flights = pair.flights
+
+    def hear(self, replica: Replica, message: Message) -> None:
+        """Take a message, now or when its time has come.
+
+        Raises:
+            AgentError: it cannot be; nothing more is to be believed of this agent.
+        """
+        handler = self._at_once.get(type(message))
+        if handler is not None:
+            handler(self, replica, message)
+        elif type(message) in self._in_order:
+            replica.stream.append(message)
+            self.catch_up()
+            if len(replica.stream) > STREAM_MAX:
+                self.scan_anew(replica, "too much happened while a directory was being renamed")
+        else:
+            raise AgentError(f"an agent does not say {type(message).__name__} now")
+
+    def catch_up(self) -> bool:
+        """Take the news whose time has come; tell whether there was any."""
+        some = False
+        for replica in self._pair.replicas:
+            while replica.stream and not replica.turning:
+                message = replica.stream.popleft()
+                self._in_order[type(message)](self, replica, message)
+                some = True
+        return some
+
+    # --- scans ---------------------------------------------------------------------------
+
+    def _on_digests(self, replica: Replica, message: Digests) -> None:
+        for path, _ in message.directories:
+            _check(path)
+        self._scan_begins(replica, message.generation)
+        replica.survey.scanned(message.directories)
+
+    def _scan_begins(self, replica: Replica, generation: int) -> None:
+        """A scan will show everything: what was seen before it counts no more."""
+        survey = replica.survey
+        if survey.generation != generation:
+            if survey.generation:
+                self.forget(replica)
+                replica.link = Link.SCANNING
+            survey.begin(generation)
+
+    def _on_scanned(self, replica: Replica, message: Scanned) -> None:
+        self._scan_begins(replica, message.generation)
+        replica.entries = message.entries
+        self._keep_sent(replica)
+        compare = self._pair.limits.compare or replica.compared
+        replica.survey.finish(self._pending.sequence, compare=compare)
+        replica.compared = True
+        replica.link = Link.READY
+        if all(each.link == Link.READY for each in self._pair.replicas):
+            for each in self._pair.replicas:
+                self._pending.dirty.update(dict.fromkeys(each.views))
+
+    def _keep_sent(self, replica: Replica) -> None:
+        """Operations under way may change what was agreed, which the scan is compared with now.
+
+        What it does not show to be different is what was agreed before.
+        """
+        for op in self._flights.ops.values():
+            if op.side == replica.side:
+                continue
+            for path in (op.path, op.transition.source) if op.is_rename else (op.path,):
+                if path not in replica.views:
+                    replica.views.set(path, replica.view(path, self._archive.get(path)))
+                    replica.presumed[path] = None
+
+    def forget(self, replica: Replica) -> None:
+        """Drop all news of a side: a scan of it will show what counts."""
+        self._carrier.stop_all_walks()
+        other = self._pair.replicas[replica.side.other]
+        dropped = list(replica.views)
+        waiting = replica.forget()
+        for path in dropped:
+            if path in other.views or path in self._flights.at:
+                self._pending.dirty[path] = None
+            else:
+                waiting[path] = None
+        self._pending.dirty.update(waiting)
+        self._pending.release_all()
+
+    def scan_anew(self, replica: Replica, why: str) -> None:
+        """Too much news to keep: forget it, a scan will show it again."""
+        self.forget(replica)
+        replica.link = Link.SCANNING
+        self._pair.out.append(Send(replica.side, Rescan()))
+        self._pair.note("side.rescan", replica.side, ROOT, why)
+
+    # --- listings ------------------------------------------------------------------------
+
+    def _on_listing(self, replica: Replica, message: Listing) -> None:
+        directory = message.path
+        _check(directory)
+        if message.entry is None:
+            # It is no directory; what it is now, if anything, only a look can tell. Until then
+            # nobody may think that he knows what is in it.
+            if directory and replica.link == Link.READY:
+                replica.views.set(directory, View(None))
+                replica.look(directory, 0)
+            self._listed(replica, directory)
+            return
+        before = len(replica.views)
+        # What a flush asks for may have happened long before it is listed.
+        began = replica.survey.began if directory in replica.survey.pending else None
+        if directory:
+            self._observe(replica, Item(directory, message.entry), began)
+        names = set()
+        for item in message.items:
+            if b"/" in item.path or not item.path:
+                raise AgentError(f"the agent listed {printable(item.path)!r} as a name")
+            names.add(item.path)
+            self._list(replica, directory, item._replace(path=join(directory, item.path)), began)
+        self._list_absent(replica, message, names, began)
+        replica.count_listed(before)
+        if message.upto is None:
+            self._listed(replica, directory)
+
+    def _list(self, replica: Replica, directory: bytes, item: Item, began: int | None) -> None:
+        """Something is in a directory."""
+        _check(item.path)
+        if item.entry is not None:
+            if item.entry.kind == Kind.DIRECTORY:
+                replica.survey.found(directory, item.path)
+            if self._archive.get(item.path) is None:
+                self._moves.guess(replica, item.path, item.entry)
+        self._observe(replica, item, began)
+
+    def _list_absent(
+        self, replica: Replica, message: Listing, names: set[bytes], began: int | None
+    ) -> None:
+        """Everything else that we know of in the listed range is not there any more."""
+        known = {name for name, _ in self._archive.children(message.path)}
+        known.update(replica.views.names(message.path))
+        for name in sorted(known - names):
+            if name <= message.after or (message.upto is not None and name > message.upto):
+                continue
+            path = join(message.path, name)
+            if ("mount", path) in replica.troubles:
+                continue  # hidden by what is mounted there, not gone
+            if self._pair.ignored(path):
+                self._archive.remove(path)  # not replicated any more; both sides keep theirs
+                self._pair.rest(path)
+            else:
+                self._observe(replica, Item(path, None), began)
+
+    def _listed(self, replica: Replica, directory: bytes) -> None:
+        replica.survey.listed(directory)
+        self._pending.release(directory)
+
+    # --- observations --------------------------------------------------------------------
+
+    def _on_observed(self, replica: Replica, message: Observed) -> None:
+        for position, item in enumerate(message.items, 1):
+            _check(item.path)
+            if item.moved_from:
+                _check(item.moved_from)
+                self._moves.hint(replica, item)
+            self._observe(replica, item)
+            if replica.is_flooded:
+                replica.waste(Observed(message.items[position:]))
+                most = self._pair.limits.views_max
+                self.scan_anew(replica, f"more than {most} changed paths")
+                return
+            if replica.turning:
+                if position < len(message.items):
+                    replica.stream.appendleft(Observed(message.items[position:]))
+                return
+
+    def _observe(self, replica: Replica, item: Item, began: int | None = None) -> None:
+        """Take over what a side shows at a path; `began`: from when that may be."""
+        path, entry, content, _, flags = item
+        if not path or self._pair.ignored(path):
+            replica.waste(Observed([item]))
+            return
+        if entry is not None and entry.kind not in _KINDS:
+            raise AgentError(f"the agent showed a kind that cannot be at {printable(path)!r}")
+        pending = self._pending
+        pending.sequence += 1
+        want = replica.answered(path)
+        if (
+            want < 0
+            and path in pending.problems
+            and (content is not None or not _is_same(entry, replica.shows(path)))
+        ):
+            pending.hurry(path)  # something has happened there: that may help
+        if want >= 0:
+            self._check_answer(replica, item, want)
+        if flags & BUSY:
+            replica.busy[path] = None
+        elif replica.busy:
+            replica.busy.pop(path, None)
+        if entry is not None and self._carrier.walking:
+            self._carrier.stop_walking(replica.side, path, entry)
+
+        replica.presumed.pop(path, None)
+        base = self._archive.get(path)
+        same = base is None and entry is None
+        if base is not None and entry is not None:
+            same = standing(base, replica.side, View(entry)) is Standing.SAME
+            if same and entry.digest and not base.digest:
+                self._archive.put(path, base._replace(digest=entry.digest))
+        # While an operation is under way the archive may be about to say something else: then
+        # even what is as it was is news.
+        if same and path not in self._flights.at:
+            replica.views.pop(path)
+        else:
+            replica.views.set(path, replica.renewed(path, base, entry, flags, asked=want >= 0))
+        replica.drop_content(path)
+        if content is not None and entry is not None:
+            replica.keep_content(path, entry, content, asked=want == 1)
+        pending.touch(path, began)
+
+    def _check_answer(self, replica: Replica, item: Item, want: int) -> None:
+        """A look that did not bring what was asked for is a problem of that path.
+
+        A look that brought a directory that nobody knew of tells nothing of what is in it.
+        """
+        entry, base = item.entry, self._archive.get(item.path)
+        if entry is not None and entry.kind == Kind.DIRECTORY:
+            if base is None or not entry.same_identity(base.on(replica.side)):
+                replica.survey.ask(item.path, self._pending.sequence, deep=True)
+            return
+        if entry is None or entry.kind != Kind.FILE or item.flags & BUSY:
+            return
+        if want == 2 and item.flags & UNREADABLE:
+            self._pair.fail(item.path, replica.side, "it cannot be read")
+        elif want == 1 and item.content is None and 0 < entry.size <= self._pair.limits.inline_max:
+            self._pair.fail(item.path, replica.side, "its content cannot be read", soon=True)
+
+    # --- the rest --------------------------------------------------------------------------
+
+    def _on_results(self, replica: Replica, message: Results) -> None:
+        expected = replica.plan.answered(message.batch)
+        if expected is None or expected != len(message.outcomes):
+            raise AgentError("the agent answered a batch that was never sent")
+        for outcome in message.outcomes:
+            op = self._flights.ops.get(outcome.op)
+            if op is None or op.side != replica.side:
+                raise AgentError("the agent answered an operation that was never sent")
+            self._carrier.finish(op, outcome)
+
+    def _on_trouble(self, replica: Replica, message: Trouble) -> None:
+        _check(message.path)
+        key = (message.code, message.path)
+        if not message.message:
+            replica.troubles.pop(key, None)
+            return
+        if key not in replica.troubles:
+            event = f"trouble.{message.code}"
+            self._pair.note(event, replica.side, message.path, message.message)
+        replica.troubles[key] = message.message
+        self._listed(replica, message.path)
+
+    def _on_kept(self, replica: Replica, message: Kept) -> None:
+        _check(message.path)
+        self._pair.keep(replica.side, message.path, message.kept)
+
+    _at_once: ClassVar[dict[type, Callable[[News, Replica, Any], None]]] = {
+        Digests: _on_digests,
+        Scanned: _on_scanned,
+        Kept: _on_kept,
+    }
+    _in_order: ClassVar[dict[type, Callable[[News, Replica, Any], None]]] = {
+        Listing: _on_listing,
+        Observed: _on_observed,
+        Results: _on_results,
+        Trouble: _on_trouble,
+    }
+
+
+def _check(path: bytes) -> None:
+    if not valid_path(path):
+        raise AgentError(f"the agent named a path that cannot be: {printable(path)!r}")
+
+
+def _is_same(entry: Entry | None, shown: Entry | None) -> bool:
+    if entry is None or shown is None:
+        return entry is shown
+    return entry.same_identity(shown) and entry.same_meta(shown)

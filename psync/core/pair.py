@@ -1,0 +1,167 @@
+"""The two replicas and all that is known of them: what the parts of a session share.
+
+`moves`, `news`, `carry` and `session` each do one kind of thing to it; none of them has
+state of its own that another needs.
+
+**Invariants.** Sides are data: nothing here or there asks which of the two it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from psync.core.archive import Archive
+from psync.core.entry import Entry, Kind, Side, below_or_at, is_below, parent, printable
+from psync.core.events import Command, Intend, Intent, Limits, Note
+from psync.core.flights import Flights
+from psync.core.pending import QUIET_ATTEMPTS, Pending
+from psync.core.replica import Link, Replica
+
+__all__ = ["Pair"]
+
+
+class Pair:
+    """See the module's text.
+
+    Attributes:
+        survivors: directories that were removed on one side, but something new lives in them
+            on the other.
+        suspects: paths that have to be looked at again once the operation that they wait for
+            is over.
+        intents: what was sent by an earlier run, or before a link broke, and may be done.
+        conflicts: the losers kept, by side and name in the conflict store.
+        out: commands that are ready.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        limits: Limits,
+        first_op: int,
+        ignored: Callable[[bytes], bool],
+    ) -> None:
+        self.archive = archive
+        self.limits = limits
+        self.ignored = ignored
+        self.replicas = (
+            Replica(Side.LEFT, archive, limits),
+            Replica(Side.RIGHT, archive, limits),
+        )
+        self.pending = Pending()
+        self.flights = Flights(first_op)
+        self.survivors: set[bytes] = set()
+        self.suspects: dict[bytes, None] = {}
+        self.intents: dict[bytes, list[Intent]] = {}
+        self.conflicts: dict[tuple[Side, bytes], bytes] = {}
+        self.out: list[Command] = []
+
+    def replay(self, record: Intend) -> None:
+        """Take over what an earlier run has recorded.
+
+        What came to be agreed at a path ends all doubt about what had been meant for it.
+        """
+        for change in record.agreed:
+            self.archive.replay(change)
+            self.intents.pop(change.path, None)
+            old = change.moved_from
+            for path in [p for p in self.intents if old and below_or_at(p, old)]:
+                moved = self.intents.pop(path)
+                if path != old:
+                    self.intents[change.path + path[len(old) :]] = moved
+        for intent in record.intents:
+            self.intend(intent)
+
+    def intend(self, intent: Intent) -> None:
+        """Remember what may have been done and is not known to be."""
+        old = intent.moved_from
+        if not old:
+            self.intents.setdefault(intent.path, []).append(intent)
+            return
+        # It may have been renamed, or not: what that side was given at the old names may be at
+        # either. (What the other side was given was moved by its user, and proves nothing.)
+        for path in [p for p in self.intents if p == old or is_below(p, old)]:
+            moved = [each for each in self.intents[path] if each.target == intent.target]
+            if moved:
+                self.intents.setdefault(intent.path + path[len(old) :], []).extend(moved)
+
+    def note(self, event: str, side: Side | None, path: bytes, text: str) -> None:
+        """Tell people something."""
+        self.out.append(Note(event, side, path, text))
+
+    def keep(self, side: Side, path: bytes, kept: bytes) -> None:
+        """A conflict's loser was kept on a side."""
+        if kept and (side, kept) not in self.conflicts:
+            self.conflicts[side, kept] = path
+            self.note("conflict.kept", side, path, printable(kept))
+
+    def look(self, side: Side, path: bytes, want: int) -> None:
+        """Have a path looked at on a side, if somebody is there to do it."""
+        replica = self.replicas[side]
+        if replica.link == Link.READY:
+            replica.look(path, want)
+
+    def fail(self, path: bytes, side: Side, message: str, *, soon: bool = False) -> None:
+        """A path could not be handled; people are told when it does not go away by itself."""
+        if self.pending.fail(path, side, message, soon=soon) == QUIET_ATTEMPTS:
+            self.note("problem.raised", side, path, message)
+
+    def is_at_rest(self, path: bytes) -> bool:
+        """Tell whether both sides show what was agreed, so that there is nothing to decide."""
+        return not any(
+            path in replica.views or path in replica.moves or path in replica.awaited
+            for replica in self.replicas
+        )
+
+    def rest(self, path: bytes) -> None:
+        """A path is at rest: both sides show what was agreed."""
+        for replica in self.replicas:
+            replica.views.pop(path)
+            replica.drop_content(path)
+            replica.busy.pop(path, None)
+            replica.presumed.pop(path, None)
+        self.survivors.discard(path)
+        self.suspects.pop(path, None)
+        self.intents.pop(path, None)
+        self.pending.rest(path)
+
+    def has_parent(self, path: bytes, target: Side | None) -> bool:
+        """Tell whether a path's directory is agreed (and there, on `target`); else see to it.
+
+        The path is held until its directory has come to rest.
+        """
+        directory = parent(path)
+        if not directory:
+            return True
+        base = self.archive.get(directory)
+        if base is None or base.kind != Kind.DIRECTORY:
+            self._ask_for_parent(path, directory)
+            return False
+        if target is not None:
+            view = self.replicas[target].views.get(directory)
+            if view is not None and not _is_directory(view.entry):
+                # Gone over there, but something in it lives on here: it comes back.
+                self.survivors.add(directory)
+                self.pending.problems.pop(directory, None)
+                self.pending.hold(path, directory)
+                self.pending.touch(directory)
+                return False
+        return True
+
+    def _ask_for_parent(self, path: bytes, directory: bytes) -> None:
+        """Something was seen in what is no agreed directory: it is new, or long gone."""
+        self.pending.hold(path, directory)
+        if directory in self.flights.at or directory in self.pending.dirty:
+            return
+        for replica in self.replicas:
+            if directory in replica.views:
+                self.pending.touch(directory)
+            view = replica.views.get(path)
+            if view is None or view.entry is None:
+                continue
+            if not _is_directory(replica.shows(directory)):
+                self.look(replica.side, directory, 0)
+                self.look(replica.side, path, 0)
+
+
+def _is_directory(entry: Entry | None) -> bool:
+    return entry is not None and entry.kind == Kind.DIRECTORY

@@ -1,0 +1,149 @@
+"""The paths that are not at rest, and what each of them waits for.
+
+A path with news is *dirty* and is decided soon. If something stands in its way it is
+*held* by another path, or put off until a time, or somebody who asked a question has it; it is
+dirty again as soon as that is over. `since` says from when its news is, so that a flush
+knows what it waits for.
+
+**Invariants.** A path in `since` is dirty, held, put off, or waits for an answer of an
+agent: never nothing. Order is the order of events; nothing here depends on hashes.
+"""
+
+from __future__ import annotations
+
+import math
+
+from psync.core.entry import Side
+from psync.core.events import Problem
+
+__all__ = ["QUIET_ATTEMPTS", "Pending"]
+
+QUIET_ATTEMPTS = 3  # a problem that goes away by itself so soon is nobody's business
+_RETRY_MIN = 0.05
+_RETRY_MAX = 60.0
+_RETRY_SOON_MAX = 2.0
+
+
+class Pending:
+    """See the module's text.
+
+    Attributes:
+        now: the time of the event that is being dealt with.
+        sequence: how many observations there have been.
+        since: for each path not at rest, the sequence number of its oldest news.
+        problems: paths that are put off.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.sequence = 0
+        self.since: dict[bytes, int] = {}
+        self.dirty: dict[bytes, None] = {}
+        self.held: dict[bytes, dict[bytes, None]] = {}
+        self._holders: dict[bytes, bytes] = {}
+        self.problems: dict[bytes, Problem] = {}
+        self._retry_at = math.inf
+
+    def touch(self, path: bytes, sequence: int | None = None) -> None:
+        """A path has news (or may go on); `sequence`: the news is that old at least."""
+        self.dirty[path] = None
+        if sequence is None:
+            sequence = self.sequence
+        if self.since.setdefault(path, sequence) > sequence:
+            self.since[path] = sequence
+
+    def hold(self, path: bytes, holder: bytes) -> None:
+        """Let a path wait until something happens at another."""
+        if self._holders.get(path, holder) != holder:
+            self._let_go(path)
+        self.held.setdefault(holder, {})[path] = None
+        self._holders[path] = holder
+
+    def _let_go(self, path: bytes) -> None:
+        """A path waits for nobody any more."""
+        holder = self._holders.pop(path, None)
+        if holder is not None:
+            waiting = self.held[holder]
+            del waiting[path]
+            if not waiting:
+                del self.held[holder]
+
+    def release(self, holder: bytes) -> None:
+        """Something happened at a path: who waited for it may go on."""
+        waiting = self.held.pop(holder, None)
+        if waiting:
+            for path in waiting:
+                del self._holders[path]
+            self.dirty.update(waiting)
+
+    def release_all(self) -> None:
+        """Let everybody go on who waits for another path."""
+        for holder in list(self.held):
+            self.release(holder)
+
+    def rest(self, path: bytes) -> None:
+        """A path is at rest."""
+        self.since.pop(path, None)
+        self.problems.pop(path, None)
+        self._let_go(path)
+        self.release(path)
+
+    # --- problems ------------------------------------------------------------------------
+
+    def fail(self, path: bytes, side: Side, message: str, *, soon: bool = False) -> int:
+        """A path could not be handled: try again later; return how often that was so.
+
+        `soon`: what is in the way passes by itself.
+        """
+        attempts = self._attempts(path) + 1
+        wait = min(_RETRY_MIN * 2**attempts, _RETRY_SOON_MAX if soon else _RETRY_MAX)
+        self._put_off(Problem(path, side, message, attempts, self.now + wait))
+        return attempts
+
+    def changed(self, path: bytes, side: Side) -> None:
+        """A path was not as believed: it is looked at again, but not for ever at once."""
+        attempts = self._attempts(path) + 1
+        wait = 0.0
+        if attempts >= QUIET_ATTEMPTS:
+            wait = min(_RETRY_MIN * 2**attempts, _RETRY_MAX)
+        self._put_off(Problem(path, side, "it keeps changing", attempts, self.now + wait))
+
+    def _attempts(self, path: bytes) -> int:
+        known = self.problems.get(path)
+        return min(known.attempts, 30) if known is not None else 0
+
+    def _put_off(self, problem: Problem) -> None:
+        self.problems[problem.path] = problem
+        self._retry_at = min(self._retry_at, problem.due)
+
+    def is_put_off(self, path: bytes) -> bool:
+        """Tell whether a path has to wait for its time."""
+        problem = self.problems.get(path)
+        return problem is not None and problem.due > self.now
+
+    def hurry(self, path: bytes) -> None:
+        """Something happened at a path that is put off: that may help."""
+        problem = self.problems.get(path)
+        if problem is not None and problem.due > self.now:
+            self._put_off(problem._replace(due=self.now))
+
+    def hurry_all(self) -> None:
+        """Try every problem again now."""
+        for path in list(self.problems):
+            self.hurry(path)
+
+    def retry(self) -> None:
+        """Make dirty what has been put off until now."""
+        if not self.problems or self.now < self._retry_at:
+            return
+        self._retry_at = math.inf
+        for problem in self.problems.values():
+            if problem.due <= self.now:
+                self.dirty[problem.path] = None
+            else:
+                self._retry_at = min(self._retry_at, problem.due)
+
+    @property
+    def deadline(self) -> float | None:
+        """When `retry` has something to do."""
+        return self._retry_at if self.problems and self._retry_at != math.inf else None

@@ -1,0 +1,349 @@
+"""One side as the session knows it: what it shows, what it was asked, what it was sent.
+
+A side that has shown nothing new shows what was agreed; so only the news is kept, as views.
+They are indexed by directory, because a listing speaks of all names in one and a rename
+takes along everything below one.
+
+**Invariants.** A view is the last word of the side on that path, in the order in which it
+spoke. A path waits for at most one look. Bytes of content that an agent sent unasked
+are given back as credit exactly when they are not kept any more, so that an agent which may
+have so many on their way never stands still.
+
+It decides nothing and knows nothing of the other side.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+from psync.core.archive import Archive
+from psync.core.entry import ROOT, Agreed, Entry, Kind, Side, is_below, join
+from psync.core.events import Limits
+from psync.core.plan import Plan
+from psync.core.reconcile import View
+from psync.core.survey import Survey
+from psync.wire import META_ONLY, Credit, Listing, Look, Message, Observed, Results
+
+__all__ = ["Link", "Move", "Replica", "Views"]
+
+ASKING_MAX = 8 * 1024 * 1024
+CREDIT_MIN = 256 * 1024
+
+_NOTHING = View(None)
+
+
+class Link(IntEnum):
+    """How far one side is."""
+
+    NEVER = 0  # not seen yet
+    DOWN = 1
+    SCANNING = 2
+    READY = 3
+
+
+class Move(NamedTuple):
+    """A rename that a side showed.
+
+    Attributes:
+        old: where from.
+        entry: what was there then.
+        intact: only the name has changed since it was agreed.
+        hinted: the agent saw it happen; else it was guessed from an inode that was found.
+    """
+
+    old: bytes
+    entry: Entry
+    intact: bool
+    hinted: bool
+
+
+class Views:
+    """What a side shows at paths where it is news, by directory and name."""
+
+    def __init__(self) -> None:
+        self._by_directory: dict[bytes, dict[bytes, View]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, path: bytes) -> bool:
+        return self.get(path) is not None
+
+    def __iter__(self) -> Iterator[bytes]:
+        for directory, names in self._by_directory.items():
+            for name in names:
+                yield join(directory, name)
+
+    def get(self, path: bytes) -> View | None:
+        """The view of a path, None without news."""
+        directory, _, name = path.rpartition(b"/")
+        names = self._by_directory.get(directory)
+        return names.get(name) if names is not None else None
+
+    def set(self, path: bytes, view: View) -> None:
+        """Keep a path's view."""
+        directory, _, name = path.rpartition(b"/")
+        names = self._by_directory.get(directory)
+        if names is None:
+            names = self._by_directory[directory] = {}
+        if name not in names:
+            self._count += 1
+        names[name] = view
+
+    def pop(self, path: bytes) -> View | None:
+        """A path is no news any more."""
+        directory, _, name = path.rpartition(b"/")
+        names = self._by_directory.get(directory)
+        if names is None or name not in names:
+            return None
+        view = names.pop(name)
+        self._count -= 1
+        if not names:
+            del self._by_directory[directory]
+        return view
+
+    def names(self, directory: bytes) -> list[bytes]:
+        """The names in a directory at which something is there, as far as it is news."""
+        names = self._by_directory.get(directory)
+        return [n for n, view in names.items() if view.entry is not None] if names else []
+
+    def below(self, top: bytes) -> list[bytes]:
+        """All paths with news below a directory."""
+        return [
+            join(directory, name)
+            for directory, names in self._by_directory.items()
+            if directory == top or is_below(directory, top)
+            for name in names
+        ]
+
+    def clear(self) -> None:
+        """Nothing is news."""
+        self._by_directory.clear()
+        self._count = 0
+
+
+class Replica:
+    """See the module's text.
+
+    Attributes:
+        views: the news.
+        busy: paths that somebody has open for writing.
+        moves: renames that are to be carried over, by their new path.
+        turning: the directory's rename (its new path) that further talk of the side waits for.
+        stream: that talk.
+        stalled: paths that wait for room in the plan.
+        awaited: paths that wait for a look, with what was asked for and the bytes expected.
+        presumed: paths of which an operation under way has changed the agreed state since the
+            side was scanned; their view is what was agreed before.
+        troubles: what the agent cannot observe, by code and path.
+    """
+
+    def __init__(self, side: Side, archive: Archive, limits: Limits) -> None:
+        self.side = side
+        self.link = Link.NEVER
+        self.compared = False
+        self.entries = 0
+        self.survey = Survey(side, archive)
+        self.plan = Plan()
+        self.views = Views()
+        self.busy: dict[bytes, None] = {}
+        self.moves: dict[bytes, Move] = {}
+        self.leaving: dict[bytes, bytes] = {}  # old path -> new path
+        self.turning = ROOT
+        self.stream: deque[Message] = deque()
+        self.stalled: OrderedDict[bytes, None] = OrderedDict()
+        self.awaited: dict[bytes, tuple[int, int]] = {}
+        self.presumed: dict[bytes, None] = {}
+        self.troubles: dict[tuple[str, bytes], str] = {}
+        self.applied = 0
+        self.bytes_moved = 0
+        self._archive = archive
+        self._limits = limits
+        self._listed = 0  # so many of the views came by listings, which are rationed
+        self._looks: dict[int, dict[bytes, None]] = {}
+        self._asking = 0
+        self._unasked: dict[bytes, None] = {}
+        self._contents: dict[bytes, tuple[Entry, bytes]] = {}
+        self._contents_size = 0
+        self._credit = 0
+
+    # --- what it shows -------------------------------------------------------------------
+
+    def shows(self, path: bytes) -> Entry | None:
+        """What is at a path: its news, else what was agreed."""
+        view = self.views.get(path)
+        if view is not None:
+            return view.entry
+        base = self._archive.get(path)
+        return base.on(self.side) if base is not None else None
+
+    def view(self, path: bytes, base: Agreed | None) -> View:
+        """What is at a path, and whether its content is the agreed one."""
+        view = self.views.get(path)
+        if view is None:
+            view = View(base.on(self.side), True) if base is not None else _NOTHING
+        return view
+
+    def renewed(
+        self, path: bytes, base: Agreed | None, entry: Entry | None, flags: int, *, asked: bool
+    ) -> View:
+        """The view after a new look; what was known of the content before may be known still.
+
+        That only attributes have changed is said of the events that the agent had heard. Who
+        writes right after a `chmod` is seen, but not heard yet: then the mtime tells.
+        """
+        if entry is None:
+            return _NOTHING
+        was = self.view(path, base)
+        old = was.entry
+        if old is None or (old.kind, old.size, old.ino) != (entry.kind, entry.size, entry.ino):
+            return View(entry)
+        same = entry.same_identity(old)
+        if not same and not flags & META_ONLY:
+            return View(entry)
+        if entry.mtime_ns == old.mtime_ns:
+            if not entry.digest:
+                entry = entry._replace(digest=old.digest)
+            if asked or flags & META_ONLY:
+                return View(entry, was.intact, was.doubtful)
+        return View(entry, doubtful=was.intact or was.doubtful)
+
+    def count_listed(self, before: int) -> None:
+        """A listing made `before` views to what they are now."""
+        self._listed += len(self.views) - before
+
+    @property
+    def is_flooded(self) -> bool:
+        """Tell whether the agent has told more by itself than may be kept."""
+        self._listed = min(self._listed, len(self.views))
+        return len(self.views) - self._listed > self._limits.views_max
+
+    # --- what it is asked ----------------------------------------------------------------
+
+    def look(self, path: bytes, want: int, size: int = 0) -> bool:
+        """Ask for a fresh look; the path waits for the answer. False: too much is asked already."""
+        if size and self._asking >= ASKING_MAX:
+            self._unasked[path] = None
+            return False
+        known = self.awaited.get(path)
+        if known is None or known[0] < want:
+            self._asking += size
+            self.awaited[path] = (want, size + (known[1] if known else 0))
+            self._looks.setdefault(want, {})[path] = None
+        return True
+
+    def answered(self, path: bytes) -> int:
+        """A look came (asked for or not); return what had been asked for, -1: nothing."""
+        awaited = self.awaited.pop(path, None)
+        if awaited is None:
+            return -1
+        self._asking -= awaited[1]
+        return awaited[0]
+
+    def unasked(self) -> dict[bytes, None]:
+        """The paths whose content may be asked for now, which it was too early for."""
+        paths = self._unasked
+        if paths and self._asking < ASKING_MAX:
+            self._unasked = {}
+            return paths
+        return {}
+
+    def questions(self) -> list[Message]:
+        """The looks to be sent."""
+        looks: list[Message] = [Look(w, list(paths)) for w, paths in sorted(self._looks.items())]
+        self._looks.clear()
+        return looks
+
+    # --- content -------------------------------------------------------------------------
+
+    def keep_content(self, path: bytes, entry: Entry, content: bytes, *, asked: bool) -> None:
+        """Keep a file's content until it is sent on, if there is room."""
+        size = len(content)
+        room = asked or self._contents_size + size <= self._limits.contents_max
+        if entry.kind != Kind.FILE or size != entry.size or not room:
+            self._credit += size
+            return
+        self._contents[path] = (entry, content)
+        self._contents_size += size
+
+    def content(self, path: bytes, entry: Entry) -> tuple[bytes, bytes] | None:
+        """The content of this very version and its digest, if it is here."""
+        held = self._contents.get(path)
+        if held is None or not held[0].same_identity(entry):
+            return None
+        return held[1], held[0].digest
+
+    def drop_content(self, path: bytes) -> None:
+        """The content of a path is not needed any more."""
+        held = self._contents.pop(path, None)
+        if held is not None:
+            self._contents_size -= len(held[1])
+            self._credit += len(held[1])
+
+    def waste(self, message: Message) -> None:
+        """News is not wanted; the content in it is given back."""
+        if isinstance(message, (Listing, Observed)):
+            self._credit += sum(len(item.content) for item in message.items if item.content)
+
+    def credit(self, *, all_of_it: bool) -> list[Message]:
+        """What is to be given back to the agent now, not too often."""
+        size = self._credit
+        if not size or (size < CREDIT_MIN and not all_of_it):
+            return []
+        self._credit = 0
+        return [Credit(size)]
+
+    # --- forgetting ----------------------------------------------------------------------
+
+    def forget(self) -> dict[bytes, None]:
+        """Drop all news, a scan will show what counts; return the paths that waited for some.
+
+        What became of operations is no news of that kind: it stays.
+        """
+        waiting = {**self._unasked, **dict.fromkeys(self.awaited)}
+        for path in list(self._contents):
+            self.drop_content(path)
+        results: deque[Message] = deque()
+        for message in self.stream:
+            self.waste(message)
+            if isinstance(message, Results):
+                results.append(message)
+        self.stream = results
+        self.turning = ROOT
+        self.views.clear()
+        self.presumed.clear()
+        self._listed = 0
+        self.busy.clear()
+        self.moves.clear()
+        self.leaving.clear()
+        self._unasked.clear()
+        self.awaited.clear()
+        self._asking = 0
+        self._looks.clear()
+        return waiting
+
+    def hang_up(self) -> None:
+        """The agent is gone: it can be owed nothing, and will answer nothing."""
+        self.stream.clear()
+        self.plan.reset()
+        self.survey.reset()
+        self.troubles.clear()
+        self._credit = 0
+
+    def remains(self) -> dict[str, int]:
+        """What is held in memory, by name; nothing once everything is at rest."""
+        return {
+            "views": len(self.views),
+            "busy": len(self.busy),
+            "moves": len(self.moves) + len(self.leaving) + len(self.turning),
+            "stream": len(self.stream),
+            "presumed": len(self.presumed),
+            "stalled": len(self.stalled),
+            "awaited": len(self.awaited) + len(self._unasked) + self._asking,
+            "contents": len(self._contents) + self._contents_size,
+            "surveyed": len(self.survey.pending),
+        }

@@ -1,0 +1,592 @@
+"""One replicated pair as a state machine: events in, commands out.
+
+The theory. For every path there are three values: what was agreed (`core.archive`), and what
+each side shows (`core.replica`). A side that has shown nothing new shows what was agreed, so
+only the news is kept; a path with news is *dirty*, and a dirty path is decided
+(`core.reconcile`) as soon as nothing stands in the way. A decision becomes a transition
+for one side (`core.carry`), which its agent applies only if the path there is what we believe.
+What comes back is the next news (`core.news`). When both sides show the same, it is agreed,
+and the path is clean.
+
+Everything else is about *what stands in the way* of a path, and each has one name:
+
+    an operation on it under way           `Flights.at`
+    a rename under way above it            `Flights.locked`
+    a rename of it not settled yet         `Moves.holder`
+    its directory not listed yet           `Survey.pending`
+    its directory not agreed yet           `Pair.has_parent`
+    somebody writing it                    `Replica.busy`
+    a look at it that has been asked for   `Replica.awaited`
+    the target's window full               `Replica.stalled`
+    what is below it to be removed first   `Carrier.walking`
+    a failure, until its time comes        `Pending.problems`
+
+**How to drive it.** `receive(event, now)` for everything that happens; then `commands(now)`
+and carry them out in order; call again at `deadline()`. `problems()` and `status()` may be
+asked at any time. `now` is any clock that does not go back, in seconds.
+
+**Invariants.**
+
+- The archive changes only on an agent's word that a side holds what is recorded for it.
+- At most one decision for a path is being carried out.
+- A child is planned only when its directory is agreed; a directory is removed only after
+  what was agreed in it.
+- What a peer says is checked before it is believed: paths, answers to questions never asked.
+- No I/O, no clock, no asyncio; the same events give the same commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from psync.core.archive import Archive
+from psync.core.carry import Carrier, intent_of, is_recorded
+from psync.core.entry import ROOT, Agreed, Entry, Kind, Side, is_ours, parent
+from psync.core.events import (
+    Command,
+    Event,
+    Intend,
+    Intent,
+    Limits,
+    Note,
+    Paused,
+    Problem,
+    Resumed,
+    Retry,
+    Said,
+    Send,
+    SideDown,
+    SideUp,
+    State,
+    Transfer,
+    Transferred,
+)
+from psync.core.moves import Moves
+from psync.core.news import News
+from psync.core.pair import Pair
+from psync.core.pending import QUIET_ATTEMPTS
+from psync.core.reconcile import Decision, Verb, View, agree, decide
+from psync.core.replica import Link
+from psync.wire import List_, Scanned
+
+__all__ = [
+    "Command",
+    "Event",
+    "Intend",
+    "Intent",
+    "Limits",
+    "Note",
+    "Paused",
+    "Problem",
+    "Resumed",
+    "Retry",
+    "Said",
+    "Send",
+    "Session",
+    "SideDown",
+    "SideUp",
+    "State",
+    "Transfer",
+    "Transferred",
+]
+
+# The session's state as a function of its sides, the lesser first; halting and pausing,
+# which are a person's business, go before it. `docs/draw_states.py` draws it.
+STATES: dict[tuple[Link, Link], State] = {
+    (Link.NEVER, Link.NEVER): State.STARTING,
+    (Link.NEVER, Link.DOWN): State.DISCONNECTED,
+    (Link.NEVER, Link.SCANNING): State.STARTING,
+    (Link.NEVER, Link.READY): State.STARTING,
+    (Link.DOWN, Link.DOWN): State.DISCONNECTED,
+    (Link.DOWN, Link.SCANNING): State.DISCONNECTED,
+    (Link.DOWN, Link.READY): State.DISCONNECTED,
+    (Link.SCANNING, Link.SCANNING): State.SCANNING,
+    (Link.SCANNING, Link.READY): State.SCANNING,
+    (Link.READY, Link.READY): State.WATCHING,
+}
+
+_DEFAULTS = Limits()
+_BACKLOG_MAX = 50_000
+_SCANNED = (b"\0left", b"\0right")  # no paths: who waits for the end of a side's scan waits there
+
+
+class Session:
+    """See the module's text."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        limits: Limits = _DEFAULTS,
+        *,
+        first_op: int = 1,
+        history: list[Intend] | None = None,
+        ignored: Callable[[bytes], bool] = is_ours,
+        met: bool = False,
+    ) -> None:
+        """Begin with no side up.
+
+        Args:
+            archive: what was agreed.
+            limits: bounds and policies.
+            first_op: operations are numbered from here; unique for the pair for ever.
+            history: what earlier runs have recorded and not committed.
+            ignored: tells which paths are not replicated.
+            met: both sides have been compared once (`Session.met`). Until then equal size and
+                mtime are taken for equal content where nothing was agreed.
+        """
+        self.met = met
+        self._archive = archive
+        self._limits = limits
+        self._pair = Pair(archive, limits, first_op, ignored)
+        for record in history or []:
+            self._pair.replay(record)
+        self._replicas = self._pair.replicas
+        self._pending = self._pair.pending
+        self._flights = self._pair.flights
+        self._moves = Moves(self._pair)
+        self._carrier = Carrier(self._pair, self._moves)
+        self._news = News(self._pair, self._moves, self._carrier)
+        self._halted = ""
+        self._paused = False
+
+    # --- the five verbs ------------------------------------------------------------------
+
+    def receive(self, event: Event, now: float) -> None:
+        """Take note of an event.
+
+        Raises:
+            AgentError: the peer said what cannot be; drop its connection and say `SideDown`.
+        """
+        self._pending.now = now
+        if isinstance(event, Said):
+            self._news.hear(self._replicas[event.side], event.message)
+            if isinstance(event.message, Scanned):
+                self._guard(event.side, event.message.entries)
+        elif isinstance(event, SideUp):
+            self._side_down(event.side, Link.SCANNING)
+            if event.rebooted:
+                self._roll_back(event.side.other)
+        elif isinstance(event, SideDown):
+            self._side_down(event.side, Link.DOWN)
+        elif isinstance(event, Transferred):
+            self._carrier.transferred(event)
+        elif isinstance(event, Paused):
+            self._paused = True
+        elif isinstance(event, Resumed):
+            self._paused = False
+            if event.accept:
+                self._halted = ""
+        else:
+            self._pending.hurry_all()
+
+    def commands(self, now: float) -> list[Command]:
+        """Decide what can be decided; return what to do, in order."""
+        self._pending.now = now
+        active = self._active
+        if active:
+            self._pending.retry()
+            self._drain()
+        intents: list[Intent] = []
+        sends: list[Command] = []
+        for replica in self._replicas:
+            if replica.link < Link.SCANNING:
+                continue
+            side = replica.side
+            for batch in replica.plan.take():
+                for transition in batch.transitions:
+                    op = self._flights.ops[transition.op]
+                    if is_recorded(op):
+                        intents.append(intent_of(op))
+                sends.append(Send(side, batch))
+            if active and sum(len(each.views) for each in self._replicas) < _BACKLOG_MAX:
+                paths = replica.survey.next()
+                if paths:
+                    sends.append(Send(side, List_(paths)))
+            for message in replica.questions():
+                sends.append(Send(side, message))
+            for message in replica.credit(all_of_it=not self._pending.since):
+                sends.append(Send(side, message))
+        out = self._pair.out
+        self._pair.out = []
+        agreed = self._archive.take_changes()
+        if intents or agreed:
+            out.append(Intend(intents, agreed))
+        return out + sends
+
+    def deadline(self) -> float | None:
+        """When `commands` has to be asked again if nothing happens; None: never."""
+        return self._pending.deadline if self._active else None
+
+    def problems(self) -> list[Problem]:
+        """The paths that cannot be handled now, and why."""
+        return [p for p in self._pending.problems.values() if p.attempts >= QUIET_ATTEMPTS]
+
+    def status(self) -> dict[str, Any]:
+        """Say how things stand: plain values, ready for JSON."""
+        return {
+            "state": self.state.name.lower(),
+            "pending": self.pending,
+            "conflicts": len(self._pair.conflicts),
+            "problems": len(self.problems()) + len(self.troubles()),
+            "agreed": self._archive.count,
+            "halted": self._halted,
+        }
+
+    # --- more to ask ---------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """What the session is doing."""
+        if self._halted:
+            return State.HALTED
+        if self._paused:
+            return State.PAUSED
+        low, high = sorted(replica.link for replica in self._replicas)
+        state = STATES[low, high]
+        if state is State.WATCHING and any(r.survey.comparing for r in self._replicas):
+            return State.SCANNING
+        return state
+
+    @property
+    def halted(self) -> str:
+        """Why the session has halted; empty: it has not."""
+        return self._halted
+
+    @property
+    def pending(self) -> int:
+        """How many paths are not at rest, as far as is known."""
+        unlisted = sum(len(replica.survey.pending) for replica in self._replicas)
+        return len(self._pending.since) + unlisted
+
+    def mark(self) -> int:
+        """A point in the order of what has been observed; see `settled`."""
+        return self._pending.sequence
+
+    def settled(self, mark: int) -> bool:
+        """Tell whether everything observed up to `mark` is on both sides."""
+        if self.state != State.WATCHING:
+            return False
+        if any(r.stream or r.survey.pending for r in self._replicas):
+            return False
+        return all(since > mark for since in self._pending.since.values())
+
+    def conflicts(self) -> list[tuple[Side, bytes, bytes]]:
+        """The losers kept: side, path, name in that side's conflict store."""
+        kept = sorted(self._pair.conflicts.items())
+        return [(side, path, name) for (side, name), path in kept]
+
+    def troubles(self) -> list[tuple[Side, str, bytes, str]]:
+        """What the agents cannot observe: side, code, path, message."""
+        return [
+            (replica.side, code, path, message)
+            for replica in self._replicas
+            for (code, path), message in replica.troubles.items()
+        ]
+
+    @property
+    def applied(self) -> list[int]:
+        """How many transitions have been applied to each side."""
+        return [replica.applied for replica in self._replicas]
+
+    @property
+    def bytes_moved(self) -> list[int]:
+        """How many bytes of files have been written to each side."""
+        return [replica.bytes_moved for replica in self._replicas]
+
+    def entries(self, side: Side) -> int:
+        """How many entries the last scan of a side found."""
+        return self._replicas[side].entries
+
+    def is_ready(self, side: Side) -> bool:
+        """Tell whether a side's scan is over."""
+        return self._replicas[side].link == Link.READY
+
+    def in_flight(self) -> Intend:
+        """What has been sent and may not be agreed yet: belongs into a new file of the log."""
+        return self._carrier.in_flight()
+
+    def remains(self) -> dict[str, int]:
+        """What is held in memory, by name: nothing at all once everything is at rest."""
+        remains = {
+            "dirty": len(self._pending.dirty),
+            "held": len(self._pending.held),
+            "problems": len(self._pending.problems),
+            "since": len(self._pending.since),
+            "operations": len(self._flights.ops) + len(self._flights.at),
+            "locked": len(self._flights.locked),
+            "walking": len(self._carrier.walking),
+            "survivors": len(self._pair.survivors) + len(self._pair.suspects),
+            "intents": len(self._pair.intents),
+        }
+        for replica in self._replicas:
+            for name, count in replica.remains().items():
+                remains[name] = remains.get(name, 0) + count
+        return remains
+
+    def halt(self, reason: str) -> None:
+        """Begin nothing new until a person says `Resumed(accept=True)`."""
+        self._halted = reason
+        self._pair.note("session.halted", None, ROOT, reason)
+
+    # --- sides that go and come ----------------------------------------------------------
+
+    @property
+    def _active(self) -> bool:
+        return (
+            not self._halted
+            and not self._paused
+            and all(replica.link == Link.READY for replica in self._replicas)
+        )
+
+    def _guard(self, side: Side, entries: int) -> None:
+        """Halt if so much is missing from a scan that it cannot be meant."""
+        agreed, limits = self._archive.count, self._limits
+        if (
+            agreed >= limits.max_delete_min
+            and entries < agreed * (1 - limits.max_delete)
+            and not self._halted
+        ):
+            self.halt(
+                f"{side.name.lower()} shows {entries} entries where {agreed} were agreed: "
+                f"more than {limits.max_delete:.0%} would be deleted. If that is right: "
+                "psync resume --accept-deletes"
+            )
+
+    def _side_down(self, side: Side, link: Link) -> None:
+        """A side is gone: what it showed and what it was asked counts no more."""
+        replica = self._replicas[side]
+        self._carrier.lose(side)
+        self._moves.wait_no_more(self._replicas[side.other])
+        self._pending.dirty.update(replica.stalled)
+        replica.stalled.clear()
+        replica.hang_up()
+        self._news.forget(replica)
+        replica.hang_up()  # nor is it owed anything for what has been forgotten
+        replica.link = link
+
+    def _roll_back(self, other: Side) -> None:
+        """A host may have lost what was not durable: only what is committed counts.
+
+        The other side has seen more since: it is scanned, too. What was sent and not answered
+        is no intent any more: the bytes it was made from may be gone.
+        """
+        self._archive.roll_back()
+        self._pair.intents.clear()
+        self._flights.void_all()
+        replica = self._replicas[other]
+        if replica.link >= Link.SCANNING:
+            self._news.scan_anew(replica, "the other side may have lost what was not durable")
+
+    # --- deciding ------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Decide dirty paths until none is left or no side has room."""
+        pending = self._pending
+        for replica in self._replicas:
+            # Oldest first, and no more of them than there is room for: each is decided anew.
+            while replica.stalled and replica.plan.has_room:
+                self._decide(replica.stalled.popitem(last=False)[0])
+            pending.dirty.update(replica.unasked())
+            if not replica.survey.comparing:
+                pending.release(_SCANNED[replica.side])
+        going_on = True
+        while going_on:
+            while pending.dirty:
+                dirty, pending.dirty = pending.dirty, {}
+                for path in dirty:
+                    self._decide(path)
+            going_on = self._walk_on() or self._moves.turn() or self._news.catch_up()
+        if not any(replica.survey.pending for replica in self._replicas):
+            self.met = True
+            self._forget_intents()
+
+    def _walk_on(self) -> bool:
+        """Go on with a directory that is to be removed; tell whether there was one."""
+        path = self._carrier.next_of_walk()
+        if path is None:
+            return False
+        self._pending.touch(path)
+        del self._pending.dirty[path]
+        self._decide(path, emptied=True)
+        return True
+
+    def _forget_intents(self) -> None:
+        """Once both sides are compared with what was agreed, what was not recognised is void."""
+        intents = self._pair.intents
+        for path in [p for p in intents if p not in self._pending.since]:
+            del intents[path]
+
+    def _is_waiting(self, path: bytes) -> bool:
+        """Tell whether something stands in the way of deciding a path; who ends that says so."""
+        pending = self._pending
+        left, right = self._replicas
+        if path in self._flights.at or path in self._carrier.walking:
+            return True
+        if path in left.awaited or path in right.awaited or pending.is_put_off(path):
+            return True
+        holder = self._flights.lock_above(path)
+        if holder is None:
+            holder = self._moves.holder(path)
+        if holder is None:
+            directory = parent(path)
+            if (
+                directory in left.survey.pending
+                or directory in right.survey.pending
+                or (directory in self._flights.at and not self._archive.has_directory(directory))
+            ):
+                holder = directory
+        if holder is None:
+            return False
+        pending.hold(path, holder)
+        return True
+
+    def _is_doomed(self, path: bytes, views: tuple[View, View]) -> bool:
+        """Tell whether what a side shows is being removed from elsewhere; then wait, and look.
+
+        It was seen here and there, so it has been moved meanwhile, perhaps back to where it is
+        going to be removed from.
+        """
+        suspects = self._pair.suspects
+        for replica, view in zip(self._replicas, views, strict=True):
+            holder = self._flights.doom(replica.side, view.entry)
+            if holder is not None and holder != path:
+                suspects[path] = None
+                self._pending.hold(path, holder)
+                return True
+        if path in suspects:
+            del suspects[path]
+            for replica in self._replicas:
+                replica.look(path, 0)
+            return True
+        return False
+
+    def _decide(self, path: bytes, *, emptied: bool = False) -> None:
+        """Take the next step for one path, or leave it where it waits.
+
+        Args:
+            path: a dirty path.
+            emptied: what was agreed below it has been dealt with already.
+        """
+        if self._is_waiting(path):
+            return
+        for replica in self._replicas:
+            if path in replica.moves and self._moves.plan(replica, path):
+                return
+        left, right = self._replicas
+        base = self._archive.get(path)
+        if path in self._pair.intents and (left.shows(path) or right.shows(path)):
+            if not self._pair.has_parent(path, None):
+                return
+            if self._recall(path, base):
+                return
+            base = self._archive.get(path)
+        views = (left.view(path, base), right.view(path, base))
+        if self._is_doomed(path, views):
+            return
+        decision = self._with_survivors(path, decide(base, *views, trust_times=not self.met), views)
+        verb = decision.verb
+        if verb is Verb.NOTHING:
+            self._pair.rest(path)
+        elif verb is Verb.AGREE:
+            self._agree(path, decision, views)
+        elif verb is Verb.FORGET:
+            self._archive.remove(path)
+            self._pair.rest(path)
+        elif path in left.busy or path in right.busy:
+            self._wait_for_writer(path)
+        elif verb is Verb.COMPARE:
+            for replica, view in zip(self._replicas, views, strict=True):
+                entry = view.entry
+                if entry is not None and entry.kind == Kind.FILE and not entry.digest:
+                    replica.look(path, 2)
+        elif verb is Verb.COPY:
+            self._carrier.copy(path, decision, *views, emptied=emptied)
+        elif verb is Verb.REMOVE and self._replicas[decision.source].survey.comparing:
+            # It may turn up elsewhere: then it was renamed.
+            self._pending.hold(path, _SCANNED[decision.source])
+        elif verb is Verb.REMOVE:
+            self._carrier.remove(path, decision, *views, emptied=emptied)
+        else:
+            self._carrier.adjust(path, decision, *views)
+
+    def _wait_for_writer(self, path: bytes) -> None:
+        """A path is observed again once it is settled, if its directory is still there."""
+        directory = parent(path)
+        if not directory:
+            return
+        self._pending.hold(path, directory)
+        for replica in self._replicas:
+            above = replica.shows(directory)
+            if path in replica.busy and (above is None or above.kind != Kind.DIRECTORY):
+                replica.look(path, 0)
+
+    def _agree(self, path: bytes, decision: Decision, views: tuple[View, View]) -> None:
+        """Both sides hold the same, and nobody had to do anything."""
+        if self._pair.has_parent(path, None):
+            left, right = views[0].entry, views[1].entry
+            assert decision.wanted is not None and left is not None and right is not None
+            self._archive.put(path, agree(decision.wanted, left, right))
+            self._pair.rest(path)
+
+    def _with_survivors(
+        self, path: bytes, decision: Decision, views: tuple[View, View]
+    ) -> Decision:
+        """A directory in which something new lives stays, or comes back."""
+        if path not in self._pair.survivors or decision.verb not in (Verb.REMOVE, Verb.COPY):
+            return decision
+        kept = decision.source.other
+        entry = views[kept].entry
+        if entry is None or entry.kind != Kind.DIRECTORY:
+            return decision
+        conflict = "both sides changed it" if decision.verb is Verb.COPY else ""
+        return Decision(Verb.COPY, kept, entry.bare(), conflict)
+
+    def _recall(self, path: bytes, base: Agreed | None) -> bool:
+        """Recognise what an earlier run did and could not record; True: that needs a look.
+
+        It is recognised by what it made, and that by its bytes: equal size and time may be
+        what was there before.
+        """
+        intents = self._pair.intents
+        for intent in reversed(intents[path]):
+            replica, source = self._replicas[intent.target], self._replicas[1 - intent.target]
+            there = replica.view(path, base).entry
+            if intent.wanted is None and there is None:
+                # Removed by us; what the other side shows, or shows again, has come after that.
+                if base is not None and path not in source.views:
+                    source.views.set(path, source.view(path, base))
+                self._archive.remove(path)
+                break
+            if intent.wanted is None or intent.source is None or there is None:
+                continue
+            if not _is_made_as(intent.wanted, there, base.on(replica.side) if base else None):
+                continue
+            if there.kind == Kind.FILE:
+                if intent.wanted.digest and not there.digest:
+                    return replica.look(path, 2)
+                if there.digest != intent.wanted.digest or not there.digest:
+                    continue
+            # A side without news shows what was agreed so far, not what is agreed now.
+            for each in self._replicas:
+                if path not in each.views:
+                    each.views.set(path, each.view(path, base))
+            sides = (intent.source, there) if intent.target else (there, intent.source)
+            self._archive.put(path, agree(intent.wanted, *sides))
+            break
+        del intents[path]
+        return False
+
+
+def _is_made_as(wanted: Entry, there: Entry, before: Entry | None) -> bool:
+    """Tell whether what is there looks like what was to be made, and is not what was before."""
+    if before is not None and there.same_identity(before):
+        return False
+    if there.kind == wanted.kind == Kind.DIRECTORY:
+        return True  # its time has moved on
+    return (
+        there.kind == wanted.kind
+        and there.size == wanted.size
+        and there.mtime_ns == wanted.mtime_ns
+        and there.target == wanted.target
+    )

@@ -1,0 +1,156 @@
+"""Which directories of one replica have to be looked at, after a scan of all of it.
+
+A scan names every directory with a digest. One whose digest is the archive's is as it was
+agreed, whatever is in it, and is not looked at; the others are listed, parents first, a
+bounded number at a time.
+
+**Invariants.** A directory that is `pending` may hold changes that nobody has seen: nothing
+in it is decided. Every pending directory is answered by a listing or by trouble, or the
+side goes down. A newer scan replaces an older one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from psync.core.archive import Archive
+from psync.core.entry import ROOT, is_below
+
+__all__ = ["Survey"]
+
+OUTSTANDING_MAX = 64
+
+
+class Survey:
+    """The state of one side's scan and of the listings that follow it."""
+
+    def __init__(self, side: int, archive: Archive) -> None:
+        self._side = side
+        self._archive = archive
+        self.generation = 0
+        self.began = 0  # the sequence number of the news that pending listings will tell
+        self._comparing = False
+        self._digests: dict[bytes, bytes] = {}
+        self._queue: deque[bytes] = deque()
+        self._outstanding: set[bytes] = set()
+        self._forced: set[bytes] = set()
+        self._deep: set[bytes] = set()
+        self.pending: set[bytes] = set()
+
+    def reset(self) -> None:
+        """Forget everything: the side is gone or scans anew."""
+        self.generation = 0
+        self._comparing = False
+        self._digests.clear()
+        self._queue.clear()
+        self._outstanding.clear()
+        self._forced.clear()
+        self._deep.clear()
+        self.pending.clear()
+
+    @property
+    def comparing(self) -> bool:
+        """Tell whether what a scan has found is still being listed."""
+        return self._comparing and bool(self.pending)
+
+    def ask(self, path: bytes, sequence: int, *, deep: bool = False) -> None:
+        """List a directory, whatever its digest says; `deep`: and all directories in it.
+
+        `sequence` tells how far news has come.
+        """
+        if not self.pending:
+            self.began = sequence
+        self._forced.add(path)
+        self.pending.add(path)
+        self._queue.append(path)
+        if deep:
+            self._deep.add(path)
+
+    def found(self, directory: bytes, path: bytes) -> None:
+        """A listing of `directory` shows a directory at `path`."""
+        if directory in self._deep:
+            self.ask(path, self.began, deep=True)
+
+    def again(self, top: bytes, sequence: int) -> None:
+        """A directory has been listed before it was known what to compare it with: do it anew."""
+        if not self._digests:
+            self.ask(top, sequence, deep=True)
+            return
+        for path in sorted(self._digests):
+            if (path == top or is_below(path, top)) and path not in self.pending:
+                if not self._as_agreed(path):
+                    self.ask(path, sequence)
+
+    def begin(self, generation: int) -> None:
+        """A scan begins; it replaces an older one."""
+        self.reset()
+        self.generation = generation
+
+    def scanned(self, directories: list[tuple[bytes, bytes]]) -> None:
+        """Take digests of the scan that is going on."""
+        self._digests.update(directories)
+
+    def finish(self, sequence: int, *, compare: bool = True) -> None:
+        """The scan is over: find out what to list (nothing, if not to be compared)."""
+        self.began = sequence
+        if compare:
+            self._digests.setdefault(ROOT, b"")
+            for path in sorted(self._digests):
+                if not self._as_agreed(path):
+                    self._queue.append(path)
+                    self.pending.add(path)
+            self._comparing = True
+        else:
+            self._digests.clear()
+
+    def _as_agreed(self, path: bytes) -> bool:
+        digest = self._digests.get(path)
+        return bool(path and digest) and self._archive.digest(self._side, path) == digest
+
+    def next(self) -> list[bytes]:
+        """The directories to list now.
+
+        What a rename has brought in line meanwhile is passed over; such directories are no
+        longer pending.
+        """
+        paths: list[bytes] = []
+        while self._queue and len(self._outstanding) < OUTSTANDING_MAX:
+            path = self._queue.popleft()
+            if path not in self.pending or path in self._outstanding:
+                continue
+            if path not in self._forced and self._as_agreed(path):
+                self.pending.discard(path)
+                continue
+            self._outstanding.add(path)
+            paths.append(path)
+        if not self.pending:
+            self._comparing = False
+            self._digests.clear()
+        return paths
+
+    def listed(self, path: bytes) -> bool:
+        """A directory has been listed to its end (or cannot be); tell whether it was pending."""
+        self._outstanding.discard(path)
+        self._forced.discard(path)
+        self._deep.discard(path)
+        if path in self.pending:
+            self.pending.remove(path)
+            return True
+        return False
+
+    def moved(self, old: bytes, new: bytes) -> None:
+        """A directory was renamed on this side: what is pending in it is pending there now.
+
+        What has been asked under the old name is asked again.
+        """
+
+        def there(path: bytes) -> bytes:
+            return new + path[len(old) :] if path == old or is_below(path, old) else path
+
+        asked = [path for path in self._outstanding if there(path) != path]
+        self._outstanding.difference_update(asked)
+        self._queue = deque(there(p) for p in [*self._queue, *sorted(asked)])
+        self._forced = {there(p) for p in self._forced}
+        self._deep = {there(p) for p in self._deep}
+        self.pending = {there(p) for p in self.pending}
+        self._digests = {there(p): d for p, d in self._digests.items()}

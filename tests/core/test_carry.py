@@ -1,0 +1,530 @@
+"""How a decision is carried out, and what becomes of it when an agent cannot or will not."""
+
+from __future__ import annotations
+
+import pytest
+
+from psync.core.entry import content_digest
+from psync.core.events import Intend, Limits
+from psync.core.session import Said, Transferred
+from psync.errors import AgentError
+from psync.wire import (
+    APPLIED,
+    CHANGED,
+    DELETE,
+    FAILED,
+    IN_USE,
+    META,
+    META_ONLY,
+    NO_PARENT,
+    NOT_EMPTY,
+    PUT,
+    RMDIR,
+    Apply,
+    Item,
+    Observed,
+    Outcome,
+    Results,
+)
+from tests.core.test_session import LEFT, RIGHT, Duo, Side
+from tests.support.replica import link
+
+LARGE = b"?" * 20  # more than is sent in a frame; a `Hand` finds just that in staging
+
+
+def verbs(duo: Duo, side: Side = RIGHT) -> list[tuple[int, bytes]]:
+    return [(t.verb, t.path) for t in duo.transitions(side)]
+
+
+class TestCopy:
+    def test_of_a_small_file_brings_its_content_along(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.write(LEFT, b"f", b"two")
+
+        (transition,) = duo.transitions(RIGHT)
+        assert transition.verb == PUT
+        assert transition.content == b"two"
+        assert transition.wanted.digest == content_digest(b"two")
+        assert transition.expected.same_identity(duo.right.tree[b"f"])
+        assert [i.path for i in duo.intents()] == [b"f"]
+        assert [i.path for i in duo.session.in_flight().intents] == [b"f"]
+        duo.assert_rest()
+        assert duo.session.in_flight() == Intend([], [])
+        assert duo.session.bytes_moved == [0, 3]
+        assert [n.text for n in duo.notes("transition.applied")] == ["replaced"]
+
+    def test_of_an_empty_file_needs_no_look(self) -> None:
+        duo = Duo()
+        duo.left.make(b"f", b"")
+        duo.see(LEFT, b"f", read=False)
+
+        assert [t.content for t in duo.transitions(RIGHT)] == [b""]
+        duo.assert_rest()
+
+    def test_of_a_link_needs_no_content(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.remove(b"f")
+        duo.left.make(b"f", link(b"target"))
+        duo.see(LEFT, b"f")
+
+        assert [t.wanted.target for t in duo.transitions(RIGHT)] == [b"target"]
+        duo.assert_rest()
+
+    def test_of_content_that_did_not_fit_has_it_asked_for(self) -> None:
+        duo = Duo(limits=Limits(contents_max=4))
+        duo.left.make(b"a", b"one")
+        duo.left.make(b"b", b"two")
+        duo.see(LEFT, b"a", b"b")
+
+        assert [t.path for t in duo.transitions(RIGHT)] == [b"a"]
+        assert duo.looked(LEFT) == [(1, b"b")]
+        duo.assert_rest()
+
+    def test_of_a_directory_comes_before_what_is_in_it(self) -> None:
+        duo = Duo()
+        duo.left.make(b"d", None)
+        duo.left.make(b"d/e", None)
+        duo.left.make(b"d/e/f", b"one")
+        duo.see(LEFT, b"d", b"d/e", b"d/e/f")
+        order = []
+        while duo.transitions(RIGHT):
+            order += verbs(duo)
+            duo.obey(RIGHT)
+
+        assert order == [(PUT, b"d"), (PUT, b"d/e"), (PUT, b"d/e/f")]
+        duo.assert_rest()
+
+    def test_of_a_file_over_a_directory_removes_what_is_in_it_first(self) -> None:
+        duo = Duo({b"d/e/f": b"one", b"d/g": b"two"})
+        duo.left.remove(b"d")
+        duo.write(LEFT, b"d", b"file")
+        order = []
+        while duo.transitions(RIGHT) or duo.right.inbox:
+            order += verbs(duo)
+            duo.obey(RIGHT)
+
+        assert order[-1] == (PUT, b"d")
+        assert set(order[:-1]) == {(DELETE, b"d/e/f"), (RMDIR, b"d/e"), (DELETE, b"d/g")}
+        duo.assert_rest()
+
+    def test_that_a_user_overtakes_is_news_again(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.write(LEFT, b"f", b"two")
+        duo.write(LEFT, b"f", b"six")
+        assert [t.content for t in duo.transitions(RIGHT)] == [b"two"]
+        duo.obey(RIGHT)
+
+        assert [t.content for t in duo.transitions(RIGHT)] == [b"six"]
+        duo.assert_rest()
+
+    def test_into_a_directory_that_went_meanwhile_is_news_of_that_side(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.write(LEFT, b"d/f", b"two")
+        duo.delete(RIGHT, b"d")
+        duo.left.remove(b"d")
+        duo.see(LEFT, b"d/f", b"d")
+
+        duo.settle()
+        assert duo.shape(LEFT) == duo.shape(RIGHT)
+
+
+class TestRemoval:
+    def test_of_a_tree_takes_what_is_in_it_first(self) -> None:
+        duo = Duo({b"d/e/f": b"one", b"d/g": b"two"})
+        duo.delete(LEFT, b"d")
+        order = []
+        while duo.transitions(RIGHT):
+            order += verbs(duo)
+            duo.obey(RIGHT)
+
+        assert order == [(DELETE, b"d/e/f"), (RMDIR, b"d/e"), (DELETE, b"d/g"), (RMDIR, b"d")]
+        duo.assert_rest()
+        assert {n.text for n in duo.notes("transition.applied")} == {"removed"}
+
+    def test_of_both_is_agreed_at_once(self) -> None:
+        duo = Duo({b"f": b"one"})
+        for hand in duo.hands:
+            hand.remove(b"f")
+        duo.receive(*(Said(s, Observed([Item(b"f", None)])) for s in Side))
+
+        assert duo.transitions(LEFT) == duo.transitions(RIGHT) == []
+        duo.assert_rest()
+
+    def test_that_the_other_side_overtakes_is_agreed(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.delete(LEFT, b"f")
+        duo.delete(RIGHT, b"f")
+
+        duo.assert_rest()
+
+    def test_of_an_edited_file_brings_it_back(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.right.edit(b"f", b"two")
+        duo.left.remove(b"f")
+        duo.receive(
+            Said(RIGHT, Observed([duo.right.item(b"f")])),
+            Said(LEFT, Observed([Item(b"f", None)])),
+        )
+
+        assert verbs(duo, LEFT) == [(PUT, b"f")]
+        duo.assert_rest()
+
+    def test_waits_for_the_end_of_a_scan(self) -> None:
+        duo = Duo({b"d/f": b"one", b"x/y": b"1"}, start=False)
+        duo.left.remove(b"d/f")
+        duo.left.edit(b"x/y", b"2")
+        for side in Side:
+            duo.up(side)
+            duo.say(side, *duo.hands[side].scan())
+        duo.obey(RIGHT)
+        duo.say(LEFT, duo.left.listing(b""), duo.left.listing(b"d"))
+        assert verbs(duo) == []
+        duo.say(LEFT, duo.left.listing(b"x"))
+        duo.left.inbox = [
+            m for m in duo.left.inbox if not hasattr(m, "paths") or hasattr(m, "want")
+        ]
+
+        assert (DELETE, b"d/f") in verbs(duo)
+        duo.assert_rest()
+
+    def test_of_a_tree_stops_when_its_directory_is_back(self) -> None:
+        duo = Duo({b"d/%d" % i: b"x" for i in range(3)})
+        duo.left.remove(b"d")
+        duo.see(LEFT, b"d")
+        assert duo.session.remains()["walking"] == 0
+        duo.left.make(b"d", None)
+        duo.see(LEFT, b"d")
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"d": None}
+
+    @pytest.mark.parametrize("what", [None, b"file"])
+    def test_of_a_tree_that_waits_for_room_stops_when_it_is_back(
+        self, what: bytes | None, monkeypatch
+    ) -> None:
+        monkeypatch.setattr("psync.core.plan.OPS_MAX", 1)
+        duo = Duo({b"a/%d" % i: b"x" for i in range(3)} | {b"b/f": b"one"})
+        duo.delete(LEFT, b"a")
+        assert verbs(duo) == [(DELETE, b"a/0")]
+        assert duo.session.remains()["walking"] > 0
+        duo.left.make(b"a", what)
+        if what is None:
+            for i in range(3):
+                duo.left.make(b"a/%d" % i, b"x")
+        duo.see(LEFT, b"a")
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT)[b"a"] == what
+        assert (b"a/2" in duo.right.tree) == (what is None)
+
+    def test_of_a_tree_begins_anew_when_a_side_went(self, monkeypatch) -> None:
+        monkeypatch.setattr("psync.core.plan.OPS_MAX", 1)
+        duo = Duo({b"a/%d" % i: b"x" for i in range(3)})
+        duo.delete(LEFT, b"a")
+        assert duo.session.remains()["walking"] == 1
+        duo.down(RIGHT)
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {}
+
+    def test_of_a_directory_with_something_not_replicated_is_a_problem(self) -> None:
+        duo = Duo({b"d": None})
+        duo.delete(LEFT, b"d")
+        for _ in range(3):
+            duo.reply(RIGHT, NOT_EMPTY)
+            assert duo.listed(RIGHT) == [b"d"]
+            duo.obey(RIGHT)
+            if not duo.transitions(RIGHT):
+                duo.wait()
+
+        (problem,) = duo.session.problems()
+        assert problem.message == "the directory holds entries that are not replicated"
+        duo.assert_rest()
+
+    def test_of_a_directory_waits_for_room(self, monkeypatch) -> None:
+        monkeypatch.setattr("psync.core.plan.OPS_MAX", 1)
+        duo = Duo({b"a": None, b"b": b"x"})
+        duo.delete(LEFT, b"b")
+        duo.delete(LEFT, b"a")
+        assert verbs(duo) == [(DELETE, b"b")]
+
+        duo.assert_rest()
+
+
+class TestMetadata:
+    def test_is_brought_over_without_content(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.edit(b"f", mode=0o600)
+        duo.see(LEFT, b"f", read=False, flags=META_ONLY)
+
+        assert [(t.verb, t.wanted.mode) for t in duo.transitions(RIGHT)] == [(META, 0o600)]
+        duo.assert_rest()
+        assert duo.right.tree[b"f"].mode == 0o600
+        assert [n.text for n in duo.notes("transition.applied")] == ["metadata"]
+
+    def test_of_both_sides_is_merged_field_by_field(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.edit(b"f", mode=0o600)
+        duo.right.edit(b"f", uid=7)
+        items = [h.item(b"f", read=False, flags=META_ONLY) for h in duo.hands]
+        duo.receive(*(Said(s, Observed([items[s]])) for s in Side))
+        assert [t.verb for s in Side for t in duo.transitions(s)] == [META, META]
+
+        duo.run()
+        duo.assert_rest()
+        assert (duo.left.tree[b"f"].mode, duo.left.tree[b"f"].uid) == (0o600, 7)
+
+    def test_of_the_kept_side_goes_before_the_content_of_the_edited(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.edit(b"f", b"two", mtime_ns=5)
+        duo.right.edit(b"f", mode=0o600)
+        duo.receive(
+            Said(RIGHT, Observed([duo.right.item(b"f", read=False, flags=META_ONLY)])),
+            Said(LEFT, Observed([duo.left.item(b"f")])),
+        )
+        assert verbs(duo, LEFT) == [(META, b"f")]
+        assert duo.session.in_flight() == Intend([], [])  # there is nothing in it to recognise
+
+        duo.assert_rest()
+        assert duo.right.content[b"f"] == b"two"
+        assert duo.right.tree[b"f"].mode == 0o600
+
+    def test_waits_for_room_on_both_sides(self, monkeypatch) -> None:
+        monkeypatch.setattr("psync.core.plan.OPS_MAX", 1)
+        duo = Duo({b"f": b"one"})
+        duo.write(LEFT, b"g", b"x")
+        duo.left.edit(b"f", mode=0o600)
+        duo.see(LEFT, b"f", read=False, flags=META_ONLY)
+        assert verbs(duo) == [(PUT, b"g")]
+
+        duo.assert_rest()
+
+    def test_that_was_not_as_expected_is_looked_at_on_both_sides(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.edit(b"f", mode=0o600)
+        duo.see(LEFT, b"f", read=False, flags=META_ONLY)
+        duo.right.edit(b"f", b"two")
+        duo.reply(RIGHT, CHANGED)
+
+        assert duo.looked(LEFT) == [(0, b"f")]
+        assert duo.looked(RIGHT) == [(1, b"f")]
+        duo.assert_rest()
+        assert duo.left.content[b"f"] == b"two"
+
+    def test_in_a_directory_that_is_gone_waits_for_it(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.left.edit(b"d/f", mode=0o600)
+        duo.right.edit(b"d/f", uid=3)
+        duo.left.edit(b"d", mode=0o700)
+        duo.see(LEFT, b"d/f", b"d", flags=META_ONLY, read=False)
+        duo.see(RIGHT, b"d/f", flags=META_ONLY, read=False)
+
+        duo.assert_rest()
+
+
+class TestOutcome:
+    def test_changed_has_it_looked_at_and_is_told_when_it_does_not_end(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.write(LEFT, b"f", b"two")
+        for _ in range(2):
+            duo.reply(RIGHT, CHANGED)
+            assert duo.looked(RIGHT) == [(1, b"f")]
+            assert duo.session.problems() == []
+            duo.run_until(RIGHT, Apply)
+        duo.reply(RIGHT, CHANGED)
+        assert [p.message for p in duo.session.problems()] == ["it keeps changing"]
+        duo.assert_rest()
+
+    @pytest.mark.parametrize(
+        ("status", "message", "told"),
+        [
+            (IN_USE, "", "somebody is writing it"),
+            (FAILED, "no space left on device", "no space left on device"),
+            (NO_PARENT, "", "its directory is not there"),
+        ],
+    )
+    def test_failed_is_tried_again_later(self, status: int, message: str, told: str) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.write(LEFT, b"d/f", b"two")
+        waits = []
+        for _ in range(3):
+            duo.reply(RIGHT, status, message)
+            waits.append(duo.session.deadline() - duo.now)
+            duo.obey(RIGHT)
+            duo.wait()
+            duo.obey(LEFT)
+
+        assert [p.message for p in duo.session.problems()] == [told]
+        assert waits == pytest.approx([0.1, 0.2, 0.4])
+        assert len(duo.notes("problem.raised")) == 1
+        duo.assert_rest()
+
+    def test_no_parent_has_the_directory_looked_at(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.write(LEFT, b"d/f", b"two")
+        duo.right.remove(b"d")
+        duo.reply(RIGHT, NO_PARENT)
+        assert duo.looked(RIGHT) == [(0, b"d")]
+        duo.obey(RIGHT)
+        duo.settle()
+
+        assert duo.shape(LEFT) == duo.shape(RIGHT) == {b"d": None, b"d/f": b"two"}
+
+    def test_kept_a_loser(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.write(LEFT, b"f", b"two")
+        duo.reply(RIGHT, CHANGED, kept=b"0001")
+
+        assert duo.session.conflicts() == [(RIGHT, b"f", b"0001")]
+
+    def test_of_something_else_is_a_lie(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.write(LEFT, b"f", b"two")
+        (batch,) = duo.asked(RIGHT, Apply)
+
+        with pytest.raises(AgentError, match="something else"):
+            duo.say(
+                RIGHT,
+                Results(
+                    batch.batch,
+                    [Outcome(batch.transitions[0].op, APPLIED, link(b"elsewhere"))],
+                ),
+            )
+
+
+class TestTransfer:
+    def begun(self, path: bytes = b"f") -> tuple[Duo, int]:
+        duo = Duo({b"f": b"one"})
+        duo.write(LEFT, path, LARGE)
+        (transfer,) = duo.transfers()
+        assert transfer.source == LEFT
+        assert transfer.basis == (b"f" if path == b"f" else b"")
+        assert transfer.entry.size == len(LARGE)
+        return duo, transfer.op
+
+    @pytest.mark.parametrize("path", [b"f", b"new"])
+    def test_is_placed_when_it_is_staged(self, path: bytes) -> None:
+        duo, op = self.begun(path)
+        assert duo.transitions(RIGHT) == []
+        duo.receive(Transferred(op, b"1/7"))
+
+        (transition,) = duo.transitions(RIGHT)
+        assert (transition.op, transition.source, transition.content) == (op, b"1/7", None)
+        duo.assert_rest()
+        assert duo.session.bytes_moved == [0, len(LARGE)]
+
+    def test_that_was_torn_has_the_source_looked_at(self) -> None:
+        duo, op = self.begun()
+        duo.receive(Transferred(op, b"", torn=True))
+        assert duo.looked(LEFT) == [(0, b"f")]
+        duo.obey(LEFT)
+        again = duo.transfers()[-1]
+        assert again.op != op
+        duo.receive(Transferred(again.op, b"2/7"))
+
+        duo.assert_rest()
+
+    def test_that_failed_is_tried_again_later(self) -> None:
+        duo, op = self.begun()
+        duo.receive(Transferred(op, b"", message="rsync: connection unexpectedly closed"))
+        assert len(duo.transfers()) == 1
+        duo.wait()
+        again = duo.transfers()[-1]
+        assert again.op != op
+        duo.receive(Transferred(again.op, b"2/7"))
+
+        duo.assert_rest()
+
+    @pytest.mark.parametrize("side", [LEFT, RIGHT])
+    def test_ends_with_either_side(self, side: Side) -> None:
+        duo, op = self.begun()
+        duo.down(side)
+        duo.receive(Transferred(op, b"1/7"))
+        assert duo.session.in_flight() == Intend([], [])
+        duo.up(side)
+        duo.say(side, *duo.hands[side].scan())
+        duo.run()
+        duo.receive(Transferred(duo.transfers()[-1].op, b"2/7"))
+
+        duo.assert_rest()
+
+    def test_answered_twice_is_heard_once(self) -> None:
+        duo, op = self.begun()
+        duo.receive(Transferred(op, b"1/7"), Transferred(op, b"1/7"))
+
+        assert len(duo.transitions(RIGHT)) == 1
+        duo.assert_rest()
+
+
+class TestLostSide:
+    def test_leaves_intents_that_a_scan_recognises(self) -> None:
+        duo = Duo({b"f": b"one", b"g": b"two"})
+        duo.write(LEFT, b"f", b"new")
+        duo.delete(LEFT, b"g")
+        for batch in duo.asked(RIGHT, Apply):
+            duo.right.answers(batch)  # it is done, and nobody hears of it
+        duo.down(RIGHT)
+        assert duo.session.remains()["intents"] == 2
+        assert len(duo.session.in_flight().intents) == 2
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        assert len(duo.sent()) == 2
+        assert duo.session.conflicts() == []
+
+    def test_forgets_metadata_that_was_under_way(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.edit(b"f", mode=0o600)
+        duo.see(LEFT, b"f", read=False, flags=META_ONLY)
+        duo.down(RIGHT)
+        assert duo.session.remains()["intents"] == 0
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        assert duo.right.tree[b"f"].mode == 0o600
+
+    def test_of_both_sides_adjusted_ends_both(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.edit(b"f", mode=0o600)
+        duo.right.edit(b"f", uid=7)
+        items = [h.item(b"f", read=False, flags=META_ONLY) for h in duo.hands]
+        duo.receive(*(Said(s, Observed([items[s]])) for s in Side))
+        duo.down(RIGHT)
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        assert (duo.left.tree[b"f"].mode, duo.left.tree[b"f"].uid) == (0o600, 7)
+
+
+class TestDirectoryGone:
+    def test_under_a_file_that_has_just_been_made_leaves_it_news(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.write(LEFT, b"d/f", b"two")
+        (batch,) = duo.asked(RIGHT, Apply)
+        results = duo.right.answers(batch)
+        duo.receive(*(Said(s, Observed([Item(b"d", None)])) for s in Side))
+        assert duo.archive.get(b"d") is None
+        for hand in duo.hands:
+            hand.remove(b"d")
+            hand.inbox.clear()
+        duo.say(RIGHT, *results)
+        assert duo.archive.get(b"d/f") is None
+        for side in Side:
+            duo.say(side, *duo.hands[side].scan())
+
+        duo.assert_rest()
+
+    def test_on_one_side_is_emptied_whatever_else_is_told(self, monkeypatch) -> None:
+        monkeypatch.setattr("psync.core.plan.OPS_MAX", 1)
+        duo = Duo({b"a/%d" % i: b"x" for i in range(3)} | {b"f": b"one"})
+        duo.delete(LEFT, b"a")
+        assert duo.session.remains()["walking"] > 0
+        duo.write(LEFT, b"f", b"two")
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"f": b"two"}

@@ -1,0 +1,606 @@
+"""Renames that are carried over as renames, and what becomes of those that are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from psync.core.entry import ROOT, is_ours
+from psync.core.session import Said, Transferred
+from psync.wire import (
+    APPLIED,
+    BUSY,
+    CHANGED,
+    DELETE,
+    META_ONLY,
+    PUT,
+    RENAME,
+    Apply,
+    Item,
+    Observed,
+    Outcome,
+    Results,
+)
+from tests.core.test_session import LEFT, RIGHT, Duo, Side
+
+
+def verbs(duo: Duo, side: Side = RIGHT) -> list[tuple[int, bytes]]:
+    return [(t.verb, t.path) for t in duo.transitions(side)]
+
+
+def _saw(side: Side, items: list[Item]) -> Said:
+    return Said(side, Observed(items))
+
+
+def _said(side: Side, item: Item) -> Said:
+    return _saw(side, [item])
+
+
+class TestFile:
+    def test_is_renamed_and_not_copied(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.move(LEFT, b"f", b"g")
+
+        (transition,) = duo.transitions(RIGHT)
+        assert (transition.verb, transition.source, transition.path) == (RENAME, b"f", b"g")
+        assert transition.source_expected.same_identity(duo.right.tree[b"f"])
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"g": b"one"}
+        assert duo.session.bytes_moved == [0, 0]
+        assert [n.text for n in duo.notes("transition.applied")] == ["renamed"]
+
+    def test_that_is_edited_too_is_renamed_and_then_replaced(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.rename(b"f", b"g")
+        duo.left.edit(b"g", b"two", mtime_ns=5)
+        duo.say(LEFT, Observed([duo.left.item(b"g", moved_from=b"f"), Item(b"f", None)]))
+        assert verbs(duo) == [(RENAME, b"g")]
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"g": b"two"}
+
+    def test_goes_over_an_agreed_one(self) -> None:
+        duo = Duo({b"f": b"one", b"g": b"two"})
+        duo.move(LEFT, b"f", b"g")
+
+        (transition,) = duo.transitions(RIGHT)
+        assert transition.expected.same_identity(duo.right.tree[b"g"])
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"g": b"one"}
+
+    def test_goes_over_no_edited_one(self) -> None:
+        duo = Duo({b"f": b"one", b"g": b"two"})
+        duo.right.edit(b"g", b"other", mtime_ns=9)
+        duo.left.rename(b"f", b"g")
+        told = [duo.left.item(b"g", moved_from=b"f", flags=META_ONLY), Item(b"f", None)]
+        duo.session.receive(_said(RIGHT, duo.right.item(b"g")), duo.now)
+        duo.say(LEFT, Observed(told))
+
+        assert (RENAME, b"g") not in verbs(duo)
+        duo.settle()
+        assert duo.shape(LEFT) == duo.shape(RIGHT)
+        assert any(t.keep for t in duo.sent())
+
+    def test_that_is_edited_over_there_is_not_renamed(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.right.remove(b"f")
+        duo.right.make(b"f", b"other")
+        duo.session.receive(_said(RIGHT, duo.right.item(b"f")), duo.now)
+        duo.move(LEFT, b"f", b"g")
+
+        assert (RENAME, b"g") not in verbs(duo)
+        duo.assert_rest()
+        assert duo.shape(LEFT) == {b"f": b"other", b"g": b"one"}
+
+    def test_renamed_twice_while_it_waits_is_renamed_once(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.write(LEFT, b"f", b"two")
+        duo.move(LEFT, b"f", b"g")
+        duo.move(LEFT, b"g", b"h")
+        duo.obey(RIGHT)
+
+        (transition,) = duo.transitions(RIGHT)
+        assert (transition.source, transition.path) == (b"f", b"h")
+        duo.assert_rest()
+
+    def test_whose_new_name_is_renamed_over_is_dealt_with_as_gone(self) -> None:
+        duo = Duo({b"f": b"one", b"g": b"two"})
+        duo.left.rename(b"f", b"h")
+        first = duo.left.item(b"h", read=False, moved_from=b"f", flags=META_ONLY)
+        duo.left.rename(b"g", b"h")
+        second = duo.left.item(b"h", read=False, moved_from=b"g", flags=META_ONLY)
+        duo.say(LEFT, Observed([first, Item(b"f", None), second, Item(b"g", None)]))
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"h": b"two"}
+
+    def test_into_a_new_directory_arrives_there(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.make(b"d", None)
+        duo.see(LEFT, b"d")
+        duo.move(LEFT, b"f", b"d/f")
+        assert (PUT, b"d") in verbs(duo)
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"d": None, b"d/f": b"one"}
+
+    def test_waits_for_an_operation_at_its_old_name(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.write(LEFT, b"f", b"two")
+        duo.move(LEFT, b"f", b"g")
+        assert verbs(duo) == [(PUT, b"f")]
+        duo.obey(RIGHT)
+
+        assert verbs(duo) == [(RENAME, b"g")]
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"g": b"two"}
+
+    def test_waits_for_a_writer_over_there(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.right.edit(b"f", mode=0o600)
+        duo.see(RIGHT, b"f", read=False, flags=BUSY | META_ONLY)
+        duo.move(LEFT, b"f", b"g")
+        assert duo.transitions(RIGHT) == []
+        duo.see(RIGHT, b"f")
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"f": b"one", b"g": b"one"}  # it was changed there
+
+    def test_waits_for_room(self, monkeypatch) -> None:
+        monkeypatch.setattr("psync.core.plan.OPS_MAX", 1)
+        duo = Duo({b"f": b"one"})
+        duo.write(LEFT, b"x", b"1")
+        duo.move(LEFT, b"f", b"g")
+        assert verbs(duo) == [(PUT, b"x")]
+        duo.obey(RIGHT)
+
+        assert verbs(duo) == [(RENAME, b"g")]
+        duo.assert_rest()
+
+    def test_waits_until_its_old_directory_is_listed(self) -> None:
+        duo = Duo({b"d/f": b"one", b"d/x": b"1"}, start=False)
+        duo.left.edit(b"d/x", b"2")
+        duo.left.rename(b"d/f", b"g")
+        for side in Side:
+            duo.up(side)
+            duo.say(side, *duo.hands[side].scan())
+        duo.obey(RIGHT)
+        duo.say(LEFT, duo.left.listing(ROOT))
+        assert duo.transitions(RIGHT) == []
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"d": None, b"d/x": b"2", b"g": b"one"}
+
+    def test_that_both_sides_have_renamed_is_agreed_at_once(self) -> None:
+        duo = Duo({b"f": b"one"})
+        for hand in duo.hands:
+            hand.rename(b"f", b"g")
+        for side in Side:
+            hand = duo.hands[side]
+            told = [hand.item(b"g", read=False, moved_from=b"f", flags=META_ONLY), Item(b"f", None)]
+            duo.session.receive(_saw(side, told), duo.now)
+        duo.pump()
+
+        assert duo.transitions(LEFT) == duo.transitions(RIGHT) == []
+        duo.assert_rest()
+
+    def test_that_both_sides_have_renamed_elsewhere_is_kept_at_both(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.rename(b"f", b"g")
+        duo.right.rename(b"f", b"h")
+        for side, name in ((LEFT, b"g"), (RIGHT, b"h")):
+            hand = duo.hands[side]
+            told = [hand.item(name, moved_from=b"f", flags=META_ONLY), Item(b"f", None)]
+            duo.session.receive(_saw(side, told), duo.now)
+        duo.pump()
+
+        duo.assert_rest()
+        assert duo.shape(LEFT) == {b"g": b"one", b"h": b"one"}
+
+    def test_that_cannot_be_renamed_there_is_looked_at(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.move(LEFT, b"f", b"g")
+        duo.reply(RIGHT, CHANGED)
+        assert {path for _, path in duo.looked(RIGHT)} == {b"f", b"g"}
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"g": b"one"}
+
+    def test_with_two_new_names_is_at_both(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.down(LEFT)
+        duo.left.rename(b"f", b"g")
+        duo.left.tree[b"h"], duo.left.content[b"h"] = duo.left.tree[b"g"], b"one"
+        duo.up(LEFT)
+        duo.say(LEFT, *duo.left.scan())
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"g": b"one", b"h": b"one"}
+
+
+class TestHint:
+    @pytest.mark.parametrize(("old", "new"), [(b"x.psync.ignore", b"g"), (b"f", b"f.psync.ignore")])
+    def test_to_or_from_what_is_not_replicated_is_none(self, old: bytes, new: bytes) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.make(b"x.psync.ignore", b"own")
+        duo.left.rename(old, new)
+        told = [duo.left.item(new, moved_from=old), duo.left.item(old)]
+        duo.say(LEFT, Observed(told))
+        for path in [p for p in duo.left.tree if is_ours(p)]:
+            duo.left.remove(path)
+
+        assert all(t.verb != RENAME for t in duo.transitions(RIGHT))
+        duo.assert_rest()
+
+    def test_of_what_is_gone_again_is_none(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.remove(b"f")
+        duo.say(LEFT, Observed([Item(b"g", None, None, b"f"), Item(b"f", None)]))
+
+        assert verbs(duo) == [(DELETE, b"f")]
+        duo.assert_rest()
+
+    def test_of_what_was_never_agreed_is_none(self) -> None:
+        duo = Duo()
+        duo.left.make(b"g", b"one")
+        duo.say(LEFT, Observed([duo.left.item(b"g", moved_from=b"f"), Item(b"f", None)]))
+
+        assert verbs(duo) == [(PUT, b"g")]
+        duo.assert_rest()
+
+    def test_of_another_inode_than_was_agreed_is_none(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.remove(b"f")
+        duo.left.make(b"g", b"two")
+        duo.say(LEFT, Observed([duo.left.item(b"g", moved_from=b"f"), Item(b"f", None)]))
+
+        assert all(verb != RENAME for verb, _ in verbs(duo))
+        duo.assert_rest()
+
+    def test_of_a_new_directory_has_it_listed(self) -> None:
+        duo = Duo()
+        duo.left.make(b"e", None)
+        duo.left.make(b"e/f", b"one")
+        duo.say(LEFT, Observed([duo.left.item(b"e", moved_from=b"d"), Item(b"d", None)]))
+
+        assert duo.listed(LEFT) == [b"e"]
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"e": None, b"e/f": b"one"}
+
+    def test_that_comes_late_has_both_directories_listed(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.left.rename(b"d", b"n")
+        duo.left.make(b"d", None)
+        duo.left.make(b"d/x", b"1")
+        duo.see(LEFT, b"d")
+        duo.say(LEFT, Observed([duo.left.item(b"n", moved_from=b"d")]))
+        assert sorted(duo.listed(LEFT)) == [b"d", b"n"]
+
+        duo.assert_rest()
+        assert sorted(duo.shape(RIGHT)) == [b"d", b"d/x", b"n", b"n/f"]
+
+    def test_of_a_directory_into_itself_is_none(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        entry = duo.left.tree[b"d"]
+        duo.say(LEFT, Observed([Item(b"d/e", entry, None, b"d", META_ONLY)]))
+        duo.left.inbox.clear()
+
+        assert all(t.verb != RENAME for t in duo.transitions(RIGHT))
+
+
+class TestDirectory:
+    AGREED = ((b"d/e/f", b"one"), (b"d/g", b"two"))
+
+    @pytest.fixture
+    def duo(self) -> Duo:
+        return Duo(dict(self.AGREED))
+
+    def test_is_renamed_with_all_that_is_in_it(self, duo: Duo) -> None:
+        duo.move(LEFT, b"d", b"n")
+
+        assert verbs(duo) == [(RENAME, b"n")]
+        duo.assert_rest()
+        assert duo.shape(RIGHT)[b"n/e/f"] == b"one"
+        assert duo.listed(LEFT) == []
+        assert len(duo.sent()) == 1
+
+    def test_keeps_what_the_target_has_changed_of_it_meanwhile(self, duo: Duo) -> None:
+        duo.move(LEFT, b"d", b"n")
+        duo.right.edit(b"d", mode=0o700)
+        duo.see(RIGHT, b"d")
+
+        duo.assert_rest()
+        assert duo.left.tree[b"n"].mode == 0o700
+
+    def test_takes_news_in_it_along(self, duo: Duo) -> None:
+        duo.write(LEFT, b"x", b"1")  # under way meanwhile
+        duo.right.edit(b"d/g", b"half")
+        duo.see(RIGHT, b"d/g", read=False, flags=BUSY)
+        duo.left.edit(b"d/e/f", b"half")
+        duo.see(LEFT, b"d/e/f", read=False, flags=BUSY)
+        duo.move(LEFT, b"d", b"n")
+        duo.obey(RIGHT)
+        duo.see(LEFT, b"n/e/f")
+        duo.see(RIGHT, b"n/g")
+
+        duo.assert_rest()
+        assert duo.shape(LEFT)[b"n/e/f"] == b"half"
+        assert duo.shape(LEFT)[b"n/g"] == b"half"
+
+    def test_waits_for_operations_in_it(self, duo: Duo) -> None:
+        duo.write(LEFT, b"d/g", b"new")
+        duo.move(LEFT, b"d", b"n")
+        assert verbs(duo) == [(PUT, b"d/g")]
+        duo.obey(RIGHT)
+
+        assert verbs(duo) == [(RENAME, b"n")]
+        duo.assert_rest()
+
+    def test_waits_for_no_transfer(self, duo: Duo) -> None:
+        duo.write(LEFT, b"d/g", b"more than is sent in a frame")
+        (transfer,) = duo.transfers()
+        duo.move(LEFT, b"d", b"n")
+
+        assert duo.listed(LEFT) == [b"n"]  # it is dealt with as gone and new
+        duo.obey(LEFT)
+        duo.receive(Transferred(transfer.op, b"", torn=True))
+        duo.run()
+        for transfer in duo.transfers()[1:]:
+            duo.receive(Transferred(transfer.op, b"1/3"))
+        duo.settle()
+        assert sorted(duo.shape(RIGHT)) == [b"n", b"n/e", b"n/e/f", b"n/g"]
+
+    def test_waits_for_no_operation_of_its_own_side(self, duo: Duo) -> None:
+        duo.write(RIGHT, b"d/g", b"new")
+        duo.left.rename(b"d", b"n")
+        told = [
+            duo.left.item(b"n", moved_from=b"d", flags=META_ONLY),
+            Item(b"d", None),
+        ]
+        duo.say(LEFT, Observed(told))
+        assert duo.listed(LEFT) == [b"n"]
+        (batch,) = duo.asked(LEFT, Apply)
+        duo.left.inbox.remove(batch)
+        duo.say(LEFT, Results(batch.batch, [Outcome(batch.transitions[0].op, CHANGED, None)]))
+
+        duo.settle()
+        assert duo.shape(LEFT) == duo.shape(RIGHT)
+        assert duo.shape(LEFT)[b"n/e/f"] == b"one"
+
+    def test_is_one_at_a_time(self) -> None:
+        duo = Duo({b"a/f": b"one", b"b/f": b"two"})
+        duo.move(LEFT, b"a", b"x")
+        duo.move(RIGHT, b"b", b"y")
+        assert verbs(duo) == [(RENAME, b"x")]
+        assert duo.listed(RIGHT) == [b"y"]
+
+        duo.assert_rest()
+        assert sorted(duo.shape(LEFT)) == [b"x", b"x/f", b"y", b"y/f"]
+
+    def test_into_a_directory_being_made_waits_for_it(self, duo: Duo) -> None:
+        duo.left.make(b"n", None)
+        duo.see(LEFT, b"n")
+        duo.move(LEFT, b"d", b"n/d")
+        assert verbs(duo) == [(PUT, b"n")]
+        duo.obey(RIGHT)
+
+        assert verbs(duo) == [(RENAME, b"n/d")]
+        duo.assert_rest()
+
+    def test_into_a_directory_nobody_makes_is_given_up(self, duo: Duo) -> None:
+        duo.left.make(b"n", None)
+        duo.move(LEFT, b"d", b"n/d")
+        assert duo.listed(LEFT) == [b"n/d"]
+        duo.see(LEFT, b"n")
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT)[b"n/d/e/f"] == b"one"
+
+    def test_that_was_listed_anew_at_its_old_name_is_given_up(self, duo: Duo) -> None:
+        duo.left.rename(b"d", b"n")
+        duo.left.make(b"d", None)
+        duo.left.make(b"d/new", b"x")
+        told = [
+            duo.left.item(b"n", moved_from=b"d", flags=META_ONLY),
+            duo.left.item(b"d"),
+            duo.left.item(b"d/new"),
+        ]
+        duo.say(LEFT, Observed(told))
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT)[b"n/e/f"] == b"one"
+        assert duo.shape(RIGHT)[b"d/new"] == b"x"
+
+    def test_that_was_edited_over_there_is_given_up(self, duo: Duo) -> None:
+        duo.right.remove(b"d")
+        duo.right.make(b"d", b"a file")
+        duo.session.receive(_saw(RIGHT, [duo.right.item(b"d")]), duo.now)
+        duo.move(LEFT, b"d", b"n")
+
+        duo.settle()
+        assert duo.shape(LEFT) == duo.shape(RIGHT)
+        assert duo.shape(LEFT)[b"n/e/f"] == b"one"
+
+    def test_over_a_directory_is_given_up(self, duo: Duo) -> None:
+        duo.right.make(b"n", None)
+        duo.right.make(b"n/x", b"1")
+        duo.session.receive(_saw(RIGHT, [duo.right.item(b"n"), duo.right.item(b"n/x")]), duo.now)
+        duo.move(LEFT, b"d", b"n")
+
+        duo.settle()
+        assert duo.shape(LEFT) == duo.shape(RIGHT)
+        assert sorted(duo.shape(LEFT)) == [b"n", b"n/e", b"n/e/f", b"n/g", b"n/x"]
+
+    def test_that_both_sides_have_renamed_is_agreed_at_once(self, duo: Duo) -> None:
+        for hand in duo.hands:
+            hand.rename(b"d", b"n")
+        for side in Side:
+            hand = duo.hands[side]
+            told = [hand.item(b"n", moved_from=b"d", flags=META_ONLY), Item(b"d", None)]
+            duo.session.receive(_saw(side, told), duo.now)
+        duo.pump()
+
+        duo.assert_rest()
+        assert [t.verb for t in duo.sent()] == []
+
+    def test_that_was_found_renamed_is_renamed(self, duo: Duo) -> None:
+        duo.down(LEFT)
+        duo.left.rename(b"d", b"n")
+        duo.left.edit(b"n/g", b"new")
+        duo.up(LEFT)
+        duo.say(LEFT, *duo.left.scan())
+        duo.obey(LEFT)
+        duo.obey(LEFT)
+
+        assert verbs(duo) == [(RENAME, b"n")]
+        duo.assert_rest()
+        assert duo.shape(RIGHT)[b"n/g"] == b"new"
+
+    def test_that_was_found_renamed_and_is_not_to_be_is_listed(self, duo: Duo) -> None:
+        duo.down(LEFT)
+        duo.left.rename(b"d", b"n")
+        duo.up(LEFT)
+        duo.say(LEFT, *duo.left.scan())
+        while not duo.transitions(RIGHT):
+            duo.obey(LEFT)
+        duo.reply(RIGHT, CHANGED)
+
+        duo.settle()
+        assert duo.shape(LEFT) == duo.shape(RIGHT)
+        assert duo.shape(LEFT)[b"n/e/f"] == b"one"
+
+    def test_that_cannot_be_renamed_there_is_looked_at(self, duo: Duo) -> None:
+        duo.move(LEFT, b"d", b"n")
+        duo.reply(RIGHT, CHANGED)
+
+        assert duo.listed(LEFT) == [b"n"]
+        assert {path for _, path in duo.looked(RIGHT)} == {b"d", b"n"}
+        duo.assert_rest()
+        assert duo.shape(RIGHT)[b"n/e/f"] == b"one"
+
+    def test_out_of_a_directory_that_is_renamed_next(self, duo: Duo) -> None:
+        duo.left.rename(b"d/g", b"g")
+        first = duo.left.item(b"g", read=False, moved_from=b"d/g", flags=META_ONLY)
+        duo.left.rename(b"d", b"n")
+        second = duo.left.item(b"n", moved_from=b"d", flags=META_ONLY)
+        duo.say(LEFT, Observed([first, Item(b"d/g", None), second, Item(b"d", None)]))
+
+        duo.assert_rest()
+        assert sorted(duo.shape(RIGHT)) == [b"g", b"n", b"n/e", b"n/e/f"]
+
+    def test_waits_for_room(self, duo: Duo, monkeypatch) -> None:
+        monkeypatch.setattr("psync.core.plan.OPS_MAX", 1)
+        duo.write(LEFT, b"x", b"1")
+        duo.move(LEFT, b"d", b"n")
+        assert verbs(duo) == [(PUT, b"x")]
+        duo.obey(RIGHT)
+
+        assert verbs(duo) == [(RENAME, b"n")]
+        duo.assert_rest()
+
+    def test_before_its_directory_is_listed_is_given_up(self, duo: Duo) -> None:
+        duo.down(LEFT)
+        duo.left.edit(b"d", mtime_ns=3)
+        duo.up(LEFT)
+        duo.say(LEFT, *duo.left.scan())
+        assert b"d" in duo.listed(LEFT)
+        duo.left.rename(b"d/e", b"n")
+        told = [duo.left.item(b"n", moved_from=b"d/e", flags=META_ONLY), Item(b"d/e", None)]
+        duo.say(LEFT, Observed(told))
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT)[b"n/f"] == b"one"
+
+
+class TestLostLink:
+    def test_leaves_a_files_rename_to_be_decided_anew(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.move(LEFT, b"f", b"g")
+        duo.down(RIGHT)
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"g": b"one"}
+
+    def test_finds_a_files_rename_done(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.move(LEFT, b"f", b"g")
+        duo.right.rename(b"f", b"g")
+        duo.down(RIGHT)
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        assert len(duo.sent()) == 1
+
+    def test_lets_talk_go_on_that_waits_for_a_rename(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.move(LEFT, b"d", b"e")
+        duo.write(LEFT, b"x", b"1")
+        duo.down(RIGHT)
+        assert b"e" not in duo.left.inbox
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"e": None, b"e/f": b"one", b"x": b"1"}
+
+    @pytest.mark.parametrize("done", [False, True])
+    def test_of_the_other_side_leaves_a_directorys_rename_to_be_found(self, done: bool) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.move(LEFT, b"d", b"e")
+        sent = duo.asked(RIGHT, Apply)
+        duo.down(LEFT)
+        duo.right.inbox = sent if done else []
+        if done:
+            duo.obey(RIGHT)
+        else:
+            duo.down(RIGHT)
+            duo.up(RIGHT)
+            duo.say(RIGHT, *duo.right.scan())
+        duo.up(LEFT)
+        duo.say(LEFT, *duo.left.scan())
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"e": None, b"e/f": b"one"}
+
+
+def test_results_that_bring_nothing_are_a_failure() -> None:
+    duo = Duo({b"d/f": b"one"})
+    duo.move(LEFT, b"d", b"e")
+    (batch,) = duo.asked(RIGHT, Apply)
+    duo.right.inbox.remove(batch)
+    duo.say(RIGHT, Results(batch.batch, [Outcome(batch.transitions[0].op, APPLIED, None)]))
+
+    assert duo.listed(LEFT) == [b"e"]
+    duo.assert_rest()
+
+
+class TestWriters:
+    def test_in_a_directory_whose_rename_is_given_up_are_forgotten(self) -> None:
+        duo = Duo({b"d/f": b"one", b"d/g": b"two"})
+        duo.see(LEFT, b"d/g", read=False, flags=BUSY)
+        duo.left.edit(b"d/g", b"half")
+        duo.see(LEFT, b"d/g", read=False, flags=BUSY)
+        duo.write(LEFT, b"d/f", b"?" * 20)
+        duo.move(LEFT, b"d", b"n")
+        assert duo.session.remains()["busy"] == 0
+        for transfer in duo.transfers():
+            duo.receive(Transferred(transfer.op, b"", torn=True))
+        duo.run()
+        for transfer in duo.transfers()[1:]:
+            duo.receive(Transferred(transfer.op, b"1/3"))
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"n": None, b"n/f": b"?" * 20, b"n/g": b"half"}
+
+    def test_in_what_a_renamed_directory_replaces_are_forgotten(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.move(LEFT, b"d", b"n")
+        entry = duo.right.tree[b"d/f"]._replace(ino=77)
+        duo.say(RIGHT, Observed([Item(b"n/x", entry, None, b"", BUSY)]))
+        assert duo.session.remains()["busy"] == 1
+        duo.obey(RIGHT, Apply)
+
+        assert duo.session.remains()["busy"] == 0
+        duo.assert_rest()

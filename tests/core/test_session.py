@@ -1,0 +1,1126 @@
+"""How a session stands, how its sides come and go, and what it keeps itself from doing.
+
+`Duo` is what the tests of the session's parts play with: a session, and for each side a
+`Hand` that does what an agent would do when told to, or what a test makes it say instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from psync.core.archive import Archive
+from psync.core.entry import (
+    ROOT,
+    Entry,
+    Kind,
+    Side,
+    ancestors,
+    below_or_at,
+    content_digest,
+    directory_digest,
+    parent,
+    split,
+)
+from psync.core.events import Command, Intend, Intent, Limits, Note, Send, State, Transfer
+from psync.core.reconcile import agree
+from psync.core.replica import Link
+from psync.core.session import (
+    STATES,
+    Event,
+    Paused,
+    Resumed,
+    Retry,
+    Said,
+    Session,
+    SideDown,
+    SideUp,
+)
+from psync.wire import (
+    APPLIED,
+    CHANGED,
+    DELETE,
+    FAILED,
+    META,
+    META_ONLY,
+    NO_PARENT,
+    NOT_EMPTY,
+    PUT,
+    RENAME,
+    RMDIR,
+    Apply,
+    Credit,
+    Digests,
+    Item,
+    List_,
+    Listing,
+    Look,
+    Message,
+    Observed,
+    Rescan,
+    Results,
+    Scanned,
+    Transition,
+)
+from psync.wire import Outcome as OutcomeOf
+from tests.support.replica import directory, file
+from tests.support.rows import MemoryRows
+
+LEFT, RIGHT = Side.LEFT, Side.RIGHT
+TINY = Limits(inline_max=8)  # a file of more bytes is transferred
+
+Tree = dict[bytes, "bytes | Entry | None"]
+
+
+class Hand:
+    """One side: what is there, and the answers that an honest agent gives.
+
+    Attributes:
+        tree: what is there; digests are not, they are what a read brings.
+        content: the bytes of the files.
+        inbox: what it was sent and has not answered.
+    """
+
+    def __init__(self, side: Side) -> None:
+        self.side = side
+        self.tree: dict[bytes, Entry] = {}
+        self.content: dict[bytes, bytes] = {}
+        self.inbox: list[Message] = []
+        self.generation = 0
+        self._ino = 1000 * (side + 1)
+        self._ctime = 0
+
+    # --- what users do -------------------------------------------------------------------
+
+    def make(self, path: bytes, what: bytes | Entry | None, **fields: Any) -> Entry:
+        """Let something be at a path anew: a file's bytes, None for a directory, or an entry."""
+        self._ino += 1
+        entry = what if isinstance(what, Entry) else directory() if what is None else file(what)
+        if isinstance(what, bytes):
+            self.content[path] = what
+        return self._at(path, entry._replace(ino=self._ino, **fields))
+
+    def edit(self, path: bytes, content: bytes | None = None, **fields: Any) -> Entry:
+        """Change what is there in its place."""
+        entry = self.tree[path]._replace(**fields)
+        if content is not None:
+            self.content[path] = content
+            entry = entry._replace(size=len(content))
+        return self._at(path, entry)
+
+    def remove(self, path: bytes) -> None:
+        """Let nothing be there, nor below."""
+        for each in [p for p in self.tree if below_or_at(p, path)]:
+            del self.tree[each]
+            self.content.pop(each, None)
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        self.remove(new)
+        for each in [p for p in self.tree if below_or_at(p, old)]:
+            path = new + each[len(old) :]
+            self.tree[path] = self.tree.pop(each)
+            if each in self.content:
+                self.content[path] = self.content.pop(each)
+        self._at(new, self.tree[new])
+
+    def _at(self, path: bytes, entry: Entry) -> Entry:
+        self._ctime += 1
+        ctime = 0 if entry.kind == Kind.DIRECTORY else self._ctime
+        self.tree[path] = entry._replace(digest=b"", ctime_ns=ctime)
+        return self.tree[path]
+
+    # --- what an agent says --------------------------------------------------------------
+
+    def item(self, path: bytes, *, read: bool = True, moved_from: bytes = b"", flags: int = 0):
+        entry, content = self.tree.get(path), None
+        if read and path in self.content:
+            content = self.content[path]
+            entry = self.digested(path)
+        return Item(path, entry, content, moved_from, flags)
+
+    def digested(self, path: bytes) -> Entry:
+        return self.tree[path]._replace(digest=content_digest(self.content[path]))
+
+    def children(self, path: bytes) -> list[tuple[bytes, Entry]]:
+        found = [(split(p)[1], e) for p, e in self.tree.items() if p and parent(p) == path]
+        return sorted(found)
+
+    def listing(self, path: bytes) -> Listing:
+        own = directory() if path == ROOT else self.tree.get(path)
+        if own is None or own.kind != Kind.DIRECTORY:
+            return Listing(path, None, b"", None, [])
+        return Listing(path, own, b"", None, [Item(n, e) for n, e in self.children(path)])
+
+    def scan(self) -> list[Message]:
+        self.generation += 1
+        directories = [ROOT, *sorted(p for p, e in self.tree.items() if e.kind == Kind.DIRECTORY)]
+        digests = [
+            (path, directory_digest(self.tree.get(path, directory()), self.children(path)))
+            for path in directories
+        ]
+        return [
+            Digests(self.generation, digests),
+            Scanned(self.generation, len(digests), len(self.tree)),
+        ]
+
+    def answers(self, message: Message) -> list[Message]:
+        if isinstance(message, List_):
+            return [self.listing(path) for path in message.paths]
+        if isinstance(message, Look):
+            return [Observed([self.look(path, message.want) for path in message.paths])]
+        if isinstance(message, Apply):
+            return [Results(message.batch, [self.apply(each) for each in message.transitions])]
+        if isinstance(message, Rescan):
+            return self.scan()
+        assert isinstance(message, Credit)
+        return []
+
+    def look(self, path: bytes, want: int) -> Item:
+        if want == 2 and path in self.content:
+            return Item(path, self.digested(path))
+        return self.item(path, read=want == 1)
+
+    def apply(self, transition: Transition) -> OutcomeOf:
+        """Do it if everything is as expected; a test that wants another answer gives it itself."""
+        op, verb, path, _, wanted = transition[:5]
+        refused = self._refusal(transition)
+        if refused is not None:
+            return OutcomeOf(op, refused, self.tree.get(path))
+        if verb in (DELETE, RMDIR):
+            self.remove(path)
+            return OutcomeOf(op, APPLIED, None)
+        assert wanted is not None
+        if verb == RENAME:
+            self.rename(transition.source, path)
+            return OutcomeOf(op, APPLIED, self.tree[path])
+        if verb == META or (wanted.kind == Kind.DIRECTORY and self.is_directory(path)):
+            taken = {f: getattr(wanted, f) for f in ("mode", "uid", "gid", "mtime_ns")}
+            return OutcomeOf(op, APPLIED, self.edit(path, **taken))
+        assert verb == PUT
+        self.remove(path)
+        if wanted.kind == Kind.FILE:
+            staged = transition.content is None
+            self.content[path] = b"?" * wanted.size if staged else transition.content
+        return OutcomeOf(op, APPLIED, self.make(path, wanted)._replace(digest=wanted.digest))
+
+    def _refusal(self, transition: Transition) -> int | None:
+        verb, path, expected = transition.verb, transition.path, transition.expected
+        if verb == RENAME:
+            if not _is(self.tree.get(transition.source), transition.source_expected):
+                return CHANGED
+        if parent(path) and not self.is_directory(parent(path)):
+            return NO_PARENT
+        if not _is(self.tree.get(path), expected) and not (
+            verb == PUT and expected is None and self.is_directory(path)
+        ):
+            return CHANGED
+        return NOT_EMPTY if verb == RMDIR and self.children(path) else None
+
+    def is_directory(self, path: bytes) -> bool:
+        entry = self.tree.get(path)
+        return entry is not None and entry.kind == Kind.DIRECTORY
+
+
+def _is(there: Entry | None, expected: Entry | None) -> bool:
+    if there is None or expected is None:
+        return there is expected
+    return there.same_identity(expected)
+
+
+class Duo:
+    """A session between two hands; time passes only when told to.
+
+    Args:
+        agreed: what both sides hold and have agreed on; directories above are made.
+        limits: the session's.
+        start: bring both sides up and compare them.
+        options: the session's.
+    """
+
+    def __init__(
+        self,
+        agreed: Tree | None = None,
+        limits: Limits = TINY,
+        *,
+        start: bool = True,
+        **options: Any,
+    ) -> None:
+        self.now = 1000.0
+        self.rows = MemoryRows()
+        self.archive = Archive(self.rows)
+        self.hands = (Hand(LEFT), Hand(RIGHT))
+        self.left, self.right = self.hands
+        self.commands: list[Command] = []
+        for path, what in (agreed or {}).items():
+            for above in reversed([p for p in ancestors(path) if p]):
+                if self.archive.get(above) is None:
+                    self._agree(above, None)
+            self._agree(path, what)
+        self.session = Session(self.archive, limits, **options)
+        if start:
+            self.start()
+
+    def _agree(self, path: bytes, what: bytes | Entry | None) -> None:
+        left, right = (hand.make(path, what) for hand in self.hands)
+        wanted = left._replace(digest=content_digest(what) if isinstance(what, bytes) else b"")
+        self.archive.put(path, agree(wanted, left, right))
+
+    # --- driving -------------------------------------------------------------------------
+
+    def receive(self, *events: Event) -> None:
+        for event in events:
+            self.session.receive(event, self.now)
+        self.pump()
+
+    def pump(self) -> None:
+        for command in self.session.commands(self.now):
+            self.commands.append(command)
+            if isinstance(command, Send):
+                self.hands[command.side].inbox.append(command.message)
+
+    def wait(self) -> None:
+        """Let the time come that the session waits for."""
+        deadline = self.session.deadline()
+        assert deadline is not None
+        self.now = max(self.now, deadline)
+        self.pump()
+
+    def up(self, side: Side, *, rebooted: bool = False) -> None:
+        self.hands[side].inbox.clear()
+        self.hands[side].generation = 0
+        self.receive(SideUp(side, rebooted))
+
+    def down(self, side: Side) -> None:
+        self.hands[side].inbox.clear()
+        self.receive(SideDown(side))
+
+    def start(self) -> None:
+        for side in Side:
+            self.up(side)
+            self.say(side, *self.hands[side].scan())
+        self.run()
+
+    def say(self, side: Side, *messages: Message) -> None:
+        self.receive(*(Said(side, message) for message in messages))
+
+    def see(self, side: Side, *paths: bytes, **how: Any) -> None:
+        """Let an agent tell what is at paths now."""
+        self.say(side, Observed([self.hands[side].item(path, **how) for path in paths]))
+
+    def obey(self, side: Side, *kinds: type) -> None:
+        """Let an agent answer what it has been sent, all of it or of some kinds."""
+        hand = self.hands[side]
+        inbox = [m for m in hand.inbox if not kinds or isinstance(m, kinds)]
+        hand.inbox = [m for m in hand.inbox if m not in inbox]
+        for message in inbox:
+            self.say(side, *hand.answers(message))
+
+    def do_unheard(self) -> None:
+        """Let the agents do everything that they have been sent, and say nothing."""
+        for hand in self.hands:
+            for message in hand.inbox:
+                hand.answers(message)
+            hand.inbox.clear()
+
+    def run(self) -> None:
+        """Let both agents answer until they are asked nothing more."""
+        for _ in range(1000):
+            if not any(hand.inbox for hand in self.hands):
+                return
+            for side in Side:
+                self.obey(side)
+        raise AssertionError("it never comes to rest")
+
+    def run_until(self, side: Side, kind: type) -> None:
+        """Let both agents answer until one is sent a message of a kind."""
+        for _ in range(1000):
+            if self.asked(side, kind):
+                return
+            for each in Side:
+                self.obey(each, List_, Look)
+        raise AssertionError("it never comes")
+
+    def settle(self) -> None:
+        """Let everything happen that will happen by itself."""
+        self.run()
+        for _ in range(100):
+            if self.session.deadline() is None:
+                return
+            self.wait()
+            self.run()
+        raise AssertionError("its problems do not go away")
+
+    def reply(self, side: Side, status: int, message: str = "", kept: bytes = b"") -> None:
+        """Let an agent do nothing of the next batch, and say why."""
+        hand = self.hands[side]
+        batch = next(m for m in hand.inbox if isinstance(m, Apply))
+        hand.inbox.remove(batch)
+        outcomes = [
+            OutcomeOf(t.op, status, hand.tree.get(t.path), message, kept) for t in batch.transitions
+        ]
+        self.say(side, Results(batch.batch, outcomes))
+
+    # --- what users do, told at once -------------------------------------------------------
+
+    def write(self, side: Side, path: bytes, content: bytes, **fields: Any) -> None:
+        if path in self.hands[side].tree:
+            self.hands[side].edit(path, content, **fields)
+        else:
+            self.hands[side].make(path, content, **fields)
+        self.see(side, path)
+
+    def delete(self, side: Side, path: bytes) -> None:
+        self.hands[side].remove(path)
+        self.see(side, path)
+
+    def move(self, side: Side, old: bytes, new: bytes, flags: int = META_ONLY) -> None:
+        hand = self.hands[side]
+        hand.rename(old, new)
+        told = [hand.item(new, read=False, moved_from=old, flags=flags), hand.item(old)]
+        self.say(side, Observed(told))
+
+    # --- what came of it -------------------------------------------------------------------
+
+    def asked(self, side: Side, kind: type) -> list[Any]:
+        """The messages of a kind that a side has not answered."""
+        return [m for m in self.hands[side].inbox if isinstance(m, kind)]
+
+    def transitions(self, side: Side) -> list[Transition]:
+        return [t for batch in self.asked(side, Apply) for t in batch.transitions]
+
+    def sent(self) -> list[Transition]:
+        """All transitions that were ever sent."""
+        messages = [c.message for c in self.commands if isinstance(c, Send)]
+        return [
+            t for message in messages if isinstance(message, Apply) for t in message.transitions
+        ]
+
+    def listed(self, side: Side) -> list[bytes]:
+        return [path for message in self.asked(side, List_) for path in message.paths]
+
+    def looked(self, side: Side) -> list[tuple[int, bytes]]:
+        return [(m.want, path) for m in self.asked(side, Look) for path in m.paths]
+
+    def transfers(self) -> list[Transfer]:
+        return [c for c in self.commands if isinstance(c, Transfer)]
+
+    def notes(self, event: str) -> list[Note]:
+        return [c for c in self.commands if isinstance(c, Note) and c.event == event]
+
+    def log(self) -> list[Intend]:
+        """What a later start is given."""
+        return [c for c in self.commands if isinstance(c, Intend)]
+
+    def intents(self) -> list[Intent]:
+        return [i for c in self.commands if isinstance(c, Intend) for i in c.intents]
+
+    def shape(self, side: Side) -> Tree:
+        """What users see: the bytes of files, None for directories, else what a link says."""
+        hand = self.hands[side]
+        return {
+            path: hand.content.get(path, None if e.kind == Kind.DIRECTORY else e.target)
+            for path, e in sorted(hand.tree.items())
+        }
+
+    def assert_rest(self) -> None:
+        """Both sides hold the same, it is agreed, and nothing is kept in memory."""
+        self.settle()
+
+        assert self.shape(LEFT) == self.shape(RIGHT)
+        assert {k: v for k, v in self.session.remains().items() if v} == {}
+        for path, entry in self.left.tree.items():
+            base = self.archive.get(path)
+            assert base is not None
+            assert (base.left_ino, base.right_ino) == (entry.ino, self.right.tree[path].ino)
+        assert self.archive.count == len(self.left.tree)
+
+
+class TestState:
+    @pytest.mark.parametrize("low", Link)
+    @pytest.mark.parametrize("high", Link)
+    def test_is_in_the_table_for_all_pairs_of_links(self, low: Link, high: Link) -> None:
+        assert ((low, high) in STATES) == (low <= high)
+
+    def test_follows_the_sides(self) -> None:
+        duo = Duo(start=False)
+        states = [duo.session.state]
+        for event in (SideUp(LEFT), SideDown(LEFT), SideUp(LEFT), SideUp(RIGHT)):
+            duo.receive(event)
+            states.append(duo.session.state)
+
+        assert states == [
+            State.STARTING,
+            State.STARTING,
+            State.DISCONNECTED,
+            State.STARTING,
+            State.SCANNING,
+        ]
+
+    def test_is_scanning_until_what_was_found_is_listed(self) -> None:
+        duo = Duo(start=False)
+        for side in Side:
+            duo.up(side)
+            duo.say(side, *duo.hands[side].scan())
+
+        assert duo.session.state is State.SCANNING
+        assert duo.session.status()["pending"] == 2
+
+        duo.run()
+
+        assert duo.session.state is State.WATCHING
+
+    def test_is_disconnected_while_a_side_is_down(self) -> None:
+        duo = Duo({b"f": b"one"})
+
+        duo.down(RIGHT)
+        duo.write(LEFT, b"f", b"two")
+
+        assert duo.session.state is State.DISCONNECTED
+        assert duo.session.deadline() is None
+        assert not duo.session.is_ready(RIGHT)
+        assert not duo.right.inbox
+
+    def test_of_everything_is_plain_values(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+
+        assert duo.session.status() == {
+            "state": "watching",
+            "pending": 0,
+            "conflicts": 0,
+            "problems": 0,
+            "agreed": 2,
+            "halted": "",
+        }
+        assert duo.session.is_ready(LEFT)
+        assert duo.session.entries(LEFT) == 2
+        assert duo.session.in_flight() == Intend([], [])
+
+
+class TestSides:
+    def test_that_hold_what_was_agreed_are_asked_for_the_root_only(self) -> None:
+        duo = Duo({b"d/e/f": b"one"}, start=False)
+        for side in Side:
+            duo.up(side)
+            duo.say(side, *duo.hands[side].scan())
+
+        assert duo.listed(LEFT) == duo.listed(RIGHT) == [ROOT]
+        duo.assert_rest()
+
+    def test_that_differ_are_asked_for_the_directories_that_do(self) -> None:
+        duo = Duo({b"a/f": b"one", b"b/f": b"one"}, start=False)
+        duo.left.edit(b"b/f", b"two")
+        for side in Side:
+            duo.up(side)
+            duo.say(side, *duo.hands[side].scan())
+
+        assert duo.listed(LEFT) == [ROOT, b"b"]
+        assert duo.listed(RIGHT) == [ROOT]
+        duo.assert_rest()
+        assert duo.right.content[b"b/f"] == b"two"
+
+    def test_meet_for_the_first_time_and_hold_the_same(self) -> None:
+        duo = Duo(start=False)
+        for hand in duo.hands:
+            hand.make(b"d", None)
+            hand.make(b"d/f", b"one")
+        assert not duo.session.met
+        duo.start()
+
+        duo.assert_rest()
+        assert duo.session.met
+        assert duo.session.applied == [0, 0]  # equal size and time: equal
+
+    def test_that_met_before_are_compared_by_digest(self) -> None:
+        duo = Duo(start=False, met=True)
+        duo.left.make(b"f", b"one")
+        duo.right.make(b"f", b"two")
+        for side in Side:
+            duo.up(side)
+            duo.say(side, *duo.hands[side].scan())
+        for side in Side:
+            duo.obey(side)
+
+        assert duo.looked(LEFT) == duo.looked(RIGHT) == [(2, b"f")]
+        duo.run()
+        assert duo.shape(LEFT) == duo.shape(RIGHT)
+        assert duo.session.applied == [0, 1]
+
+    def test_are_asked_again_when_they_come_back(self) -> None:
+        duo = Duo({b"f": b"one", b"g": b"one"})
+        duo.down(RIGHT)
+        duo.write(LEFT, b"f", b"two")
+        duo.right.edit(b"g", b"six")
+        duo.up(RIGHT)
+        assert duo.session.state is State.SCANNING
+        duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        assert duo.shape(LEFT) == {b"f": b"two", b"g": b"six"}
+
+    def test_take_back_what_waited_for_room_when_one_goes(self, monkeypatch) -> None:
+        monkeypatch.setattr("psync.core.plan.OPS_MAX", 1)
+        duo = Duo()
+        duo.write(LEFT, b"a", b"1")
+        duo.write(LEFT, b"b", b"2")
+        assert [t.path for t in duo.transitions(RIGHT)] == [b"a"]
+
+        duo.down(RIGHT)
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"a": b"1", b"b": b"2"}
+
+    def test_keep_news_that_waits_for_room_in_its_order(self, monkeypatch) -> None:
+        monkeypatch.setattr("psync.core.plan.OPS_MAX", 1)
+        duo = Duo()
+        for name in (b"a", b"b", b"c"):
+            duo.write(LEFT, name, name)
+        order = []
+        while duo.right.inbox:
+            order += [t.path for t in duo.transitions(RIGHT)]
+            duo.obey(RIGHT)
+
+        assert order == [b"a", b"b", b"c"]
+        duo.assert_rest()
+
+    def test_are_not_listed_on_while_there_is_too_much_news(self, monkeypatch) -> None:
+        duo = Duo({b"d/f": b"one"}, start=False)
+        duo.left.edit(b"d/f", b"two")
+        for side in Side:
+            duo.up(side)
+            duo.say(side, *duo.hands[side].scan())
+        monkeypatch.setattr("psync.core.session._BACKLOG_MAX", 0)
+        asked = duo.listed(LEFT)
+        duo.obey(LEFT)
+
+        assert asked == [ROOT, b"d"]
+        assert duo.listed(LEFT) == []
+
+
+class TestReboot:
+    def test_takes_the_archive_back_and_scans_the_other_side_anew(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.archive.freeze()
+        duo.archive.commit()
+        duo.write(LEFT, b"new", b"two")
+        duo.run()
+        assert duo.archive.get(b"new") is not None
+
+        duo.down(RIGHT)
+        duo.right.remove(b"new")  # the power failed, and it had not been written
+        duo.up(RIGHT, rebooted=True)
+
+        assert duo.archive.get(b"new") is None
+        assert duo.asked(LEFT, Rescan) == [Rescan()]
+        duo.say(RIGHT, *duo.right.scan())
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"f": b"one", b"new": b"two"}
+
+    def test_asks_nothing_of_a_side_that_is_not_there(self) -> None:
+        duo = Duo(start=False)
+
+        duo.up(RIGHT, rebooted=True)
+
+        assert duo.left.inbox == []
+
+    def test_voids_what_is_under_way_to_the_other_side(self) -> None:
+        duo = Duo()
+        duo.write(RIGHT, b"f", b"one")
+        assert [t.path for t in duo.transitions(LEFT)] == [b"f"]
+        duo.down(RIGHT)
+        duo.right.remove(b"f")
+        sent = duo.left.inbox
+        duo.up(RIGHT, rebooted=True)
+        duo.left.inbox = [m for m in sent if m not in duo.left.inbox] + duo.left.inbox
+        assert duo.session.in_flight() == Intend([], [])
+        duo.obey(LEFT)
+
+        assert duo.archive.get(b"f") is None  # applied, and still no proof of the other side
+        duo.say(RIGHT, *duo.right.scan())
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"f": b"one"}
+
+
+class TestGuard:
+    def scanned(self, left: int, limits: Limits) -> Duo:
+        duo = Duo({b"%d" % i: b"x" for i in range(4)}, limits, start=False)
+        for name in list(duo.left.tree)[left:]:
+            duo.left.remove(name)
+        for side in Side:
+            duo.up(side)
+            duo.say(side, *duo.hands[side].scan())
+        return duo
+
+    @pytest.mark.parametrize(
+        ("left", "limits", "halts"),
+        [
+            pytest.param(1, Limits(max_delete_min=4), True, id="more than the share"),
+            pytest.param(2, Limits(max_delete_min=4), False, id="just the share"),
+            pytest.param(0, Limits(max_delete_min=5), False, id="too few to be guarded"),
+            pytest.param(0, Limits(max_delete_min=4, max_delete=1.0), False, id="all may go"),
+        ],
+    )
+    def test_halts_when_too_much_is_missing(self, left: int, limits: Limits, halts: bool) -> None:
+        duo = self.scanned(left, limits)
+
+        assert (duo.session.state is State.HALTED) == halts
+        assert bool(duo.session.halted) == halts
+        assert len(duo.notes("session.halted")) == halts
+        if halts:
+            assert "more than 50% would be deleted" in duo.session.status()["halted"]
+
+    def test_lets_nothing_begin_until_a_person_accepts(self) -> None:
+        duo = self.scanned(1, Limits(max_delete_min=4))
+        assert duo.session.deadline() is None
+        duo.receive(Resumed())
+        assert duo.session.state is State.HALTED
+        assert not any(duo.transitions(side) or duo.listed(side) for side in Side)
+
+        duo.receive(Resumed(accept=True))
+
+        duo.assert_rest()
+        assert duo.session.halted == ""
+        assert len(duo.shape(RIGHT)) == 1
+
+    def test_says_it_once(self) -> None:
+        duo = self.scanned(1, Limits(max_delete_min=4))
+        duo.say(LEFT, *duo.left.scan())
+
+        assert len(duo.notes("session.halted")) == 1
+
+
+class TestPause:
+    def test_lets_nothing_begin_and_forgets_nothing(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.receive(Paused())
+        duo.write(LEFT, b"f", b"two")
+        assert duo.session.state is State.PAUSED
+        assert duo.session.deadline() is None
+        assert duo.transitions(RIGHT) == []
+        assert not duo.session.settled(duo.session.mark())
+
+        duo.receive(Resumed())
+
+        assert [t.path for t in duo.transitions(RIGHT)] == [b"f"]
+        duo.assert_rest()
+
+
+class TestSettled:
+    def test_is_what_both_sides_hold(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.write(LEFT, b"f", b"two")
+        mark = duo.session.mark()
+        assert not duo.session.settled(mark)
+
+        duo.run()
+
+        assert duo.session.settled(mark)
+
+    def test_does_not_wait_for_what_came_later(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.write(LEFT, b"f", b"two")
+        mark = duo.session.mark()
+        duo.write(LEFT, b"f", b"six")  # while the first is under way
+        assert not duo.session.settled(mark)
+        duo.obey(RIGHT)
+
+        assert duo.session.settled(mark)
+        assert not duo.session.settled(duo.session.mark())
+        duo.assert_rest()
+        assert duo.right.content[b"f"] == b"six"
+
+    def test_waits_for_listings_and_for_talk_that_waits(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.say(LEFT, Observed([Item(b"d", None)]))
+        duo.left.make(b"new", b"x")
+        mark = duo.session.mark()
+        duo.down(RIGHT)
+        assert not duo.session.settled(mark)
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+
+        assert duo.session.pending > 0
+        assert not duo.session.settled(mark)
+
+
+class TestWriters:
+    def test_are_waited_for(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.edit(b"f", b"half")
+        duo.see(LEFT, b"f", read=False, flags=2)
+        assert duo.transitions(RIGHT) == []
+        assert duo.session.remains()["busy"] == 1
+        duo.see(LEFT, b"f")
+
+        duo.assert_rest()
+        assert duo.right.content[b"f"] == b"half"
+
+    def test_in_a_directory_that_has_gone_are_looked_for(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.left.edit(b"d/f", b"half")
+        duo.see(LEFT, b"d/f", read=False, flags=2)
+        duo.left.remove(b"d")
+        duo.see(LEFT, b"d")
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {}
+
+    def test_are_waited_for_on_the_other_side_too(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.right.edit(b"d/f", b"half")
+        duo.see(RIGHT, b"d/f", read=False, flags=2)
+        duo.write(LEFT, b"d/f", b"mine", mtime_ns=5)
+        assert duo.transitions(RIGHT) == duo.transitions(LEFT) == []
+        duo.see(RIGHT, b"d/f")
+
+        duo.run()
+        assert duo.shape(LEFT) == duo.shape(RIGHT) == {b"d": None, b"d/f": b"half"}
+
+
+class TestComparing:
+    def test_asks_both_for_digests_and_agrees_when_they_are_equal(self) -> None:
+        duo = Duo({b"f": b"one"})
+        for hand in duo.hands:
+            hand.edit(b"f", b"two")
+        duo.receive(*(Said(s, Observed([duo.hands[s].item(b"f", read=False)])) for s in Side))
+        assert duo.looked(LEFT) == duo.looked(RIGHT) == [(2, b"f")]
+        duo.obey(LEFT)
+        assert duo.transitions(RIGHT) == duo.transitions(LEFT) == []
+
+        duo.assert_rest()
+        assert duo.session.applied == [0, 0]
+
+    def test_asks_for_what_a_touched_file_holds(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.edit(b"f", mtime_ns=7)
+        duo.see(LEFT, b"f", read=False, flags=META_ONLY)
+        assert duo.looked(LEFT) == [(2, b"f")]
+        duo.obey(LEFT)
+
+        assert [t.verb for t in duo.transitions(RIGHT)] == [META]
+        duo.assert_rest()
+
+    def test_that_finds_a_difference_keeps_the_loser(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.edit(b"f", b"mine", mtime_ns=9)
+        duo.right.edit(b"f", b"your", mtime_ns=8)
+        duo.receive(*(Said(s, Observed([duo.hands[s].item(b"f")])) for s in Side))
+        (transition,) = duo.transitions(RIGHT)
+        assert transition.keep
+        (batch,) = duo.asked(RIGHT, Apply)
+        duo.right.inbox.clear()
+        outcome = duo.right.apply(transition)._replace(kept=b"0001")
+        duo.say(RIGHT, Results(batch.batch, [outcome]))
+
+        assert duo.session.conflicts() == [(RIGHT, b"f", b"0001")]
+        assert [n.text for n in duo.notes("conflict.kept")] == ["0001"]
+        assert duo.session.status()["conflicts"] == 1
+        duo.assert_rest()
+
+
+class TestSurvivors:
+    def test_bring_their_directory_back(self) -> None:
+        duo = Duo({b"d/old": b"one"})
+        duo.right.make(b"d/new", b"two")
+        duo.left.remove(b"d")
+        duo.receive(
+            Said(RIGHT, Observed([duo.right.item(b"d/new")])),
+            Said(LEFT, Observed([duo.left.item(b"d/old"), duo.left.item(b"d")])),
+        )
+
+        duo.assert_rest()
+        assert duo.shape(LEFT) == {b"d": None, b"d/new": b"two"}
+
+    def test_win_over_what_has_taken_their_directorys_place(self) -> None:
+        duo = Duo({b"d/old": b"one"})
+        duo.right.make(b"d/new", b"two")
+        duo.left.remove(b"d")
+        duo.left.make(b"d", b"a file")
+        duo.receive(
+            Said(RIGHT, Observed([duo.right.item(b"d/new")])),
+            Said(LEFT, Observed([duo.left.item(b"d/old"), duo.left.item(b"d")])),
+        )
+        (transition,) = [t for t in duo.transitions(LEFT) if t.path == b"d"]
+        assert transition.keep
+
+        duo.run()
+        assert duo.shape(LEFT) == duo.shape(RIGHT) == {b"d": None, b"d/new": b"two"}
+
+    def test_that_are_gone_before_their_directory_is_back_leave_what_took_its_place(self) -> None:
+        duo = Duo({b"d": None})
+        duo.right.make(b"d/new", b"two")
+        duo.left.remove(b"d")
+        duo.receive(
+            Said(RIGHT, Observed([duo.right.item(b"d/new")])),
+            Said(LEFT, Observed([Item(b"d", None)])),
+        )
+        assert [(t.verb, t.path) for t in duo.transitions(LEFT)] == [(PUT, b"d")]
+        duo.right.remove(b"d")
+        duo.right.make(b"d", b"a file")
+        duo.see(RIGHT, b"d/new", b"d")
+        duo.reply(LEFT, FAILED, "full")
+
+        duo.assert_rest()
+        assert duo.shape(LEFT) == {b"d": b"a file"}
+
+
+class TestDoom:
+    def test_of_a_file_makes_where_it_turns_up_wait_and_be_looked_at(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.delete(LEFT, b"f")
+        assert [t.verb for t in duo.transitions(RIGHT)] == [DELETE]
+        entry = duo.right.tree[b"f"]
+        duo.say(RIGHT, Observed([Item(b"g", entry)]))
+        assert duo.transitions(LEFT) == []
+        assert duo.session.remains()["survivors"] == 1
+        duo.obey(RIGHT, Apply)
+        assert duo.looked(RIGHT) == [(0, b"g")]
+
+        duo.assert_rest()
+        assert duo.shape(LEFT) == {}
+
+
+class TestRestart:
+    """A brain that was killed finds its own work and does not take it for a user's."""
+
+    def killed(self, duo: Duo) -> Duo:
+        """Begin anew with what was committed before, and the intents since."""
+        again = Duo(start=False)
+        again.archive = Archive(duo.rows)
+        again.hands = again.left, again.right = duo.hands
+        again.session = Session(again.archive, TINY, history=duo.log(), met=True)
+        for hand in again.hands:
+            hand.inbox.clear()
+        return again
+
+    def agreed(self, tree: Tree) -> Duo:
+        duo = Duo(tree)
+        if duo.archive.freeze():
+            duo.archive.commit()
+        return duo
+
+    def test_goes_on_where_its_log_ends(self) -> None:
+        duo = self.agreed({b"f": b"one", b"g": b"two", b"d/x": b"1"})
+        duo.write(LEFT, b"new", b"two")
+        duo.move(LEFT, b"f", b"h")
+        duo.move(LEFT, b"d", b"e")
+        duo.delete(LEFT, b"g")
+        duo.run()
+        again = self.killed(duo)
+        again.left.remove(b"new")
+        again.start()
+
+        again.assert_rest()
+        assert again.shape(RIGHT) == {b"e": None, b"e/x": b"1", b"h": b"one"}
+
+    def test_recognises_what_it_created(self) -> None:
+        duo = self.agreed({b"f": b"one"})
+        duo.write(LEFT, b"new", b"two")
+        duo.write(LEFT, b"f", b"six")
+        duo.do_unheard()
+        again = self.killed(duo)
+        again.start()
+
+        again.assert_rest()
+        assert again.session.applied == [0, 0]
+
+    def test_recognises_what_it_created_and_a_user_has_edited_since(self) -> None:
+        duo = self.agreed({})
+        duo.write(LEFT, b"new", b"two")
+        duo.do_unheard()
+        again = self.killed(duo)
+        again.left.edit(b"new", b"three")
+        again.start()
+
+        again.assert_rest()
+        assert again.shape(RIGHT) == {b"new": b"three"}
+        assert not any(t.keep for t in again.sent())
+
+    def test_recognises_what_it_created_and_a_user_has_removed_since(self) -> None:
+        duo = self.agreed({})
+        duo.write(LEFT, b"new", b"two")
+        duo.do_unheard()
+        again = self.killed(duo)
+        again.left.remove(b"new")
+        again.start()
+
+        again.assert_rest()
+        assert again.shape(RIGHT) == {}
+
+    def test_recognises_a_directory_whose_time_has_moved_on(self) -> None:
+        duo = self.agreed({})
+        duo.left.make(b"d", None)
+        duo.see(LEFT, b"d")
+        duo.do_unheard()
+        again = self.killed(duo)
+        again.left.remove(b"d")
+        again.right.edit(b"d", mtime_ns=5)
+        again.start()
+
+        again.assert_rest()
+        assert again.shape(RIGHT) == {}
+
+    def test_recognises_what_it_removed(self) -> None:
+        duo = self.agreed({b"f": b"one"})
+        duo.delete(LEFT, b"f")
+        duo.do_unheard()
+        again = self.killed(duo)
+        again.left.make(b"f", b"new")  # it was made anew
+        again.start()
+
+        again.assert_rest()
+        assert again.shape(RIGHT) == {b"f": b"new"}
+
+    def test_removes_what_it_had_only_meant_to_remove(self) -> None:
+        duo = self.agreed({b"f": b"one"})
+        duo.delete(LEFT, b"f")
+        again = self.killed(duo)
+        again.start()
+
+        again.assert_rest()
+        assert again.shape(RIGHT) == {}
+
+    def test_finds_what_it_removed_gone_and_no_more_to_do(self) -> None:
+        duo = self.agreed({b"f": b"one"})
+        duo.delete(LEFT, b"f")
+        duo.do_unheard()
+        again = self.killed(duo)
+        again.left.make(b"f", b"one")
+        again.left.tree[b"f"] = again.archive.get(b"f").on(LEFT)._replace(digest=b"")
+        again.start()
+
+        again.assert_rest()
+
+    def test_takes_what_is_not_as_it_was_made_for_a_users(self) -> None:
+        duo = self.agreed({b"f": b"one"})
+        duo.write(LEFT, b"f", b"two")
+        duo.do_unheard()
+        again = self.killed(duo)
+        again.right.edit(b"f", b"other", mtime_ns=file(b"").mtime_ns + 1)
+        again.start()
+
+        again.run()
+        assert again.shape(LEFT) == again.shape(RIGHT) == {b"f": b"other"}
+
+    def test_takes_no_side_without_news_for_what_was_agreed_since(self) -> None:
+        # The right side was made to hold `two` when it went; the left has gone back since.
+        duo = self.agreed({b"f": b"one"})
+        was = duo.left.tree[b"f"]
+        duo.write(LEFT, b"f", b"two")
+        duo.do_unheard()
+        again = self.killed(duo)
+        again.left.tree[b"f"], again.left.content[b"f"] = was, b"one"
+        again.start()
+
+        again.run()
+        assert again.shape(LEFT) == again.shape(RIGHT) == {b"f": b"one"}
+
+    def test_finds_what_it_meant_in_a_directory_at_its_new_name(self) -> None:
+        duo = self.agreed({b"d/f": b"one"})
+        duo.write(LEFT, b"d/f", b"two")
+        duo.do_unheard()
+        duo.down(RIGHT)
+        duo.move(LEFT, b"d", b"e")
+        duo.do_unheard()
+        again = self.killed(duo)
+        again.start()
+
+        again.assert_rest()
+        assert again.shape(RIGHT) == {b"e": None, b"e/f": b"two"}
+
+    def test_forgets_intents_that_nothing_came_of(self) -> None:
+        duo = self.agreed({})
+        duo.write(LEFT, b"f", b"one")
+        again = self.killed(duo)
+        again.left.remove(b"f")
+        again.start()
+
+        again.assert_rest()
+        assert again.shape(LEFT) == {}
+
+    def test_tells_its_work_from_a_users_by_the_bytes(self) -> None:
+        duo = self.agreed({b"f": b"one"})
+        duo.write(LEFT, b"f", b"two")
+        duo.do_unheard()
+        again = self.killed(duo)
+        again.right.edit(b"f", b"six")  # as large, and at the same time
+        again.start()
+
+        again.settle()
+        assert again.shape(LEFT) == again.shape(RIGHT)
+        assert [t.keep for t in again.sent() if t.verb == PUT] == [True]
+
+    def test_does_again_what_it_had_only_meant_to_do(self) -> None:
+        duo = self.agreed({b"f": b"one"})
+        duo.write(LEFT, b"f", b"two")
+        again = self.killed(duo)
+        again.start()
+
+        again.assert_rest()
+        assert again.shape(RIGHT) == {b"f": b"two"}
+
+    def test_recognises_nothing_before_its_directory_is_agreed(self) -> None:
+        entry = file(b"one")
+        duo = Duo(start=False, history=[Intend([Intent(b"d/f", RIGHT, entry, entry)], [])])
+        for hand in duo.hands:
+            hand.make(b"d", None, mode=0o700 + hand.side)
+            hand.make(b"d/f", b"one")
+        duo.start()
+
+        duo.assert_rest()
+
+
+class TestAgreement:
+    def test_waits_for_the_directory(self) -> None:
+        duo = Duo(start=False)
+        for hand in duo.hands:
+            hand.make(b"d", None, mode=0o700 + hand.side)
+            hand.make(b"d/f", b"one")
+        duo.start()
+
+        duo.assert_rest()
+        assert [t.path for t in duo.sent()] == [b"d"]
+
+    def test_of_metadata_waits_for_the_directory(self) -> None:
+        duo = Duo(start=False)
+        for hand in duo.hands:
+            hand.make(b"d", None, mode=0o700 + hand.side)
+            hand.make(b"d/f", b"one", mode=0o600 + hand.side)
+        duo.start()
+
+        duo.assert_rest()
+        assert [(t.verb, t.path) for t in duo.sent()] == [(META, b"d"), (META, b"d/f")]
+
+
+class TestHalt:
+    def test_is_told_with_its_reason(self) -> None:
+        duo = Duo()
+
+        duo.session.halt("the disk is full")
+        duo.pump()
+
+        assert duo.session.halted == "the disk is full"
+        assert [n.text for n in duo.notes("session.halted")] == ["the disk is full"]
+
+
+class TestRetry:
+    def test_tries_at_once_what_has_failed(self) -> None:
+        duo = Duo()
+        duo.write(LEFT, b"f", b"one")
+        for _ in range(2):
+            duo.reply(RIGHT, FAILED, "no space left on device")
+            assert duo.session.problems() == []
+            duo.wait()
+            duo.obey(LEFT)  # the content is asked for again
+        duo.reply(RIGHT, FAILED, "no space left on device")
+        assert duo.transitions(RIGHT) == []
+        assert [p.message for p in duo.session.problems()] == ["no space left on device"]
+        assert duo.session.status()["problems"] == 1
+
+        duo.receive(Retry())
+
+        assert duo.looked(LEFT) == [(1, b"f")]
+        duo.assert_rest()
+        assert duo.session.problems() == []

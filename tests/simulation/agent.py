@@ -1,0 +1,661 @@
+"""An agent as the protocol asks for it, on a simulated disk: it looks, and it compares and swaps.
+
+What `filter` and `helpers` do to a real tree is done here to `Disk`, in the smallest steps,
+so that users can do something between any two of them. `core.settle` is the real one.
+
+**Invariants.** Each transition is atomic: applied to exactly the version that it expects,
+or not at all; that the real one is so is proved elsewhere. Every message goes through
+`wire`, so that what is said here could be said by an agent.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from psync.core.entry import (
+    ROOT,
+    Entry,
+    Kind,
+    content_digest,
+    directory_digest,
+    is_below,
+    is_ours,
+    join,
+    parent,
+    split,
+)
+from psync.core.settle import (
+    CLOSED,
+    CREATED,
+    DELETED,
+    DIRECTORY,
+    LIST,
+    MODIFIED,
+    MOVED_IN,
+    MOVED_OUT,
+    Due,
+    Settle,
+)
+from psync.wire import (
+    APPLIED,
+    BUSY,
+    CHANGED,
+    DELETE,
+    FAILED,
+    IN_USE,
+    META,
+    META_ONLY,
+    NO_PARENT,
+    NOT_EMPTY,
+    PUT,
+    RENAME,
+    RMDIR,
+    Apply,
+    Closed,
+    CloseSource,
+    Credit,
+    Digests,
+    Flush,
+    Flushed,
+    Item,
+    List_,
+    Listing,
+    Look,
+    Message,
+    Observed,
+    Opened,
+    OpenSource,
+    Outcome,
+    Rescan,
+    Results,
+    Scanned,
+    Stage,
+    Staged,
+    Sync,
+    Synced,
+    Transition,
+    Unstage,
+)
+from tests.simulation.disk import Disk, Node
+
+__all__ = ["Agent", "Options"]
+
+_NAMES = CREATED | DELETED | MOVED_IN | MOVED_OUT
+_GONE = DELETED | MOVED_OUT
+_CONTENT = CREATED | MODIFIED | CLOSED | MOVED_IN
+
+
+class Options:
+    """How agents of one simulated world behave."""
+
+    def __init__(self, rng: random.Random) -> None:
+        """Draw them."""
+        self.suppress_echoes = rng.random() < 0.6
+        self.tells_contents = rng.random() < 0.8
+        self.hints_renames = rng.random() < 0.85
+        self.inline_max = 64
+        self.credit = rng.choice((40, 200, 100_000))
+        self.listing_names = rng.choice((1, 2, 1000))
+        self.scan_step = rng.choice((1, 3, 1000))
+        self.sync_fails = rng.random() < 0.1
+        self.apply_fails = rng.random() < 0.1
+
+
+class Agent:
+    """One run of an agent."""
+
+    def __init__(
+        self, disk: Disk, options: Options, rng: random.Random, number: int,
+        send: Callable[[Message], None], now: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._disk = disk
+        self._options = options
+        self._rng = rng
+        self._number = number
+        self._send = send
+        self._now = now
+        self._settle = Settle(50, 1000)
+        self._inbox: deque[Message] = deque()
+        self._work: Iterator[None] | None = None
+        self._own: dict[bytes, Entry | None] = {}
+        self._absent: dict[bytes, int] = {}
+        self._touched: dict[bytes, None] = {}
+        self._tree: dict[bytes, int] = {}  # what is watched, and where we believe it to be
+        self._generation = 0
+        self._scan: Iterator[None] | None = None
+        self._scan_again = False
+        self._flushes: list[int] = []
+        self._open: dict[int, list[tuple[Node, Entry] | None]] = {}
+        self.staging: dict[bytes, bytes] = {}
+        self.credit = options.credit
+        disk.watcher = number
+        disk.events.clear()
+        disk.overflowed = False
+        self._begin_scan()
+
+    # --- the loop ---
+
+    def take(self, message: Message) -> None:
+        """A message arrived."""
+        self._inbox.append(message)
+
+    def step(self) -> None:
+        """Do one small thing that is to be done."""
+        if self._work is not None:
+            if next(self._work, self) is self:
+                self._work = None
+            return
+        choices: list[Callable[[], None]] = []
+        if self._inbox:
+            choices.append(self._serve)
+        if self._scan is not None:
+            choices.append(self._go_on_scanning)
+        elif self._disk.events or self._disk.overflowed:
+            choices.append(self._hear)
+        else:
+            deadline = self._settle.deadline()
+            if deadline is not None and deadline <= self._now():
+                choices.append(self._look_around)
+            elif self._touched:
+                choices.append(self._look_at_touched)
+            if self._flushes:
+                choices.append(self._flush)
+        if choices:
+            self._rng.choice(choices)()
+
+    @property
+    def idle(self) -> bool:
+        """Tell whether nothing is to be done without an event."""
+        return not (
+            self._work or self._inbox or self._scan or self._disk.events
+            or self._disk.overflowed or self._touched or len(self._settle)
+        )  # fmt: skip
+
+    # --- the scan ---
+
+    def _begin_scan(self) -> None:
+        self._generation += 1
+        self._scan_again = False
+        self._scan = self._scanning(self._generation)
+
+    def _go_on_scanning(self) -> None:
+        assert self._scan is not None
+        if next(self._scan, self) is self:
+            self._scan = None
+            if self._scan_again:
+                self._begin_scan()
+
+    def _scanning(self, generation: int) -> Iterator[None]:
+        stack = [ROOT]
+        digests: list[tuple[bytes, bytes]] = []
+        directories = entries = 0
+        while stack:
+            path = stack.pop()
+            node = self._disk.at(path)
+            if node is None or node.kind is not Kind.DIRECTORY:
+                continue
+            self._watch(path, node)
+            children = self._children(path, node)
+            own = [(name, child.entry()) for name, child in children]
+            digests.append((path, directory_digest(node.entry(), own)))
+            directories += 1
+            entries += len(children)
+            stack += [
+                join(path, name) for name, child in reversed(children)
+                if child.kind is Kind.DIRECTORY
+            ]  # fmt: skip
+            if len(digests) >= self._options.scan_step:
+                self._send(Digests(generation, digests))
+                digests = []
+                yield
+        if digests:
+            self._send(Digests(generation, digests))
+        self._send(Scanned(generation, directories, entries))
+
+    def _children(self, path: bytes, node: Node) -> list[tuple[bytes, Node]]:
+        return [
+            (name, child)
+            for name, child in sorted(node.children.items())
+            if not is_ours(join(path, name))
+        ]
+
+    # --- events ---
+
+    def _hear(self) -> None:
+        if self._disk.overflowed:
+            self._disk.events.clear()
+            self._disk.overflowed = False
+            self._settle.clear()
+            self._absent.clear()
+            self._begin_scan()
+            return
+        events = self._disk.events
+        count = self._rng.randint(1, len(events))
+        for mask, path, new in events[:count]:
+            if new:
+                self._moved(bool(mask & DIRECTORY), path, new)
+            elif not is_ours(path):
+                self._happened(mask, path)
+        del events[:count]
+
+    def _happened(self, mask: int, path: bytes) -> None:
+        now = self._now()
+        if mask & _NAMES:
+            self._touched[parent(path)] = None
+        if mask & DIRECTORY and mask & (CREATED | MOVED_IN):
+            self._appeared(path)
+            return
+        self._settle.note(path, mask, now)
+
+    def _appeared(self, top: bytes) -> None:
+        """Watch a directory that is new, and all in it; each will be listed."""
+        node = self._disk.at(top)
+        if node is None or node.kind is not Kind.DIRECTORY or is_ours(top):
+            return
+        self._watch(top, node)
+        self._settle.note(top, LIST | DIRECTORY, self._now())
+        for name, child in self._children(top, node):
+            if child.kind is Kind.DIRECTORY:
+                self._appeared(join(top, name))
+
+    def _moved(self, directory: bool, old: bytes, new: bytes) -> None:
+        if is_ours(old) or is_ours(new):
+            if not is_ours(new):
+                self._happened(MOVED_IN | DIRECTORY * directory, new)
+            elif not is_ours(old):
+                self._happened(MOVED_OUT | DIRECTORY * directory, old)
+            return
+        for path in [p for p in self._touched if directory and (p == old or is_below(p, old))]:
+            del self._touched[path]
+            self._touched[new + path[len(old) :]] = None
+        self._touched[parent(old)] = self._touched[parent(new)] = None
+        now = self._now()
+        if not self._options.hints_renames:
+            self._settle.note(old, MOVED_OUT | DIRECTORY * directory, now)
+            self._settle.note(new, MOVED_IN | DIRECTORY * directory | LIST * directory, now)
+        else:
+            self._settle.rename(old, new, directory, now)
+        if not directory:
+            return
+        left = self._own.get(new)
+        if left is None or self._own.get(old, left) is not None:
+            self._own.clear()  # not our own rename: what we left there is somewhere else
+        for path in [p for p in self._absent if is_below(p, old)]:
+            self._settle.note(new + path[len(old) :], self._absent.pop(path), now)
+        for path in [p for p in self._tree if p == new or is_below(p, new)]:
+            del self._tree[path]
+        for path in [p for p in self._tree if p == old or is_below(p, old)]:
+            self._tree[new + path[len(old) :]] = self._tree.pop(path)
+        for path, node in [(new, self._disk.at(new)), *self._disk.walk(new)]:
+            if node is None or node.kind is not Kind.DIRECTORY or is_ours(path):
+                continue
+            # What was watched too late may have been moved already when it was found.
+            known = node.watcher == self._number and self._tree.get(path) == node.ino
+            if not known or not self._options.hints_renames:
+                self._appeared(new)
+                break
+
+    def _watch(self, path: bytes, node: Node) -> None:
+        node.watcher = self._number
+        self._tree[path] = node.ino
+
+    # --- looking ---
+
+    def _look_around(self) -> None:
+        due = self._settle.due(self._now(), self._rng.choice((1, 2, 100)))
+        self._work = self._looking(due)
+
+    def _looking(self, due: list[Due]) -> Iterator[None]:
+        items: list[Item] = []
+        for d in due:
+            node = self._node(d.path)
+            if d.mask & LIST and node is not None and node.kind is Kind.DIRECTORY:
+                if d.moved_from:
+                    self._look(d, items)
+                if items:
+                    self._send(Observed(items))
+                    items = []
+                self._list(d.path, live=True)
+            else:
+                self._look(d, items)
+            if self._rng.random() < 0.2:
+                if items and self._rng.random() < 0.5:
+                    self._send(Observed(items))
+                    items = []
+                yield
+        if items:
+            self._send(Observed(items))
+
+    def _look(self, d: Due, items: list[Item]) -> None:
+        path = d.path
+        node = self._node(path)
+        if node is None:
+            self._absent[path] = (d.mask & ~_GONE) | MODIFIED | CLOSED
+            if self._is_echo(path, None):
+                return
+            items.append(Item(path, None))
+            return
+        entry, content, flags = self._read(node, want=bool(d.mask & _CONTENT))
+        if flags & BUSY:
+            self._settle.busy(path, self._now())
+            if not d.moved_from and not d.force:
+                return
+        # A rename is an echo only if it was our own: then we left nothing at the old path.
+        ours = not d.moved_from or self._own.get(d.moved_from, entry) is None
+        if self._is_echo(path, entry) and ours:
+            return
+        if content is not None:
+            self.credit -= len(content)
+        # Said of the events that were heard; what was written since shows in the mtime. (Who
+        # puts that back as well, between an event and a look, is beyond an agent.)
+        if not d.mask & _CONTENT and not node.stealthy:
+            flags |= META_ONLY
+        items.append(Item(path, entry, content, d.moved_from, flags))
+
+    def _node(self, path: bytes) -> Node | None:
+        return None if is_ours(path) else self._disk.at(path)
+
+    def _read(self, node: Node, *, want: bool, asked: bool = False) -> tuple[
+        Entry, bytes | None, int
+    ]:  # fmt: skip
+        entry = node.entry()
+        if node.kind is not Kind.FILE:
+            return entry, None, 0
+        if node.writers:
+            return entry, None, BUSY
+        if not want or len(node.data) > self._options.inline_max:
+            return entry, None, 0
+        if not asked and (self.credit <= 0 or not self._options.tells_contents):
+            return entry, None, 0
+        return entry._replace(digest=content_digest(node.data)), node.data, 0
+
+    def _is_echo(self, path: bytes, entry: Entry | None) -> bool:
+        """Tell whether this is just what we left there; forget what we left if it is not."""
+        if path not in self._own:
+            return False
+        left = self._own[path]
+        same = (left is None) == (entry is None)
+        if same and left is not None and entry is not None:
+            same = left._replace(digest=b"") == entry._replace(digest=b"")
+        if not same:
+            del self._own[path]
+        return same and self._options.suppress_echoes
+
+    def _look_at_touched(self) -> None:
+        items = []
+        for path in self._touched:
+            node = self._node(path)
+            if path and node is not None and node.kind is Kind.DIRECTORY:
+                if not self._is_echo(path, node.entry()):
+                    items.append(Item(path, node.entry()))
+        self._touched = {}
+        if items:
+            self._send(Observed(items))
+
+    def _list(self, path: bytes, *, live: bool) -> None:
+        node = self._node(path)
+        if node is None or node.kind is not Kind.DIRECTORY:
+            if live:
+                self._absent[path] = LIST | DIRECTORY
+            else:
+                self._send(Listing(path, None, b"", None, []))
+            return
+        self._is_echo(path, node.entry())  # whatever we left there, the listing tells what is
+        items: list[Item] = []
+        after = b""
+        children = self._children(path, node)
+        for position, (name, child) in enumerate(children, 1):
+            entry, content, flags = self._read(child, want=live)
+            if flags & BUSY:
+                self._settle.busy(join(path, name), self._now())
+            self._is_echo(join(path, name), entry)
+            if content is not None:
+                self.credit -= len(content)
+            items.append(Item(name, entry, content, b"", flags))
+            if len(items) >= self._options.listing_names and position < len(children):
+                self._send(Listing(path, node.entry(), after, name, items))
+                after, items = name, []
+        for left in [p for p in self._own if parent(p) == path and p]:
+            if self._node(left) is None:
+                self._is_echo(left, None)
+        self._send(Listing(path, node.entry(), after, None, items))
+
+    # --- what the brain asks ---
+
+    def _serve(self) -> None:
+        message = self._inbox.popleft()
+        if isinstance(message, Apply):
+            self._work = self._apply(message)
+        elif isinstance(message, List_):
+            self._work = self._list_all(message.paths)
+        elif isinstance(message, Look):
+            self._work = self._answer(message)
+        elif isinstance(message, Credit):
+            self.credit = min(self.credit + message.size, self._options.credit)
+        elif isinstance(message, Rescan):
+            if self._scan is None:
+                self._begin_scan()
+            else:
+                self._scan_again = True
+        elif isinstance(message, Sync):
+            ok = not (self._options.sync_fails and self._rng.random() < 0.5)
+            if ok:
+                self._disk.sync()
+            self._send(Synced(message.token, ok))
+        elif isinstance(message, Flush):
+            self._flushes.append(message.token)
+        elif isinstance(message, OpenSource):
+            self._open_source(message)
+        elif isinstance(message, CloseSource):
+            files = self._open.pop(message.run, [])
+            self._send(Closed(message.run, [f is not None and self._is_intact(*f) for f in files]))
+        elif isinstance(message, Stage):
+            self._send(Staged(message.run, self._number, 9, ""))
+        elif isinstance(message, Unstage):
+            prefix = b"%d/" % message.run
+            for name in [n for n in self.staging if n.startswith(prefix)]:
+                del self.staging[name]
+        else:
+            raise AssertionError(f"the brain said {message}")
+
+    def _flush(self) -> None:
+        if self._scan is None and not self._disk.events and not self._touched:
+            if len(self._settle):
+                self._settle.expedite()
+                self._look_around()
+                return
+            for token in self._flushes:
+                self._send(Flushed(token))
+            self._flushes = []
+
+    def _list_all(self, paths: list[bytes]) -> Iterator[None]:
+        for path in paths:
+            self._list(path, live=False)
+            yield
+
+    def _answer(self, message: Look) -> Iterator[None]:
+        # A rename that has been heard of is told before anything is said to be absent.
+        while due := self._settle.due(self._now()):
+            yield from self._looking(due)
+        items = []
+        for path in message.paths:
+            node = self._node(path)
+            if node is None:
+                self._absent[path] = MODIFIED | CLOSED
+                self._is_echo(path, None)
+                items.append(Item(path, None))
+                continue
+            entry, content, flags = self._read(node, want=message.want > 0, asked=True)
+            if message.want == 2 and not flags and node.kind is Kind.FILE:
+                entry, content = entry._replace(digest=content_digest(node.data)), None
+            if flags & BUSY:
+                self._settle.busy(path, self._now())
+            self._is_echo(path, entry)
+            items.append(Item(path, entry, content, b"", flags))
+            if self._rng.random() < 0.3:
+                self._send(Observed(items))
+                items = []
+                yield
+        if items:
+            self._send(Observed(items))
+
+    # --- large files ---
+
+    def _open_source(self, message: OpenSource) -> None:
+        files: list[tuple[Node, Entry] | None] = []
+        for path, expected in message.files:
+            node = self._node(path)
+            good = node is not None and not node.writers and expected.same_identity(node.entry())
+            files.append((node, node.entry()) if good and node is not None else None)
+        self._open[message.run] = files
+        numbers = [20 + i if f is not None else -1 for i, f in enumerate(files)]
+        self._send(Opened(message.run, numbers, self._number))
+
+    def _is_intact(self, node: Node, expected: Entry) -> bool:
+        return node.entry() == expected
+
+    def source(self, run: int, number: int) -> bytes:
+        """What rsync reads from an open descriptor now."""
+        file = self._open[run][number - 20]
+        assert file is not None
+        return file[0].data
+
+    # --- transitions ---
+
+    def _apply(self, message: Apply) -> Iterator[None]:
+        outcomes = []
+        for transition in message.transitions:
+            outcomes.append(self._change(transition))
+            if self._rng.random() < 0.3:
+                yield
+        self._send(Results(message.batch, outcomes))
+
+    def _change(self, t: Transition) -> Outcome:
+        if self._options.apply_fails and self._rng.random() < 0.1:
+            return self._outcome(t, FAILED)
+        kept = len(self._disk.conflicts)
+        before = self._disk.at(t.path)
+        status = self._dispatch(t)
+        if status == APPLIED:
+            node = self._disk.at(t.path)
+            self._own[t.path] = node.entry() if node is not None else None
+            if t.verb == PUT and node is not None and node is before:
+                del self._own[t.path]  # it was there already: whoever brought it is to be told of
+            if t.verb == RENAME:
+                self._own[t.source] = None
+        outcome = self._outcome(t, status)
+        if len(self._disk.conflicts) > kept:
+            outcome = outcome._replace(kept=b"%d-%d" % (self._number, kept))
+        return outcome
+
+    def _outcome(self, t: Transition, status: int) -> Outcome:
+        node = self._disk.at(t.path)
+        entry = node.entry() if node is not None else None
+        if entry is not None and status == APPLIED and t.verb == PUT and t.content is not None:
+            entry = entry._replace(digest=content_digest(t.content))
+        return Outcome(t.op, status, entry, "" if status == APPLIED else f"status {status}")
+
+    def _dispatch(self, t: Transition) -> int:
+        assert not is_ours(t.path), t
+        place = self._disk.at(parent(t.path))
+        if place is None or place.kind is not Kind.DIRECTORY:
+            return NO_PARENT
+        node = self._disk.at(t.path)
+        if t.verb == META:
+            return self._meta(t, node)
+        if t.verb == PUT and t.wanted is not None and t.wanted.kind == Kind.DIRECTORY:
+            if node is not None and node.kind is Kind.DIRECTORY:
+                return self._meta(t, node)
+        if t.expected is None:
+            if node is not None:
+                return CHANGED
+        elif node is None or not t.expected.same_identity(node.entry()):
+            return CHANGED
+        if t.verb == PUT:
+            return self._put(t, node)
+        if t.verb == RENAME:
+            return self._rename(t, node)
+        if t.verb == RMDIR:
+            assert t.expected is not None and t.expected.kind == Kind.DIRECTORY, t
+            return self._displace(t, node)
+        assert t.verb == DELETE and (t.expected is None or t.expected.kind != Kind.DIRECTORY), t
+        return self._displace(t, node)
+
+    def _meta(self, t: Transition, node: Node | None) -> int:
+        wanted, expected = t.wanted, t.expected
+        assert wanted is not None
+        if node is None or node.kind != wanted.kind:
+            return CHANGED
+        if expected is not None and not expected.same_identity(node.entry()):
+            return CHANGED
+        if t.verb == META and expected is not None and node.entry()[1:4] != expected[1:4]:
+            return CHANGED
+        if node.writers:
+            return IN_USE
+        self._disk.set_meta(
+            t.path, mode=wanted.mode, uid=wanted.uid, gid=wanted.gid, mtime=wanted.mtime_ns
+        )
+        return APPLIED
+
+    def _displace(self, t: Transition, node: Node | None) -> int:
+        """Take what was expected away from the path, and never lose what must be kept."""
+        if node is None:
+            return APPLIED
+        if node.writers:
+            return IN_USE
+        if node.children:
+            return NOT_EMPTY
+        if node.kind is not Kind.DIRECTORY:
+            self._disk.quarantine.append((self._now(), node.data[:8]))
+        if t.keep and node.kind is not Kind.DIRECTORY:
+            self._disk.conflicts.append((t.path, node.data))
+        place = node.parent
+        assert place is not None
+        before = place.mtime
+        self._disk.remove(t.path)
+        place.mtime = before
+        return APPLIED
+
+    def _put(self, t: Transition, node: Node | None) -> int:
+        wanted = t.wanted
+        assert wanted is not None
+        data = wanted.target
+        if wanted.kind == Kind.FILE:
+            data = t.content if t.content is not None else self.staging.pop(t.source)
+            assert len(data) == wanted.size, t
+        place = self._disk.at(parent(t.path))
+        assert place is not None
+        before = place.mtime
+        status = self._displace(t, node)
+        if status == APPLIED:
+            self._disk.make(t.path, Kind(wanted.kind), data)
+            self._disk.set_meta(
+                t.path, mode=wanted.mode, uid=wanted.uid, gid=wanted.gid, mtime=wanted.mtime_ns
+            )
+        place.mtime = before
+        return status
+
+    def _rename(self, t: Transition, covered: Node | None) -> int:
+        assert t.source_expected is not None and t.source
+        node = self._disk.at(t.source)
+        if node is None or not t.source_expected.same_identity(node.entry()):
+            return CHANGED
+        if covered is not None and covered.writers:
+            return IN_USE
+        if covered is not None and covered.children:
+            return NOT_EMPTY
+        places = [self._disk.at(parent(t.source)), self._disk.at(split(t.path)[0])]
+        before = [p.mtime for p in places if p is not None]
+        if covered is not None and t.keep:
+            self._disk.conflicts.append((t.path, covered.data))
+        if covered is not None and (covered.kind is Kind.DIRECTORY) != (
+            node.kind is Kind.DIRECTORY
+        ):
+            return CHANGED
+        assert self._disk.rename(t.source, t.path), t
+        for place, mtime in zip(places, before, strict=True):
+            assert place is not None
+            place.mtime = mtime
+        return APPLIED

@@ -1,0 +1,61 @@
+"""The core against two file systems in memory, with everything that goes wrong in between.
+
+Each seed is a world: users on both sides, agents that speak the real messages, links that delay
+and break, brains that are killed, power that fails. What must hold at the end is in
+`World.check`. `python -m tests.simulation.hunt FIRST COUNT` runs as many more as one likes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.world import World
+
+ACTIONS = 40
+IN_A_TEST = 25
+
+
+def live(seed: int, *, faults: bool) -> list[str]:
+    world = World(seed, faults=faults, keep_trace=True)
+    world.live(ACTIONS)
+    return list(world.lines or [])
+
+
+class TestWorlds:
+    @pytest.mark.parametrize("first", range(0, 200, IN_A_TEST))
+    def test_come_to_rest_without_a_loss_whatever_fails(self, first: int) -> None:
+        for seed in range(first, first + IN_A_TEST):
+            try:
+                live(seed, faults=True)
+            except Exception as error:
+                raise AssertionError(f"seed {seed}: {error}") from error
+
+    @pytest.mark.parametrize("first", range(10_000, 10_100, IN_A_TEST))
+    def test_come_to_rest_when_nothing_fails(self, first: int) -> None:
+        for seed in range(first, first + IN_A_TEST):
+            try:
+                live(seed, faults=False)
+            except Exception as error:
+                raise AssertionError(f"seed {seed}: {error}") from error
+
+
+class TestReplay:
+    @pytest.mark.parametrize("seed", [3, 7, 41, 113])
+    def test_of_a_seed_is_the_same_twice(self, seed: int) -> None:
+        assert live(seed, faults=True) == live(seed, faults=True)
+
+    def test_does_not_depend_on_the_order_of_hashes(self) -> None:
+        command = [sys.executable, "-m", "tests.simulation.hunt", "--show", "41"]
+        shown = {
+            subprocess.run(
+                command, env={**os.environ, "PYTHONHASHSEED": chance}, capture_output=True,
+                check=True, timeout=60,
+            ).stdout
+            for chance in ("1", "2")
+        }  # fmt: skip
+
+        assert len(shown) == 1
