@@ -1,0 +1,989 @@
+"""Observe one replica: turn "something happened here" into "this is what is there now".
+
+An event never says what to do; it says where to look. The filter hears events from a
+watcher (`psync.watch`), waits until a path is quiet (`core.settle`), looks
+(`psync.scan`), and sends what it saw. So lost, doubled, late and reordered events do no
+harm: the next look shows what is there.
+
+What it sends, all in the order in which it was seen:
+
+- `Digests` and `Scanned` while the watcher scans the tree;
+- `Observed` for paths that something happened to, with content for small quiet files;
+- `Listing` with content for a directory that is new here, its parent first;
+- `Trouble` where it cannot look.
+
+**Echoes.** The agent's own transitions make events, too; an observation that shows just what
+they left is dropped, and so is one that shows what was told already (`psync.known`).
+
+**Invariants.** A look that failed is never reported as "absent". A path that could not be
+read (busy, forbidden) is looked at again by itself. `Flushed` follows everything that
+happened before `Flush`. Bounds: `PENDING_MAX` paths wait (beyond: everything is scanned
+anew), `CREDIT` bytes of content are on their way, `REMEMBERED_MAX` entries in each memory
+of the recent past (beyond: work is done twice).
+
+Nothing here decides what is right, and nothing here writes, but for the heartbeat file in
+`.psync` that a flush makes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from typing import Callable, Optional
+
+from psync.core.entry import CONTROL_NAME, Entry, Kind, is_below, join, parent
+from psync.core.ignore import Ignore
+from psync.core.settle import (
+    ATTRIBUTES,
+    CLOSED,
+    CREATED,
+    DEEP,
+    DELETED,
+    DIRECTORY,
+    HELD,
+    LIST,
+    MODIFIED,
+    MOVED,
+    MOVED_IN,
+    MOVED_OUT,
+    Due,
+    Settle,
+)
+from psync.known import NOT_OURS, REMEMBERED_MAX, Known, same_state
+from psync.scan import ABSENT, Looker, Seen, entry_from_stat, list_names, open_directory
+from psync.watch import Cinotify, Event, Inotify, Polling, Watcher
+from psync.wire import (
+    APPLIED,
+    BUSY,
+    CREDIT,
+    META_ONLY,
+    RENAME,
+    UNREADABLE,
+    Digests,
+    Flushed,
+    Item,
+    Listing,
+    Message,
+    Observed,
+    Outcome,
+    Scanned,
+    Start,
+    Transition,
+    Trouble,
+)
+
+__all__ = ["Filter", "RootLost"]
+
+PENDING_MAX = 100_000
+_SLICE = 128  # paths a look loop takes before it looks at the clock
+_FRAME_BYTES = 1 << 20  # content in one frame
+_LISTING_NAMES = 2000
+_DIGESTS_MAX = 1000
+_ABSENT_AGE = 10.0  # a rename is heard of within this
+_TOUCH_DELAY = 0.005  # a directory's own mtime follows what happened in it
+_CHAIN_WAIT = 0.005  # a renamed path that is gone again was renamed again: its event comes
+_ECHO_WAIT = 1.0  # our own work is heard of within this, or looked at
+_TROUBLE_RETRY = 15.0
+_DEATHS_MAX = 3
+_DEATHS_WITHIN = 30.0
+
+_GONE = DELETED | MOVED_OUT
+_CONTENT = CREATED | MODIFIED | CLOSED | MOVED_IN
+_WRITTEN = MODIFIED | CLOSED
+_NAMES = CREATED | DELETED | MOVED_IN | MOVED_OUT
+_FILE = int(Kind.FILE)
+_DIR = int(Kind.DIRECTORY)
+_LINK = int(Kind.SYMLINK)
+
+_REMOTE = (
+    "nfs", "cifs", "smb", "9p", "ceph", "lustre", "afs", "gfs", "ocfs", "fuse", "vboxsf",
+    "prl_fs", "virtiofs", "ncpfs", "beegfs", "gpfs",
+)  # fmt: skip
+
+
+class RootLost(Exception):
+    """The root is not the directory any more that we began with."""
+
+
+class _Flush:
+    """A flush on its way: the heartbeat, then the scan if one is due, then what was pending."""
+
+    __slots__ = ("beaten", "generation", "target", "token")
+
+    def __init__(self, token: int, generation: int) -> None:
+        self.token = token
+        self.beaten = False
+        self.generation = generation  # the scan that must be over
+        self.target = -1  # so many looks must have been taken; -1: not known yet
+
+
+class Filter:
+    """See the module's text. `send` must not block; the caller bounds what it queues."""
+
+    def __init__(
+        self,
+        root_fd: int,
+        start: Start,
+        *,
+        program: str,
+        filesystem: str,
+        own: dict[bytes, Optional[Entry]],
+        send: Callable[[Message], None],
+        log: Callable[[int, str], None],
+        check_root: Callable[[], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare; `begin` starts it.
+
+        Args:
+            root_fd: the root; stays the caller's.
+            start: how to serve.
+            program: cinotify's path, or empty.
+            filesystem: the root's type; some of them tell only half of what happens.
+            own: what our transitions left, path by path; shared with who applies them.
+            send: takes a message for the brain.
+            log: takes a level and a line.
+            check_root: raises `RootLost` if the root is not what it was.
+            now: a monotonic clock.
+        """
+        self._root_fd = root_fd
+        self._owners = start.owners
+        self._strip = start.strip_special_bits
+        self._inline_max = start.inline_max
+        self._settle_ns = start.settle_ms * 1_000_000
+        self._poll = max(start.poll_ms, 100) / 1000
+        self._program = program
+        self._known = Known(own, suppress=start.suppress_echoes)
+        self._send = send
+        self._log = log
+        self._check_root = check_root
+        self._now = now
+        self._ignored = Ignore(start.excludes, start.tempfiles)
+        self._looker = Looker(root_fd, owners=self._owners, strip=self._strip)
+        self._settle = Settle(start.settle_ms, start.max_delay_ms, PENDING_MAX)
+
+        self._watcher: Watcher
+        self._deaths: list[float] = []
+        self._generation = 0
+        self._scanning = False
+        self._scan_again = False
+        self._digests: list[tuple[bytes, bytes]] = []
+        self._remote = filesystem.startswith(_REMOTE)
+        self._polling = self._remote
+        self._next_poll = 0.0
+
+        self._absent: dict[bytes, tuple[float, int]] = {}
+        self._absent_lost = -_ABSENT_AGE
+        self._echoes: dict[bytes, float] = {}
+        self._touched: dict[bytes, None] = {}
+        self._touch_at = 0.0
+        self._troubles: dict[tuple[str, bytes], str] = {}
+        self._unread: set[bytes] = set()
+        self._listing: Optional[Iterator[None]] = None
+        self._listed = (b"", 0)
+        self._credit = CREDIT
+        self._taken = 0
+        self._flushes: list[_Flush] = []
+
+    # --- the watcher ---------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start to watch and scan. `.psync` must be there."""
+        self._generation = 1
+        self._scanning = True
+        self._watcher = self._start_watcher()
+        if self._remote:
+            self._trouble(
+                "io",
+                b"",
+                "this file system does not tell of changes made on other hosts: "
+                f"they are looked for every {self._poll:g} s",
+            )
+        if self._polling:
+            self._next_poll = self._now() + self._poll
+
+    def _start_watcher(self) -> Watcher:
+        options = {"owners": self._owners, "strip": self._strip}
+        recent = [t for t in self._deaths if self._now() - t < _DEATHS_WITHIN]
+        if self._program and len(recent) < _DEATHS_MAX:
+            try:
+                return Cinotify(self._program, self._root_fd, **options)
+            except OSError as error:
+                self._log(30, f"cinotify cannot run here ({error}); watching without it")
+        try:
+            return Inotify(self._root_fd, **options)
+        except (ImportError, OSError) as error:
+            self._polling = True
+            self._next_poll = self._now() + self._poll
+            self._trouble(
+                "io",
+                b"",
+                f"no events are to be had here ({error}): "
+                f"changes are looked for every {self._poll:g} s",
+            )
+        return Polling(self._root_fd, **options)
+
+    @property
+    def watcher(self) -> str:
+        """The name of the watcher in use."""
+        return self._watcher.name
+
+    @property
+    def fd(self) -> int:
+        """Readable when `read` has something to do; -1: never. May change after `read`."""
+        return self._watcher.fd
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._looker.forget()
+        if self._generation:
+            self._watcher.close()
+
+    def rescan(self) -> None:
+        """Scan everything again. Raises RootLost."""
+        if self._scanning:
+            self._scan_again = True
+            return
+        self._check_root()
+        self._scan_again = False
+        self._generation += 1
+        self._scanning = True
+        self._watcher.rescan()
+
+    def _died(self, why: str) -> None:
+        """The watcher is dead: nothing is known of what happened since. Another one."""
+        self._check_root()
+        self._watcher.close()
+        self._deaths.append(self._now())
+        del self._deaths[:-_DEATHS_MAX]
+        self._trouble("overflow", b"", f"the watcher ended ({why}): everything is scanned again")
+        self._scanning = False  # that scan will never be over
+        self._digests = []
+        self._events_lost()
+        self._watcher = self._start_watcher()
+
+    def _events_lost(self) -> None:
+        """Nothing is known of what happened last; the watcher scans again by itself.
+
+        A scan that is going on may have passed where it happened: another one follows it.
+        """
+        self._known.forget_all_told()
+        if self._scanning:
+            self._scan_again = True
+        else:
+            self._generation += 1
+            self._scanning = True
+            self._scan_again = False
+        for flush in self._flushes:
+            flush.generation = self._generation + self._scan_again
+            flush.target = -1
+
+    # --- events --------------------------------------------------------------------------
+
+    def read(self) -> None:
+        """Take what the watcher has to say.
+
+        Raises:
+            RootLost: the root is gone.
+        """
+        try:
+            events = self._watcher.read()
+        except EOFError as error:
+            self._died(str(error))
+            return
+        if events:
+            self._take(events)
+
+    def _take(self, events: list[Event]) -> None:
+        now = self._now()
+        note, ignored, echoes = self._settle.note, self._ignored, self._echoes
+        created: list[bytes] = []
+        for event in events:
+            kind = event[0]
+            if kind == "E":
+                _, mask, path = event
+                if ignored(path):
+                    continue
+                if echoes:
+                    echoes.pop(path, None)
+                if not path:
+                    self._touch(path, now)
+                    continue
+                if mask & _NAMES:
+                    self._touch(path.rpartition(b"/")[0], now)
+                if mask & DIRECTORY and mask & (CREATED | MOVED_IN):
+                    continue  # its listing follows
+                note(path, mask, now)
+                if mask & CREATED and not mask & (CLOSED | _GONE):
+                    created.append(path)
+            elif kind == "D":
+                self._directory(event[1], event[2], event[4], now)
+            elif kind == "M":
+                self._moved(event[1], event[2], event[3], now)
+            else:
+                self._other(event, now)
+        if self._digests:
+            self._send_digests()
+        if created:
+            self._complete_when_born(created, now)
+        if self._settle.overflowed:
+            self._log(30, f"more than {PENDING_MAX} paths are pending: scanning everything")
+            self._settle.clear()
+            self._absent_lost = now
+            self.rescan()
+
+    def _directory(self, live: bool, digest: bytes, path: bytes, now: float) -> None:
+        if self._ignored(path):
+            return
+        self._untrouble("unreadable", path)
+        if live:
+            self._settle.note(path, LIST | DIRECTORY, now)
+            return
+        if not self._scanning:  # the watcher had a reason of its own
+            self._generation += 1
+            self._scanning = True
+        self._digests.append((path, digest))
+        if len(self._digests) >= _DIGESTS_MAX:
+            self._send_digests()
+
+    def _send_digests(self) -> None:
+        self._send(Digests(self._generation, self._digests))
+        self._digests = []
+
+    def _moved(self, directory: bool, old: bytes, new: bytes, now: float) -> None:
+        """A rename: a hint, unless one of the names is none of ours."""
+        self._echoes.pop(old, None)
+        self._echoes.pop(new, None)
+        from_nowhere, to_nowhere = self._ignored(old), self._ignored(new)
+        if from_nowhere and to_nowhere:
+            return
+        flag = DIRECTORY if directory else 0
+        if to_nowhere:
+            self._touch(parent(old), now)
+            self._settle.note(old, MOVED_OUT | flag, now)
+        elif from_nowhere or old in self._absent:  # in the latter case: told as gone already
+            self._touch(parent(new), now)
+            self._settle.note(new, LIST | DEEP | flag if directory else MOVED_IN, now)
+            if not from_nowhere:
+                del self._absent[old]
+                self._touch(parent(old), now)
+                self._settle.note(old, MOVED_OUT | flag, now)
+        else:
+            self._touch(parent(old), now)
+            self._touch(parent(new), now)
+            self._settle.rename(old, new, directory, now)
+        if directory:
+            self._directory_moved(old, new, now)
+
+    def _directory_moved(self, old: bytes, new: bytes, now: float) -> None:
+        """Forget what a directory's move has made wrong, and look again for what it hid.
+
+        A path below `old` may have been looked at after the move and before we heard of
+        it: it was reported as absent, and is at its new place.
+        """
+        self._known.directory_moved(old, new)
+        for path in [p for p in self._echoes if is_below(p, old)]:
+            # Was it done before the rename, or in a new directory of the old name?
+            del self._echoes[path]
+            self._settle.note(path, MODIFIED | CLOSED, now)
+            self._settle.note(new + path[len(old) :], MODIFIED | CLOSED, now)
+        for path in [p for p in self._touched if p == old or is_below(p, old)]:
+            del self._touched[path]
+            self._touched[new + path[len(old) :]] = None
+        for flush in self._flushes:
+            flush.target = -1
+        if self._listing is not None and (self._listed[0] == old or is_below(self._listed[0], old)):
+            path, mask = self._listed
+            self._listing = None  # what is left of it would come under the wrong name
+            self._settle.note(new + path[len(old) :], mask, now)
+        if self._ignored(new):
+            return
+        if now - self._absent_lost < _ABSENT_AGE:
+            self._settle.note(new, LIST | DEEP | DIRECTORY, now)
+            return
+        for path in [p for p in self._absent if is_below(p, new)]:
+            del self._absent[path]  # of what was there before
+        for path in [p for p in self._absent if is_below(p, old)]:
+            mask = self._absent.pop(path)[1]
+            self._settle.note(new + path[len(old) :], mask, now)
+
+    def _other(self, event: Event, now: float) -> None:
+        kind = event[0]
+        if kind == "S":
+            self._scanned(event[1], event[2], now)
+        elif kind == "O":
+            self._trouble("overflow", b"", "too much happened at once: everything is scanned again")
+            self._events_lost()
+        elif kind == "B":
+            for flush in self._flushes:
+                if event[1] == b"beat.%d" % flush.token:
+                    flush.beaten = True
+        elif kind == "X":
+            self._unreadable(event[2], event[1], now)
+        elif kind == "N":
+            if not self._ignored(event[1]):
+                self._trouble("mount", event[1], "is a mount point: what is in it stays here")
+        elif kind == "L":
+            if not self._polling:
+                self._polling = True
+                self._next_poll = now + self._poll
+            self._trouble(
+                "limit",
+                b"",
+                "there are more directories than inotify watches (raise the sysctl "
+                f"fs.inotify.max_user_watches): looking everywhere every {self._poll:g} s",
+            )
+        elif kind == "U":
+            self._check_root()
+            raise RootLost("the root was unmounted or removed")
+
+    def _scanned(self, directories: int, entries: int, now: float) -> None:
+        if self._digests:
+            self._send_digests()
+        self._scanning = False
+        self._send(Scanned(self._generation, directories, entries))
+        self._untrouble("overflow", b"")
+        if self._polling:
+            self._next_poll = now + self._poll
+        if self._scan_again:
+            self.rescan()
+        else:
+            self._beat()
+
+    def _unreadable(self, path: bytes, number: int, now: float) -> None:
+        if self._ignored(path):
+            return
+        if not path:
+            self._check_root()
+        self._trouble("unreadable", path, os.strerror(number))
+        if path:
+            self._settle.note(path, ATTRIBUTES | DIRECTORY, now)
+
+    def _complete_when_born(self, paths: list[bytes], now: float) -> None:
+        """Symlinks and hard links are never closed: do not wait for it."""
+        for path in paths:
+            if not self._settle.waits(path):
+                continue
+            try:
+                directory, _, name = path.rpartition(b"/")
+                fd = self._looker.parent(directory)
+                if fd >= 0:
+                    st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    if not stat.S_ISREG(st.st_mode) or st.st_nlink > 1:
+                        self._settle.note(path, MOVED_IN, now)
+            except OSError:
+                pass  # it is looked at in any case, only later
+        self._looker.forget()
+
+    def _touch(self, directory: bytes, now: float) -> None:
+        """Names in a directory have changed, so its mtime has."""
+        if not self._touched:
+            self._touch_at = now + _TOUCH_DELAY
+        self._touched[directory] = None
+
+    # --- looking -------------------------------------------------------------------------
+
+    def deadline(self) -> Optional[float]:
+        """When `live` has something to do, monotonic; 0: now; None: never, as things are."""
+        if self._listing is not None or self._watcher.scanning() or self._may_flush():
+            return 0.0
+        times = [self._settle.deadline(), self._watcher.deadline()]
+        if self._touched:
+            times.append(self._touch_at)
+        if self._echoes:
+            times.append(next(iter(self._echoes.values())))
+        if self._polling and not self._scanning:
+            times.append(self._next_poll)
+        return min((t for t in times if t is not None), default=None)
+
+    def live(self, until: float) -> None:
+        """Look where it is due, and send; stop soon after `until` (`deadline` is 0 then).
+
+        Raises:
+            RootLost: the root is gone.
+        """
+        watcher = self._watcher
+        if watcher.scanning():
+            self._take(watcher.step(until - self._now()))
+        deadline = watcher.deadline()
+        if deadline is not None and deadline <= self._now():
+            self.read()
+        settle = self._settle
+        try:
+            while True:
+                if self._listing is not None:
+                    for _ in self._listing:
+                        if self._now() >= until:
+                            return
+                    self._listing = None
+                due = settle.due(self._now(), _SLICE)
+                if not due:
+                    break
+                self._look_at(due)
+                self._taken += len(due)
+                if self._now() >= until:
+                    break
+            now = self._now()
+            if self._touched and (now >= self._touch_at or self._flushes):
+                self._look_at_touched()
+            if self._polling and not self._scanning and now >= self._next_poll:
+                self.rescan()
+            while self._echoes:
+                path, until_echo = next(iter(self._echoes.items()))
+                if until_echo > now:
+                    break
+                del self._echoes[path]
+                settle.note(path, MOVED_IN, now)
+        finally:
+            self._looker.forget()
+        if self._flushes:
+            self._go_on_flushing()
+
+    def _look_at(self, due: list[Due]) -> None:
+        items: list[Item] = []
+        size = 0
+        held: set[bytes] = set()
+        for d in due:
+            path = d.path
+            if path in held:
+                continue
+            if d.mask & LIST and self._is_directory(path):
+                if d.moved_from:
+                    self._look(d, items, held)
+                if items:
+                    self._send(Observed(items))
+                    items, size = [], 0
+                self._listing = self._list(path, live=True, deep=bool(d.mask & DEEP))
+                self._listed = (path, d.mask & (LIST | DEEP | DIRECTORY))
+                return  # a listing is the last of what is given out at once
+            content = self._look(d, items, held)
+            if content:
+                size += content
+                if size >= _FRAME_BYTES:
+                    self._send(Observed(items))
+                    items, size = [], 0
+        if items:
+            self._send(Observed(items))
+
+    def _is_directory(self, path: bytes) -> bool:
+        try:
+            entry = self._looker.look(path).entry
+        except OSError:
+            return True  # the listing will tell
+        return entry is not None and entry.kind == _DIR
+
+    def _look(self, d: Due, items: list[Item], held: set[bytes]) -> int:
+        """Look at one path and append what is worth telling; return its content's size."""
+        path, mask = d.path, d.mask
+        meta_only = d.meta_only and path not in self._unread
+        want = bool(mask & _CONTENT) or (d.meta_only and not meta_only)
+        ours = self._known.ours(path)
+        looker = self._looker
+        try:
+            if want and (ours is NOT_OURS or mask & _WRITTEN):
+                seen = looker.look(
+                    path,
+                    self._inline_max if self._credit > 0 else -1,
+                    trust_ns=0 if mask & CLOSED else self._settle_ns,
+                    force=d.force,
+                )
+            else:
+                seen = looker.look(path)
+                if (
+                    want
+                    and seen.entry is not None
+                    and (ours is None or not same_state(seen.entry, ours))
+                ):
+                    return self._look(d._replace(mask=mask | MODIFIED), items, held)
+        except OSError as error:
+            self._cannot(path, error)
+            return 0
+        entry, content, flags = seen
+        if entry is None:
+            self._look_absent(d, items, held)
+            return 0
+        if flags:
+            return self._look_flawed(d, entry, flags, items)
+        if self._unread:
+            self._unread.discard(path)
+        if self._absent:
+            self._absent.pop(path, None)
+        if self._troubles:
+            if entry.kind == _DIR and ("unreadable", path) in self._troubles:
+                return self._look_flawed(d, entry, UNREADABLE, items)
+            self._untrouble("io", path)
+            self._untrouble("mount", path)
+        if d.moved_from:  # a listing may have shown it before, but not where it came from
+            self._known.forget_told(path)
+        if self._known.shows(path, entry, written=bool(mask & _WRITTEN)):
+            return 0
+        self._known.tell(path, entry, meta_only=meta_only)
+        items.append(Item(path, entry, content, d.moved_from, META_ONLY if meta_only else 0))
+        if content is None:
+            return 0
+        self._credit -= len(content)
+        return len(content)
+
+    def _look_absent(self, d: Due, items: list[Item], held: set[bytes]) -> None:
+        path, mask = d.path, d.mask
+        if d.moved_from and not mask & (HELD | _GONE) and not d.force:
+            now = self._now()
+            self._settle.hold(path, now, _CHAIN_WAIT)
+            held.add(d.moved_from)
+            self._settle.hold(d.moved_from, now, _CHAIN_WAIT)
+            return
+        if self._known.tell_absent(path):
+            # Also what was reported as deleted: the report may be older than a rename above it.
+            self._remember_absent(path, mask & ~HELD)
+            items.append(Item(path, None))
+
+    def _look_flawed(self, d: Due, entry: Entry, flags: int, items: list[Item]) -> int:
+        """Busy or unreadable: it will be looked at again."""
+        path = d.path
+        if flags & BUSY:
+            self._settle.busy(path, self._now())
+            if not d.moved_from and not d.force:
+                return 0  # it is told when it is quiet
+        self._known.forget(path)
+        if flags & UNREADABLE:
+            self._unread.add(path)
+            if len(self._unread) > REMEMBERED_MAX:
+                self._unread.pop()
+        items.append(Item(path, entry, None, d.moved_from, flags))
+        return 0
+
+    def _remember_absent(self, path: bytes, mask: int) -> None:
+        now = self._now()
+        absent = self._absent
+        if len(absent) >= REMEMBERED_MAX:
+            oldest = next(iter(absent))
+            if now - absent.pop(oldest)[0] < _ABSENT_AGE:
+                self._absent_lost = now
+        if mask & DIRECTORY:
+            mask = LIST | DEEP | DIRECTORY if mask & (MOVED | LIST) else mask
+        else:
+            mask |= MODIFIED | CLOSED
+        absent[path] = (now, mask)
+
+    def _look_at_touched(self) -> None:
+        touched, self._touched = self._touched, {}
+        items = []
+        for directory in touched:
+            try:
+                fd = self._looker.parent(directory)
+                if fd < 0:
+                    self._remember_absent(directory, ATTRIBUTES | DIRECTORY)
+                    continue
+                entry = entry_from_stat(os.fstat(fd), self._owners, self._strip)
+            except OSError:
+                continue  # whoever lists it will tell
+            if entry is not None and not self._known.shows(directory, entry, written=False):
+                self._known.tell(directory, entry)
+                items.append(Item(directory, entry))
+        if items:
+            self._send(Observed(items))
+
+    # --- listings ------------------------------------------------------------------------
+
+    def list_(self, paths: Sequence[bytes]) -> Iterator[None]:
+        """Answer a `List_`: yields between slices of work."""
+        for path in paths:
+            for _ in self._list(path, live=False, deep=False):
+                yield
+            yield
+
+    def _list(self, path: bytes, *, live: bool, deep: bool) -> Iterator[None]:
+        """List a directory; yields between slices.
+
+        Args:
+            path: the directory.
+            live: it is new here: with content, and not at all if all of it is our own work.
+            deep: the directories in it are new, too, and nobody else will say so.
+        """
+        try:
+            fd = open_directory(self._root_fd, path)
+        except OSError as error:
+            self._cannot_list(path, error, live)
+            return
+        items: list[Item] = []
+        try:
+            st = os.fstat(fd)
+            entry = entry_from_stat(st, self._owners, self._strip)
+            assert entry is not None
+            names = list_names(fd)
+            self._untrouble("unreadable", path)
+            names = [name for name in names if not self._ignored(join(path, name))]
+            self._known.answer(path, entry)
+            if live:
+                for name in names:
+                    self._echoes.pop(join(path, name), None)
+                if self._known.is_our_work(
+                    path, entry, names, lambda name: self._looker.look_at(fd, name).entry
+                ):
+                    return
+                self._known.tell(path, entry)
+            after = b""
+            size = 0
+            for name in names:
+                sub = join(path, name)
+                item = self._list_item(fd, name, sub, live)
+                if item is None:
+                    continue
+                items.append(item)
+                if deep and item.entry is not None and item.entry.kind == _DIR:
+                    self._settle.note(sub, LIST | DEEP | DIRECTORY, self._now())
+                if item.content is not None:
+                    self._credit -= len(item.content)
+                    size += len(item.content)
+                if len(items) >= _LISTING_NAMES or size >= _FRAME_BYTES:
+                    self._send(Listing(path, entry, after, name, items))
+                    after, items, size = name, [], 0
+                    yield
+                    if not self._is_at(path, st):
+                        raise OSError(errno.ENOENT, "was moved", path)
+                elif len(items) % _SLICE == 0:
+                    yield
+            self._send(Listing(path, entry, after, None, items))
+        except OSError as error:
+            # What was not sent is void: a listing that is not whole says nothing.
+            for item in items:
+                self._known.forget(join(path, item.path))
+            self._cannot_list(path, error, live)
+        finally:
+            os.close(fd)
+
+    def _is_at(self, path: bytes, st: os.stat_result) -> bool:
+        """Tell whether a directory is still where it was when it was opened."""
+        if not path:
+            return True
+        fd = open_directory(self._root_fd, path)
+        try:
+            return os.fstat(fd).st_ino == st.st_ino
+        finally:
+            os.close(fd)
+
+    def _list_item(self, fd: int, name: bytes, sub: bytes, live: bool) -> Optional[Item]:
+        looker = self._looker
+        try:
+            if not live:
+                seen = looker.look_at(fd, name)
+            else:
+                ours = self._known.ours(sub)
+                seen = ABSENT
+                if ours is not None and ours is not NOT_OURS:
+                    seen = looker.look_at(fd, name)
+                if ours is None or seen.entry is None or not same_state(seen.entry, ours):
+                    seen = looker.look_at(
+                        fd,
+                        name,
+                        self._inline_max if self._credit > 0 else -1,
+                        trust_ns=self._settle_ns,
+                    )
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._trouble("mount", sub, "is a mount point: what is in it stays here")
+            return None
+        entry, content, flags = seen
+        if entry is None:
+            return None
+        if flags:
+            if flags & BUSY:
+                self._settle.busy(sub, self._now())
+            else:
+                self._unread.add(sub)
+            self._known.forget(sub)
+        else:
+            self._known.answer(sub, entry)
+            self._absent.pop(sub, None)
+            if live:
+                self._known.tell(sub, entry)
+        if self._troubles:
+            self._untrouble("mount", sub)
+        return Item(name, entry, content, b"", flags)
+
+    def _cannot_list(self, path: bytes, error: OSError, live: bool) -> None:
+        number = error.errno or errno.EIO
+        if number in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            if live:
+                self._remember_absent(path, LIST | DEEP | DIRECTORY)
+            else:
+                self._send(Listing(path, None, b"", None, []))
+        elif number == errno.EXDEV:
+            self._trouble("mount", path, "is a mount point: what is in it stays here", again=True)
+        else:
+            if live:
+                self._settle.note(path, ATTRIBUTES | DIRECTORY, self._now())
+            self._trouble("unreadable", path, os.strerror(number), again=True)
+
+    # --- what the brain asks ---------------------------------------------------------------
+
+    def look(self, want: int, paths: Sequence[bytes]) -> Iterator[None]:
+        """Answer a `Look` for state (0) or content (1): yields between slices of work."""
+        items: list[Item] = []
+        size = 0
+        for count, path in enumerate(paths, 1):
+            try:
+                seen = self._looker.look(
+                    path, self._inline_max if want else -1, trust_ns=self._settle_ns
+                )
+            except OSError as error:
+                self._cannot(path, error, again=True)
+            else:
+                items.append(self.asked(path, seen))
+                size += len(seen.content or b"")
+            if size >= _FRAME_BYTES or count % _SLICE == 0:
+                self._looker.forget()
+                if items:
+                    self._send(Observed(items))
+                    items, size = [], 0
+                yield
+        self._looker.forget()
+        if items:
+            self._send(Observed(items))
+
+    def asked(self, path: bytes, seen: Seen) -> Item:
+        """Make the answer to a question for one path; it is never held back as known."""
+        if seen.flags:
+            self._known.forget(path)
+            if seen.flags & BUSY:
+                self._settle.busy(path, self._now())
+            else:
+                self._unread.add(path)
+        else:
+            self._known.answer(path, seen.entry)
+        return Item(path, seen.entry, seen.content, b"", seen.flags)
+
+    def again(self, path: bytes) -> None:
+        """Look at a path again, and tell whatever is there."""
+        self._known.forget(path)
+        self._settle.note(path, MODIFIED | CLOSED, self._now())
+
+    def unanswerable(self, path: bytes, error: OSError) -> None:
+        """A question for a path cannot be answered: say so, and tell when it can."""
+        self._cannot(path, error, again=True)
+
+    def credit(self, size: int) -> None:
+        """The brain has taken over content."""
+        self._credit = min(self._credit + max(size, 0), CREDIT)
+
+    def applied(self, transitions: Sequence[Transition], outcomes: Sequence[Outcome]) -> None:
+        """Transitions were carried out: their echoes will come.
+
+        A path whose echo does not come may have been another one when it was changed: a
+        directory above it was renamed meanwhile. It is looked at, so that the brain does
+        not go on believing what the outcome said.
+        """
+        self._known.applied(transitions, outcomes)
+        now = self._now()
+        echoes = self._echoes
+        for transition, outcome in zip(transitions, outcomes):
+            path = transition.path
+            self._absent.pop(path, None)
+            if outcome.status != APPLIED or not path:
+                continue
+            echoes.pop(path, None)
+            echoes[path] = now + _ECHO_WAIT
+            if transition.verb == RENAME:
+                echoes.pop(transition.source, None)
+                echoes[transition.source] = now + _ECHO_WAIT
+        while len(echoes) > REMEMBERED_MAX:
+            oldest = next(iter(echoes))
+            del echoes[oldest]
+            self._settle.note(oldest, MOVED_IN, now)
+
+    # --- flush -----------------------------------------------------------------------------
+
+    def flush(self, token: int) -> None:
+        """Observe everything that has happened so far, then send `Flushed`."""
+        flush = _Flush(token, self._generation)
+        self._flushes.append(flush)
+        if self._polling:
+            self._scan_for(flush)
+        if not self._scanning:
+            self._beat()
+
+    def _scan_for(self, flush: _Flush) -> None:
+        """Let a flush wait for a scan that begins now, or after the one that is going on."""
+        flush.generation = self._generation + 1
+        self.rescan()
+
+    def _beat(self) -> None:
+        """Make the events that come after all that happened before the flushes.
+
+        While the watcher scans it may not watch `.psync` yet: then this waits.
+        """
+        for flush in self._flushes:
+            if flush.beaten:
+                continue
+            if self._watcher.fd < 0:
+                flush.beaten = True
+                continue
+            name = CONTROL_NAME + b"/beat.%d" % flush.token
+            try:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                os.close(os.open(name, flags, 0o600, dir_fd=self._root_fd))
+                os.unlink(name, dir_fd=self._root_fd)
+            except OSError as error:  # no space, for one: a scan finds all there is, too
+                self._log(30, f"a flush could not make its heartbeat ({error}): scanning instead")
+                flush.beaten = True
+                self._scan_for(flush)
+
+    def _is_heard(self, flush: _Flush) -> bool:
+        """Tell whether all that happened before a flush has come in."""
+        if not flush.beaten or self._generation < flush.generation:
+            return False
+        return self._generation > flush.generation or not self._scanning
+
+    def _may_flush(self) -> bool:
+        return bool(self._flushes) and self._is_heard(self._flushes[0])
+
+    def _go_on_flushing(self) -> None:
+        done = []
+        for flush in self._flushes:
+            if not self._is_heard(flush):
+                break
+            if flush.target < 0:
+                for path in self._echoes:
+                    self._settle.note(path, MOVED_IN, self._now())
+                self._echoes.clear()
+                self._settle.expedite()
+                flush.target = self._taken + self._settle.ready
+            if (self._settle.ready and self._taken < flush.target) or self._listing is not None:
+                break
+            if self._touched:
+                self._look_at_touched()
+                self._looker.forget()
+            done.append(flush)
+        for flush in done:
+            self._flushes.remove(flush)
+            self._send(Flushed(flush.token))
+
+    # --- trouble -----------------------------------------------------------------------------
+
+    def _cannot(self, path: bytes, error: OSError, *, again: bool = False) -> None:
+        """A look failed: nothing is known of the path; say so, and try again later."""
+        number = error.errno or errno.EIO
+        if number == errno.EXDEV:
+            self._trouble("mount", path, "is (in) a mount point and stays here", again=again)
+            return
+        if number in (errno.EACCES, errno.EPERM):
+            self._trouble("unreadable", parent(path), os.strerror(number), again=again)
+        else:
+            self._trouble("io", path, os.strerror(number), again=again)
+        self._known.forget(path)
+        self._settle.hold(path, self._now(), _TROUBLE_RETRY)
+
+    def _trouble(self, code: str, path: bytes, message: str, *, again: bool = False) -> None:
+        key = (code, path)
+        if self._troubles.get(key) != message or again:
+            if len(self._troubles) < REMEMBERED_MAX:
+                self._troubles[key] = message
+            self._send(Trouble(code, path, message))
+
+    def _untrouble(self, code: str, path: bytes) -> None:
+        if self._troubles.pop((code, path), None) is not None:
+            self._send(Trouble(code, path, ""))

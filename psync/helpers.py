@@ -1,0 +1,714 @@
+"""Change a replica as the brain asks, and never at the cost of what a user does meanwhile.
+
+Between the brain's look at a file and our change of it anything can happen. So nothing
+is checked first and done then: the act itself proves what it acted on. A file is
+replaced by exchanging it with the new one, removed by moving it aside; then what was
+displaced is identified, and if it is not what the brain had seen, it goes back. A read
+lease finds writers who have the file open and holds new ones back meanwhile; quarantine
+catches the few whom it does not. `SAFETY.md`, 3.4, has the reasoning and the proof.
+
+**Invariants.** Each transition is a compare-and-swap: applied to exactly the version it
+expects, or not at all. No call made here unlinks a file or overwrites a name; the only
+calls that take a name away from a user are renames into quarantine, each announced in
+the journal, and `rmdir`, whose ENOTEMPTY is its check. Every name is a single component
+below a directory that was opened without following a link or leaving the root. A
+transition that fails leaves nothing behind and stops no other one.
+
+Not done here: looking at content (`scan`), the last look at what was displaced
+(`quarantine`), making new files (`staging`), clearing up after a crash (`recovery`).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Optional
+
+from psync.claim import marker, open_control, write_marker
+from psync.core.entry import (
+    Entry,
+    Kind,
+    content_digest,
+    is_ours,
+    printable,
+    split,
+    valid_path,
+)
+from psync.holding import Directory, Held, UnmetError, is_expected, same
+from psync.intents import Intent
+from psync.quarantine import Quarantine, Reason
+from psync.recovery import recover
+from psync.scan import entry_at, entry_from_stat
+from psync.staging import Made, Stage
+from psync.syscalls import (
+    EXCHANGE,
+    NOREPLACE,
+    renameat2,
+    syncfs,
+)
+from psync.wire import (
+    APPLIED,
+    CHANGED,
+    DELETE,
+    FAILED,
+    IN_USE,
+    META,
+    NO_PARENT,
+    NOT_EMPTY,
+    PUT,
+    RENAME,
+    RMDIR,
+    Kept,
+    Outcome,
+    Transition,
+)
+
+__all__ = ["Helpers", "marker"]
+
+OWN_MAX = 65_536  # paths of which we remember what we left there
+TRUST_S = 0.005  # how long a directory that was opened is taken to be where it was
+
+_FILE, _DIRECTORY, _SYMLINK = int(Kind.FILE), int(Kind.DIRECTORY), int(Kind.SYMLINK)
+
+_MESSAGES = {
+    CHANGED: "it is not what it was any more",
+    IN_USE: "somebody has it open for writing",
+    NOT_EMPTY: "the directory is not empty",
+    NO_PARENT: "its directory is not there",
+}
+_DOING = {
+    PUT: "write",
+    META: "set mode, owner and time of",
+    DELETE: "delete",
+    RMDIR: "remove the directory",
+    RENAME: "rename something to",
+}
+
+
+class Helpers:
+    """Applies transitions to one root.
+
+    Not for several threads, except for `stage` and `sync`.
+
+    Args:
+        root_fd: the root; stays the caller's.
+        owners: set user and group of what is written; else a replaced file keeps its own.
+        strip_special_bits: never set set-user-id, set-group-id and sticky bits.
+        strict: a batch is durable before its outcomes are returned.
+        quarantine_ms: how long what was displaced waits for its last look.
+        log: takes a `logging` level and a line.
+        now: the clock, in seconds.
+    """
+
+    stage_fd: int
+    """A descriptor of `.psync/stage`, for rsync to reach it through."""
+
+    step: Callable[[str], None]
+    """Called between any two steps whose order matters; tests let users act there."""
+
+    def __init__(
+        self,
+        root_fd: int,
+        *,
+        owners: bool,
+        strip_special_bits: bool,
+        strict: bool,
+        quarantine_ms: int,
+        log: Callable[[int, str], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.own: OrderedDict[bytes, Optional[Entry]] = OrderedDict()
+        self.kept: list[Kept] = []
+        self.step = lambda at: None
+        self._root_fd = root_fd
+        self._owners = owners
+        self._strip = strip_special_bits
+        self._strict = strict
+        self._delay_s = quarantine_ms / 1000
+        self._log = log
+        self._now = now
+        self._here: Optional[Directory] = None
+        self._control_fd = -1
+        self._stage: Stage
+        self._quarantine: Quarantine
+
+    # --- beginning and end
+
+    def prepare(self, pair: str, side: int) -> None:
+        """Make `.psync` with all that belongs in it, or open it; claim the root for a pair.
+
+        Raises:
+            OSError: the root cannot be used; the message says why.
+        """
+        self._control_fd = open_control(self._root_fd)
+        self._stage = Stage(self._control_fd, self._owners, self._strip, self._strict)
+        self._quarantine = Quarantine(
+            self._control_fd, self._delay_s, self._strict, self._log, self._now
+        )
+        self._quarantine.kept = self.kept
+        self._stage.probe()
+        self.stage_fd = self._stage.fd
+        write_marker(self._root_fd, self._control_fd, pair, side)
+
+    def recover(self) -> None:
+        """Clear up after an agent that was killed; before the first `apply`."""
+        self._stage.clear()
+        self._quarantine.recall_kept()
+        recover(self._root_fd, self._quarantine)
+
+    def close(self) -> None:
+        """Close everything. What waits in quarantine goes on waiting in the next agent."""
+        if self._control_fd >= 0:
+            self._stage.close()
+            self._quarantine.close()
+            os.close(self._control_fd)
+            self._control_fd = -1
+
+    # --- besides transitions
+
+    def stage(self, run: int, names: list[bytes], bases: list[bytes]) -> None:
+        """Make `.psync/stage/<run>/` for rsync to fill; see `Stage.open_run`. Blocks."""
+        self._stage.open_run(self._root_fd, run, names, bases)
+
+    def unstage(self, run: int) -> None:
+        """Remove what is left of a run of rsync."""
+        self._stage.drop_run(run)
+
+    def tick(self) -> Optional[float]:
+        """Do what is due in quarantine, a little of it.
+
+        Returns:
+            Seconds until more is due, None if nothing waits.
+        """
+        return self._quarantine.tick()
+
+    def sync(self) -> bool:
+        """Make everything applied so far durable; False if the system says it is not. Blocks."""
+        try:
+            syncfs(self._control_fd)
+        except OSError as error:
+            self._log(logging.ERROR, f"the file system could not be synced: {error.strerror}")
+            return False
+        return True
+
+    # --- transitions
+
+    def apply(self, transitions: list[Transition]) -> list[Outcome]:
+        """Make the changes of a batch, in order.
+
+        Returns:
+            What became of each; one that was not applied stops no other.
+        """
+        intents, trouble = self._intend(transitions)
+        outcomes = []
+        try:
+            for index, transition in enumerate(transitions):
+                outcomes.append(self._apply(transition, intents.get(index), trouble))
+        finally:
+            self._leave()
+        if self._strict and not self.sync():
+            outcomes = [o._replace(status=FAILED, message="not durable") for o in outcomes]
+        self._quarantine.settle()
+        return outcomes
+
+    def _intend(self, transitions: list[Transition]) -> tuple[dict[int, Intent], str]:
+        """Write down all that the batch will displace, or say why that is impossible."""
+        intents = {}
+        for index, t in enumerate(transitions):
+            if not _displaces(t):
+                continue
+            assert t.expected is not None
+            wanted = t.source_expected if t.verb == RENAME else t.wanted
+            if wanted is not None and t.content is not None:
+                digest = content_digest(t.content)
+                wanted = wanted._replace(size=len(t.content), digest=digest)
+            source = t.source if t.verb == RENAME else b""
+            name = self._quarantine.unused()
+            intents[index] = Intent(name, t.path, t.expected, wanted, t.keep, source)
+        if intents:
+            try:
+                self._quarantine.intend(list(intents.values()))
+            except OSError as error:
+                return {}, f"cannot write .psync/journal: {error.strerror}"
+        return intents, ""
+
+    def _apply(self, t: Transition, intent: Optional[Intent], trouble: str) -> Outcome:
+        refusal = _refusal(t)
+        if not refusal and intent is None and _displaces(t):
+            refusal = trouble
+        if refusal:
+            return Outcome(t.op, FAILED, self._look(t.path), refusal)
+        try:
+            entry, kept = self._change(t, intent)
+        except UnmetError as unmet:
+            message = f"{printable(t.path)}: {_MESSAGES[unmet.status]}"
+            return Outcome(t.op, unmet.status, self._look(t.path), message)
+        except OSError as error:
+            message = f"cannot {_DOING[t.verb]} {printable(t.path)}: {error.strerror}"
+            return Outcome(t.op, FAILED, self._look(t.path), message)
+        self._remember(t.path, entry)
+        return Outcome(t.op, APPLIED, entry, "", kept)
+
+    def _change(self, t: Transition, intent: Optional[Intent]) -> tuple[Optional[Entry], bytes]:
+        """Do it; return what is at the path now, and the name of a loser that was kept."""
+        verb = t.verb
+        directory, name = split(t.path)
+        if verb == META and not name:
+            self._leave()  # or it would put the root's time back
+            return self._set_meta(self._root_fd, b".", t), b""
+        here = self._enter(directory)
+        if verb == META:
+            return self._set_meta(here.fd, name, t), b""
+        if verb == PUT:
+            return self._put(t, here, name, intent)
+        if verb == RENAME:
+            return self._rename(t, here, name, intent)
+        if verb == RMDIR:
+            self._remove_directory(here, name, t.expected)
+            return None, b""
+        return None, self._delete(here, name, t.expected, intent)
+
+    # --- put
+
+    def _put(
+        self, t: Transition, here: Directory, name: bytes, intent: Optional[Intent]
+    ) -> tuple[Entry, bytes]:
+        wanted, expected = t.wanted, t.expected
+        assert wanted is not None
+        if wanted.kind == _DIRECTORY and self._is_directory(here, name, expected):
+            return self._set_meta(here.fd, name, t), b""
+        made = self._make(t, wanted)
+        kept = b""
+        try:
+            self.step("made")
+            if intent is not None:
+                assert expected is not None
+                made, kept = self._replace(made, here, name, expected, intent)
+            else:
+                if expected is not None:
+                    self._remove_directory(here, name, expected)
+                self._create(made, here, name)
+            self.step("published")
+            return self._published(made, t, intent), kept
+        except (UnmetError, OSError):
+            self._stage.discard(made)
+            raise
+        finally:
+            os.close(made.fd)
+
+    def _is_directory(self, here: Directory, name: bytes, expected: Optional[Entry]) -> bool:
+        if expected is not None:
+            return expected.kind == _DIRECTORY
+        there = entry_at(here.fd, name, owners=self._owners, strip=self._strip)
+        return there is not None and there.kind == _DIRECTORY
+
+    def _make(self, t: Transition, wanted: Entry) -> Made:
+        if wanted.kind == _DIRECTORY:
+            return self._stage.directory(wanted)
+        if wanted.kind == _SYMLINK:
+            return self._stage.link(wanted)
+        if t.content is not None:
+            return self._stage.file(t.content, wanted)
+        return self._stage.fetched(t.source, wanted)
+
+    def _create(self, made: Made, here: Directory, name: bytes) -> None:
+        if here.st.st_mode & stat.S_ISGID and not self._owners:
+            self._stage.give(made, -1, here.st.st_gid)  # as if it had been made there
+        try:
+            renameat2(self._stage.fd, made.name, here.fd, name, NOREPLACE)
+        except FileExistsError:
+            raise UnmetError(CHANGED) from None
+        here.changed = True
+
+    def _replace(
+        self, made: Made, here: Directory, name: bytes, expected: Entry, intent: Intent
+    ) -> tuple[Made, bytes]:
+        """Exchange what is expected with what was made; put all back if it was something else."""
+        quarantine_fd = self._quarantine.fd
+        held = Held(here.fd, name, expected, lease=True)
+        try:
+            self.step("held")
+            if not self._owners:
+                made = self._stage.give(made, held.st.st_uid, held.st.st_gid)
+            renameat2(self._stage.fd, made.name, quarantine_fd, intent.name, NOREPLACE)
+            self.step("parked")
+            try:
+                renameat2(quarantine_fd, intent.name, here.fd, name, EXCHANGE)
+            except OSError as error:
+                renameat2(quarantine_fd, intent.name, self._stage.fd, made.name, NOREPLACE)
+                if error.errno == errno.ENOENT:
+                    raise UnmetError(CHANGED) from None
+                raise
+            here.changed = True
+            self.step("displaced")
+            self._verify(held, intent, here, name, made)
+            return made, self._retire(held, intent)
+        finally:
+            held.close()
+
+    def _published(self, made: Made, t: Transition, intent: Optional[Intent]) -> Entry:
+        """Tell what we have left at the path.
+
+        If somebody has changed it already, it is told as it was before it became visible:
+        what he made of it must not be taken for what we left.
+        """
+        wanted = t.wanted
+        assert wanted is not None
+        if wanted.kind == _DIRECTORY:
+            if made.mode != stat.S_IMODE(made.st.st_mode):
+                os.fchmod(made.fd, made.mode)
+            return self._entry(made.st)._replace(mode=made.mode)
+        st = os.fstat(made.fd)
+        if t.content is None:
+            digest = b""
+        elif intent is not None and intent.wanted is not None:
+            digest = intent.wanted.digest  # known already
+        else:
+            digest = content_digest(t.content)
+        return self._entry(st if same(made.st, st) else made.st, wanted.target, digest)
+
+    # --- delete
+
+    def _delete(
+        self, here: Directory, name: bytes, expected: Optional[Entry], intent: Optional[Intent]
+    ) -> bytes:
+        """Move what is expected aside; put it back if it was something else."""
+        if expected is None or intent is None:
+            if entry_at(here.fd, name, owners=self._owners, strip=self._strip) is not None:
+                raise UnmetError(CHANGED)
+            return b""
+        held = Held(here.fd, name, expected, lease=True)
+        try:
+            self.step("held")
+            try:
+                renameat2(here.fd, name, self._quarantine.fd, intent.name, NOREPLACE)
+            except FileNotFoundError:
+                raise UnmetError(CHANGED) from None
+            here.changed = True
+            self.step("displaced")
+            self._verify(held, intent, here, name, None)
+            return self._retire(held, intent)
+        finally:
+            held.close()
+
+    def _remove_directory(self, here: Directory, name: bytes, expected: Optional[Entry]) -> None:
+        """Remove an empty directory; the kernel tells whether it is one."""
+        try:
+            st = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
+            if expected is None or not is_expected(-1, st, expected):
+                raise UnmetError(CHANGED)
+            self.step("found")
+            os.rmdir(name, dir_fd=here.fd)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UnmetError(CHANGED) from None
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise UnmetError(NOT_EMPTY) from None
+            raise
+        here.changed = True
+
+    # --- what was displaced
+
+    def _verify(
+        self, held: Held, intent: Intent, here: Directory, name: bytes, made: Optional[Made]
+    ) -> None:
+        """See that what lies in quarantine now is what was held, and undo if it is not.
+
+        The lease is still held: who waits for it has resolved the old name already, so
+        his file must be back there before he goes on.
+        """
+        known = held.is_at(self._quarantine.fd, intent.name)
+        awaited = held.is_awaited()
+        if known and not awaited and held.is_untouched():
+            self.step("verified")
+            return
+        self._undo(held if known else None, intent, here, name, made)
+        raise UnmetError(IN_USE if known and awaited else CHANGED)
+
+    def _retire(self, held: Held, intent: Intent) -> bytes:
+        """Put away what was displaced as planned; return its name in the conflict store."""
+        quarantine = self._quarantine
+        if intent.keep:
+            return quarantine.keep(intent, Reason.LOSER)
+        if intent.expected.kind == _SYMLINK:
+            quarantine.drop_link(intent)
+        else:
+            entry = intent.expected
+            if not entry.digest:
+                entry = entry._replace(ctime_ns=os.fstat(held.fd).st_ctime_ns)
+            quarantine.admit(intent, entry)
+        return b""
+
+    def _undo(
+        self,
+        held: Optional[Held],
+        intent: Intent,
+        here: Directory,
+        name: bytes,
+        made: Optional[Made],
+    ) -> None:
+        """Put back what was displaced, destroying nothing that came there meanwhile.
+
+        Args:
+            held: it is the expected version after all; None: it is a user's own.
+            intent: names it in quarantine.
+            here: where it was.
+            name: what it was called.
+            made: what we have put in its place, None for nothing.
+        """
+        quarantine = self._quarantine
+        for flags in (EXCHANGE, NOREPLACE) if made else (NOREPLACE,):
+            try:
+                renameat2(quarantine.fd, intent.name, here.fd, name, flags)
+            except OSError:
+                continue  # the name has gone, or something else has come there
+            break
+        else:
+            if held is not None:
+                self._retire(held, intent)
+            else:
+                quarantine.report(intent.path, quarantine.keep(intent, Reason.DISPLACED))
+            return
+        if made is None or flags == NOREPLACE:
+            return
+        self.step("undone")
+        st = os.stat(intent.name, dir_fd=quarantine.fd, follow_symlinks=False)
+        if st.st_ino != made.st.st_ino:
+            quarantine.report(intent.path, quarantine.keep(intent, Reason.DISPLACED))
+        elif stat.S_ISDIR(st.st_mode):
+            quarantine.drop_directory(intent)
+        elif stat.S_ISLNK(st.st_mode):
+            quarantine.drop_link(intent)
+        else:  # it was visible for a moment: somebody may have opened it
+            assert intent.wanted is not None
+            ours = self._entry(made.st, b"", intent.wanted.digest)
+            quarantine.admit(intent, ours._replace(ctime_ns=st.st_ctime_ns))
+
+    # --- rename
+
+    def _rename(
+        self, t: Transition, here: Directory, name: bytes, intent: Optional[Intent]
+    ) -> tuple[Entry, bytes]:
+        expected = t.source_expected
+        assert expected is not None
+        old_directory, old_name = split(t.source)
+        there = here
+        if old_directory != here.path:
+            there = Directory(self._root_fd, old_directory, 0.0)
+        try:
+            held = Held(there.fd, old_name, expected, lease=False)
+            try:
+                self.step("held")
+                kept = self._move(held, there, old_name, here, name, t.expected, intent)
+                st = held.st if not held.is_untouched() else os.fstat(held.fd)
+            finally:
+                held.close()
+        finally:
+            if there is not here:
+                there.leave()
+        self._remember(t.source, None)
+        return self._entry(st, expected.target), kept
+
+    def _move(
+        self,
+        held: Held,
+        there: Directory,
+        old_name: bytes,
+        here: Directory,
+        name: bytes,
+        expected: Optional[Entry],
+        intent: Optional[Intent],
+    ) -> bytes:
+        """Move what is held to its new name: a writer moves with it, so no lease is needed."""
+        if intent is not None:
+            assert expected is not None
+            return self._move_over(held, there, old_name, here, name, expected, intent)
+        if expected is not None:
+            self._remove_directory(here, name, expected)
+        try:
+            renameat2(there.fd, old_name, here.fd, name, NOREPLACE)
+        except (FileExistsError, FileNotFoundError):
+            raise UnmetError(CHANGED) from None
+        there.changed = here.changed = True
+        self.step("moved")
+        if not held.is_at(here.fd, name, gone=True):  # another file had come to the old name
+            _try_rename(here.fd, name, there.fd, old_name, NOREPLACE)
+            raise UnmetError(CHANGED)
+        return b""
+
+    def _move_over(
+        self,
+        held: Held,
+        there: Directory,
+        old_name: bytes,
+        here: Directory,
+        name: bytes,
+        expected: Entry,
+        intent: Intent,
+    ) -> bytes:
+        """Exchange the two, then move the displaced one aside, which has the old name now."""
+        quarantine_fd = self._quarantine.fd
+        over = Held(here.fd, name, expected, lease=True)
+        try:
+            try:
+                renameat2(there.fd, old_name, here.fd, name, EXCHANGE)
+            except FileNotFoundError:
+                raise UnmetError(CHANGED) from None
+            there.changed = here.changed = True
+            self.step("exchanged")
+            # A name that is gone was taken away by a user, after the exchange.
+            moved = held.is_at(here.fd, name, gone=True)
+            as_planned = moved and over.is_at(there.fd, old_name, gone=True)
+            awaited = over.is_awaited()
+            if not as_planned or awaited or not over.is_untouched():
+                _try_rename(there.fd, old_name, here.fd, name, EXCHANGE)
+                raise UnmetError(IN_USE if as_planned and awaited else CHANGED)
+            try:
+                renameat2(there.fd, old_name, quarantine_fd, intent.name, NOREPLACE)
+            except FileNotFoundError:
+                return b""  # somebody has removed it himself
+            self.step("displaced")
+            try:
+                self._verify(over, intent, there, old_name, None)
+            except UnmetError:
+                if over.is_at(there.fd, old_name):
+                    _try_rename(there.fd, old_name, here.fd, name, EXCHANGE)
+                raise
+            return self._retire(over, intent)
+        finally:
+            over.close()
+
+    # --- metadata
+
+    def _set_meta(self, parent_fd: int, name: bytes, t: Transition) -> Entry:
+        """Set mode, owner and time of what is expected, or of the directory that is there."""
+        wanted = t.wanted
+        assert wanted is not None
+        expected = t.expected or entry_at(parent_fd, name, owners=self._owners, strip=self._strip)
+        if expected is None or expected.kind != wanted.kind:
+            raise UnmetError(CHANGED)
+        is_file = wanted.kind == _FILE
+        # Setting the time would hide what a user writes at that moment: hold him back.
+        lease = is_file and wanted.mtime_ns != expected.mtime_ns
+        held = Held(parent_fd, name, expected, lease)
+        try:
+            before = self._entry(held.st)
+            if t.verb == META and before[1:4] != expected[1:4]:  # mode, uid, gid
+                raise UnmetError(CHANGED)
+            self.step("held")
+            self._set(held, before, wanted)
+            self.step("set")
+            st = os.fstat(held.fd)
+        finally:
+            held.close()
+        mtime_ns = held.st.st_mtime_ns if before.mtime_ns == wanted.mtime_ns else st.st_mtime_ns
+        if is_file and (st.st_size, st.st_mtime_ns) != (held.st.st_size, mtime_ns):
+            raise UnmetError(CHANGED)
+        return self._entry(st, expected.target)
+
+    def _set(self, held: Held, before: Entry, wanted: Entry) -> None:
+        where = held.reference()
+        new_owner = self._owners and (before.uid, before.gid) != (wanted.uid, wanted.gid)
+        if new_owner:
+            os.chown(where, wanted.uid, wanted.gid)  # before the mode: it clears bits of it
+        mode = wanted.mode & 0o7777
+        if self._strip:  # special bits are not replicated: those that are here stay
+            mode = mode & 0o777 | stat.S_IMODE(held.st.st_mode) & 0o7000
+        if wanted.kind != _SYMLINK and (new_owner or mode != stat.S_IMODE(held.st.st_mode)):
+            os.chmod(where, mode)
+        if before.mtime_ns != wanted.mtime_ns:
+            os.utime(where, ns=(held.st.st_atime_ns, wanted.mtime_ns))
+
+    # --- small things
+
+    def _enter(self, path: bytes) -> Directory:
+        """Open the directory that the next names are in, unless it just was."""
+        here, now = self._here, self._now()
+        if here is not None:
+            if here.path == path and now - here.since < TRUST_S:
+                return here
+            self._leave()
+        self._here = here = Directory(self._root_fd, path, now)
+        return here
+
+    def _leave(self) -> None:
+        if self._here is not None:
+            self._here.leave()
+            self._here = None
+
+    def _look(self, path: bytes) -> Optional[Entry]:
+        if not valid_path(path):
+            return None
+        directory, name = split(path)
+        try:
+            fd = self._enter(directory).fd if path else self._root_fd
+            return entry_at(fd, name, owners=self._owners, strip=self._strip)
+        except (OSError, UnmetError):
+            return None
+
+    def _entry(self, st: os.stat_result, target: bytes = b"", digest: bytes = b"") -> Entry:
+        entry = entry_from_stat(st, self._owners, self._strip, target, digest)
+        assert entry is not None
+        return entry
+
+    def _remember(self, path: bytes, entry: Optional[Entry]) -> None:
+        own = self.own
+        own[path] = entry
+        own.move_to_end(path)
+        if len(own) > OWN_MAX:
+            own.popitem(last=False)
+
+
+# --- what is asked ------------------------------------------------------------------------
+
+
+def _displaces(t: Transition) -> bool:
+    """Tell whether something that a user could see has to go to quarantine for this."""
+    return (
+        t.expected is not None and t.expected.kind != _DIRECTORY and t.verb in (PUT, DELETE, RENAME)
+    )
+
+
+def _refusal(t: Transition) -> str:
+    """Say why a transition makes no sense, whatever the replica looks like; empty if it does."""
+    if not valid_path(t.path) or is_ours(t.path) or not (t.path or t.verb == META):
+        return f"{printable(t.path)} is no path of this replica"
+    verb, wanted, expected = t.verb, t.wanted, t.expected
+    if verb in (PUT, META):
+        if wanted is None or not _is_possible(wanted):
+            return f"nothing possible is wanted at {printable(t.path)}"
+        if verb == PUT and wanted.kind == _FILE and t.content is None and not t.source:
+            return f"there is no content for {printable(t.path)}"
+    elif verb == RENAME:
+        if not t.source or not valid_path(t.source) or is_ours(t.source):
+            return f"{printable(t.source)} is no path of this replica"
+        if t.source_expected is None:
+            return f"it is not said what is to become {printable(t.path)}"
+    elif verb == DELETE:
+        if expected is not None and expected.kind == _DIRECTORY:
+            return f"{printable(t.path)} is expected to be a directory: RMDIR removes those"
+    elif verb != RMDIR:
+        return f"there is no verb {verb}"
+    return ""
+
+
+def _is_possible(e: Entry) -> bool:
+    if not (0 <= e.mode <= 0o7777 and 0 <= e.uid < 0xFFFFFFFF and 0 <= e.gid < 0xFFFFFFFF):
+        return False
+    if not -(1 << 63) <= e.mtime_ns < 1 << 63:
+        return False
+    if e.kind == _SYMLINK:
+        return 0 < len(e.target) < 4096 and b"\0" not in e.target
+    return e.kind == _FILE or e.kind == _DIRECTORY
+
+
+def _try_rename(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> None:
+    """Rename back; where that is not possible any more, nothing is lost: both are visible."""
+    with suppress(OSError):
+        renameat2(old_fd, old, new_fd, new, flags)

@@ -1,0 +1,282 @@
+"""A file becomes visible whole, with its final mode, owner and time, or not at all.
+
+Everything new is made in `.psync/stage` first, on the same file system as its target:
+small content by ourselves, large content by rsync in a directory for each of its runs.
+From there one rename publishes it. rsync never writes anywhere else.
+
+**Invariants.** Nothing in staging was ever visible to a user, so it may be destroyed
+at any time: whoever moves something out of here may not move it back once it was
+visible. Names are of fixed length and ours, so that a user's name of 255 bytes can be
+published. What failed leaves nothing behind.
+
+Where things go from here, and what they take the place of, is not decided here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from typing import NamedTuple
+
+from psync.core.entry import Entry, Kind, is_ours, valid_path
+from psync.quarantine import open_directory, unused_names
+from psync.syscalls import EXCHANGE, copy_file, open_beneath, renameat2
+
+__all__ = ["Made", "Stage"]
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_LINK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_NAME = re.compile(rb"[0-9]{1,20}")
+_SOURCE = re.compile(rb"[0-9]{1,20}/[0-9]{1,20}")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_USABLE = 0o700  # what we need of a directory of ours, to move it
+
+
+class Made(NamedTuple):
+    """Something in staging, complete, that one rename will publish.
+
+    Attributes:
+        name: its name in staging.
+        fd: open on it, so that its inode number stays its own.
+        st: what it is now.
+        mode: the permissions that it is to have; `st` has them already, except for a
+            directory that its owner may not write to.
+        ours: made by us for one transition; else fetched by rsync, and its run's.
+    """
+
+    name: bytes
+    fd: int
+    st: os.stat_result
+    mode: int
+    ours: bool
+
+
+class Stage:
+    """The directory `.psync/stage`.
+
+    Args:
+        control_fd: `.psync`.
+        owners: set user and group as wanted; else they are left as they come.
+        strip: drop set-user-id, set-group-id and sticky bits.
+        durable: sync each file before it can be published.
+    """
+
+    def __init__(self, control_fd: int, owners: bool, strip: bool, durable: bool) -> None:
+        self.fd = open_directory(control_fd, b"stage")
+        self._owners = owners
+        self._mask = 0o777 if strip else 0o7777
+        self._durable = durable
+        self._unused = unused_names()
+
+    # --- small things, made by us
+
+    def file(self, content: bytes, wanted: Entry) -> Made:
+        """Make a file."""
+        name = self._unused()
+        fd = os.open(name, _CREATE, wanted.mode & 0o777, dir_fd=self.fd)
+        try:
+            written = os.write(fd, content)
+            while written < len(content):
+                written += os.write(fd, content[written:])
+            return self._dress(name, fd, wanted, ours=True)
+        except OSError:
+            os.close(fd)
+            _remove(self.fd, name)
+            raise
+
+    def directory(self, wanted: Entry) -> Made:
+        """Make an empty directory."""
+        name = self._unused()
+        os.mkdir(name, 0o700, dir_fd=self.fd)
+        try:
+            fd = os.open(name, _OPEN_DIRECTORY, dir_fd=self.fd)
+            try:
+                return self._dress(name, fd, wanted, ours=True)
+            except OSError:
+                os.close(fd)
+                raise
+        except OSError:
+            os.rmdir(name, dir_fd=self.fd)
+            raise
+
+    def link(self, wanted: Entry) -> Made:
+        """Make a symbolic link."""
+        name = self._unused()
+        os.symlink(wanted.target, name, dir_fd=self.fd)
+        try:
+            if self._owners:
+                os.chown(name, wanted.uid, wanted.gid, dir_fd=self.fd, follow_symlinks=False)
+            times = (wanted.mtime_ns, wanted.mtime_ns)
+            os.utime(name, ns=times, dir_fd=self.fd, follow_symlinks=False)
+            fd = os.open(name, _OPEN_LINK, dir_fd=self.fd)
+        except OSError:
+            os.unlink(name, dir_fd=self.fd)
+            raise
+        return Made(name, fd, os.fstat(fd), 0, True)
+
+    def _dress(self, name: bytes, fd: int, wanted: Entry, ours: bool) -> Made:
+        mode = wanted.mode & self._mask
+        mode_here = mode if wanted.kind == Kind.FILE else mode | _USABLE
+        if self._owners:
+            os.fchown(fd, wanted.uid, wanted.gid)  # before the mode: it clears bits of it
+        os.utime(fd, ns=(wanted.mtime_ns, wanted.mtime_ns))
+        st = os.fstat(fd)
+        if stat.S_IMODE(st.st_mode) != mode_here:  # umask or owner had a say
+            os.fchmod(fd, mode_here)
+            st = os.fstat(fd)
+        if self._durable:
+            os.fsync(fd)
+        return Made(name, fd, st, mode, ours)
+
+    def give(self, made: Made, uid: int, gid: int) -> Made:
+        """Give it to another user and group (-1: as it is), if we may."""
+        st = made.st
+        if stat.S_ISLNK(st.st_mode) or (uid in (-1, st.st_uid) and gid in (-1, st.st_gid)):
+            return made
+        try:
+            os.fchown(made.fd, uid, gid)
+            os.fchmod(made.fd, stat.S_IMODE(st.st_mode))
+        except PermissionError:
+            return made  # then it is ours
+        return made._replace(st=os.fstat(made.fd))
+
+    def discard(self, made: Made) -> None:
+        """Remove what was not published after all; a fetched file stays for another try."""
+        if made.ours:
+            _remove(self.fd, made.name)
+
+    # --- large files, fetched by rsync
+
+    def fetched(self, source: bytes, wanted: Entry) -> Made:
+        """Take a file that rsync has filled.
+
+        Args:
+            source: `b"<run>/<name>"`.
+            wanted: what it is to be.
+
+        Raises:
+            OSError: it is not there, or not whole.
+        """
+        if not _SOURCE.fullmatch(source):
+            raise OSError(errno.EINVAL, "that is no name in staging")
+        fd = open_beneath(self.fd, source, _READ)
+        try:
+            st = os.fstat(fd)
+            if not stat.S_ISREG(st.st_mode) or st.st_size != wanted.size:
+                raise OSError(
+                    errno.EBADMSG, f"{st.st_size} of {wanted.size} bytes have been transferred"
+                )
+            return self._dress(source, fd, wanted, ours=False)
+        except OSError:
+            os.close(fd)
+            raise
+
+    def open_run(self, root_fd: int, run: int, names: list[bytes], bases: list[bytes]) -> None:
+        """Make the directory that one run of rsync fills; blocks while it copies bases.
+
+        Args:
+            root_fd: the replica's root.
+            run: its number.
+            names: of the files in it: decimal numbers.
+            bases: for each the path of a live file to start from, or empty. One that is
+                gone, or is no file, is left out: rsync then sends everything.
+
+        Raises:
+            OSError: nothing is left of it.
+        """
+        if len(names) != len(bases) or not all(_FILE_NAME.fullmatch(name) for name in names):
+            raise OSError(errno.EINVAL, "these are no names for staging")
+        self.drop_run(run)
+        directory = b"%d" % run
+        os.mkdir(directory, 0o700, dir_fd=self.fd)
+        try:
+            run_fd = os.open(directory, _OPEN_DIRECTORY, dir_fd=self.fd)
+            try:
+                for name, base in zip(names, bases):
+                    fd = os.open(name, _CREATE, 0o600, dir_fd=run_fd)
+                    try:
+                        if base:
+                            _copy_base(root_fd, base, fd)
+                    finally:
+                        os.close(fd)
+            finally:
+                os.close(run_fd)
+        except OSError:
+            self.drop_run(run)
+            raise
+
+    def drop_run(self, run: int) -> None:
+        """Remove the directory of a run, if it is there."""
+        _remove(self.fd, b"%d" % run)
+
+    # --- the whole
+
+    def probe(self) -> None:
+        """See that the file system can do what everything else rests on.
+
+        Raises:
+            OSError: it cannot exchange two names.
+        """
+        names = self._unused(), self._unused()
+        try:
+            for name in names:
+                os.close(os.open(name, _CREATE, 0o600, dir_fd=self.fd))
+            renameat2(self.fd, names[0], self.fd, names[1], EXCHANGE)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise OSError(
+                    error.errno,
+                    "the file system cannot exchange two names (RENAME_EXCHANGE), "
+                    "so files on it cannot be replaced safely",
+                ) from None
+            raise
+        finally:
+            for name in names:
+                _remove(self.fd, name)
+
+    def clear(self) -> None:
+        """Remove everything: nobody has ever seen it."""
+        for name in os.listdir(self.fd):
+            _remove(self.fd, os.fsencode(name))
+
+    def close(self) -> None:
+        """Close the directory."""
+        os.close(self.fd)
+
+
+def _copy_base(root_fd: int, base: bytes, target_fd: int) -> None:
+    if not valid_path(base) or is_ours(base):
+        raise OSError(errno.EINVAL, "that is no path of this replica")
+    try:
+        fd = open_beneath(root_fd, base, _READ)
+    except OSError:
+        return  # it is gone, or not ours to read
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            copy_file(fd, target_fd)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        os.ftruncate(target_fd, 0)
+    finally:
+        os.close(fd)
+
+
+def _remove(parent_fd: int, name: bytes) -> None:
+    """Remove a name of ours, and what is in it."""
+    try:
+        os.unlink(name, dir_fd=parent_fd)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        fd = os.open(name, _OPEN_DIRECTORY, dir_fd=parent_fd)
+        try:
+            for child in os.listdir(fd):
+                _remove(fd, os.fsencode(child))
+        finally:
+            os.close(fd)
+        os.rmdir(name, dir_fd=parent_fd)

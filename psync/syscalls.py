@@ -1,0 +1,299 @@
+"""The system calls that psync's safety rests on and that Python's `os` does not have.
+
+A file is replaced without a race by `renameat2`, reached without leaving the root by
+`openat2`, and shielded from writers for some microseconds by a read lease; Python 3.9
+offers none of them. They are called through `ctypes`, so that an agent on a bare host
+needs nothing but its interpreter.
+
+**Invariants.** Every function raises `OSError` with the kernel's errno, and nothing else,
+for what the system refuses. Every descriptor handed out is close-on-exec. No path is
+followed through a symbolic link. Importing this module ignores SIGIO in the whole
+process: its default action would end a process that holds a lease when somebody opens
+the file.
+
+Nothing here decides or retries; there is no policy in this module.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import platform
+import signal
+import struct
+import threading
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+
+__all__ = [
+    "EXCHANGE",
+    "NOREPLACE",
+    "copy_file",
+    "lease_intact",
+    "memfd",
+    "open_beneath",
+    "read_lease",
+    "release_lease",
+    "renameat2",
+    "syncfs",
+]
+
+NOREPLACE = 1
+EXCHANGE = 2
+
+_PATH_MAX = 4095  # what one call takes, without the closing NUL
+_RESOLVE = 0x01 | 0x02 | 0x04 | 0x08  # NO_XDEV | NO_MAGICLINKS | NO_SYMLINKS | BENEATH
+_OPENAT2 = 437  # the same on every architecture
+_RENAMEAT2 = {"x86_64": 316, "aarch64": 276, "riscv64": 276, "i686": 353, "armv7l": 382}
+_FICLONE = 0x40049409
+_MFD_CLOEXEC = 0x01
+_MFD_EXEC = 0x10
+_HOW = struct.Struct("=QQQ")  # struct open_how: flags, mode, resolve
+_COPY_STEP = 1 << 30
+
+_libc: Any = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids it
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+
+
+def _failure(path: bytes = b"") -> OSError:
+    number = ctypes.get_errno()
+    return (
+        OSError(number, os.strerror(number), path) if path else OSError(number, os.strerror(number))
+    )
+
+
+# --- names --------------------------------------------------------------------------------
+
+
+def _renameat2_by_number(olddir: int, old: bytes, newdir: int, new: bytes, flags: int) -> int:
+    number = _RENAMEAT2.get(platform.machine())
+    if number is None:
+        ctypes.set_errno(errno.ENOSYS)
+        return -1
+    result: int = _libc.syscall(number, olddir, old, newdir, new, flags)
+    return result
+
+
+# glibc has the wrapper from 2.28 on, musl from 1.2.6 on.
+_renameat2: Any = getattr(_libc, "renameat2", _renameat2_by_number)
+
+
+def renameat2(olddir: int, old: bytes, newdir: int, new: bytes, flags: int) -> None:
+    """Rename `old` in `olddir` to `new` in `newdir`, in one step.
+
+    Args:
+        olddir: descriptor of the directory that `old` is relative to.
+        old: the name now.
+        newdir: descriptor of the directory that `new` is relative to.
+        new: the name afterwards.
+        flags: `NOREPLACE` (fails with EEXIST if `new` is there) or `EXCHANGE` (swaps the
+            two, fails with ENOENT if either is not there). File systems that have
+            neither answer EINVAL.
+    """
+    if _renameat2(olddir, old, newdir, new, flags):
+        raise _failure(new)
+
+
+def _openat2(dirfd: int, path: bytes, flags: int, mode: int) -> int:
+    how = _HOW.pack(flags | os.O_CLOEXEC, mode, _RESOLVE)
+    fd: int = _libc.syscall(_OPENAT2, dirfd, path, how, _HOW.size)
+    if fd < 0:
+        raise _failure(path)
+    return fd
+
+
+@lru_cache(maxsize=1)
+def _has_openat2() -> bool:
+    """Tell whether openat2 works here: kernels before 5.6 and some sandboxes refuse it."""
+    try:
+        os.close(_openat2(-1, b"/", os.O_PATH, 0))  # leads out of any directory: EXDEV
+    except OSError as error:
+        return error.errno not in (errno.ENOSYS, errno.EPERM)
+    return True
+
+
+def _walk(dirfd: int, path: bytes, flags: int, mode: int) -> int:
+    """Do what openat2 does, component by component.
+
+    A bind mount of the same file system is not noticed here; openat2 notices it.
+    """
+    device = os.fstat(dirfd).st_dev
+    *above, name = path.split(b"/")
+    at = dirfd
+    try:
+        for component in above:
+            below = _step(at, component, os.O_PATH | os.O_DIRECTORY, 0, device)
+            if at != dirfd:
+                os.close(at)
+            at = below
+        return _step(at, name, flags, mode, device)
+    finally:
+        if at != dirfd:
+            os.close(at)
+
+
+def _step(dirfd: int, name: bytes, flags: int, mode: int, device: int) -> int:
+    if name == b"..":
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
+    fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=dirfd)
+    if os.fstat(fd).st_dev != device:
+        os.close(fd)
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
+    return fd
+
+
+def open_beneath(dirfd: int, path: bytes, flags: int, mode: int = 0) -> int:
+    """Open what `path` names below a directory, and nothing that lies elsewhere.
+
+    No symbolic link is followed (ELOOP or ENOTDIR), no mount point is crossed (EXDEV)
+    and `..` leads nowhere (EXDEV), whatever is renamed meanwhile.
+
+    Args:
+        dirfd: the directory; O_PATH will do.
+        path: relative, of any length; `b""` is the directory itself.
+        flags: as for `os.open`; O_CLOEXEC is added.
+        mode: permissions, only with O_CREAT.
+
+    Returns:
+        A new descriptor.
+    """
+    if not path:
+        path = b"."
+    if not _has_openat2():
+        return _walk(dirfd, path, flags, mode)
+    if len(path) <= _PATH_MAX:
+        return _openat2(dirfd, path, flags, mode)
+    at = dirfd
+    try:
+        while len(path) > _PATH_MAX:
+            cut = path.rfind(b"/", 0, _PATH_MAX)
+            if cut <= 0:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
+            below = _openat2(at, path[:cut], os.O_PATH | os.O_DIRECTORY, 0)
+            if at != dirfd:
+                os.close(at)
+            at, path = below, path[cut + 1 :]
+        return _openat2(at, path, flags, mode)
+    finally:
+        if at != dirfd:
+            os.close(at)
+
+
+# --- leases -------------------------------------------------------------------------------
+
+
+def read_lease(fd: int) -> bool:
+    """Take a read lease: until it is released, whoever opens the file for writing waits.
+
+    Returns:
+        False if somebody, in whatever process and through whatever name or mapping, has
+        the file open for writing.
+
+    Raises:
+        PermissionError: the file is not ours and we may not lease those of others.
+        OSError: the file system has no leases, or the file is no regular one.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def lease_intact(fd: int) -> bool:
+    """Tell whether nobody has begun to wait for our lease to end (or it was taken away)."""
+    return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
+
+
+def release_lease(fd: int) -> None:
+    """End a lease, so that those who wait may go on; closing the descriptor does so too."""
+    with suppress(BlockingIOError):  # taken away already, after /proc/sys/fs/lease-break-time
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+# --- content ------------------------------------------------------------------------------
+
+
+def syncfs(fd: int) -> None:
+    """Make everything written to the file system of `fd` durable. Blocks."""
+    if _libc.syncfs(fd):
+        raise _failure()
+
+
+def copy_file(src_fd: int, dst_fd: int) -> None:
+    """Copy a regular file's whole content into an empty one, as cheaply as possible.
+
+    Shares the blocks where the file system can, else lets the kernel copy, else copies
+    through this process; holes stay holes. What is written to the source meanwhile may
+    or may not be in the copy. Blocks for as long as that takes.
+    """
+    try:
+        fcntl.ioctl(dst_fd, _FICLONE, src_fd)
+        return
+    except OSError:
+        pass  # no reflinks here, or not between these two
+    size = os.fstat(src_fd).st_size
+    at = 0
+    while at < size:
+        try:
+            begin = os.lseek(src_fd, at, os.SEEK_DATA)
+            end = os.lseek(src_fd, begin, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                break
+            begin, end = at, size  # no SEEK_DATA here
+        _copy_range(src_fd, dst_fd, begin, min(end, size))
+        at = end
+    os.ftruncate(dst_fd, size)
+
+
+_NO_RANGES = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
+
+
+def _copy_range(src_fd: int, dst_fd: int, at: int, end: int) -> None:
+    in_kernel = hasattr(os, "copy_file_range")
+    while at < end:
+        if in_kernel:
+            try:
+                done = os.copy_file_range(src_fd, dst_fd, min(end - at, _COPY_STEP), at, at)
+            except OSError as error:
+                if error.errno not in _NO_RANGES:
+                    raise
+                in_kernel = False
+                continue
+        else:
+            block = os.pread(src_fd, min(end - at, 1 << 20), at)
+            done = os.pwrite(dst_fd, block, at) if block else 0
+        if not done:
+            return  # the source was cut short meanwhile
+        at += done
+
+
+def memfd(name: str, data: bytes) -> int:
+    """Put bytes into a file that exists in memory only, to be read or executed.
+
+    The descriptor returned is a read-only one (the kernel executes nothing that is open
+    for writing); `/proc/self/fd/N` is its path.
+
+    Raises:
+        OSError: also where `vm.memfd_noexec` forbids executable ones.
+    """
+    try:
+        writable = os.memfd_create(name, _MFD_CLOEXEC | _MFD_EXEC)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        writable = os.memfd_create(name, _MFD_CLOEXEC)  # before 6.3 all of them are
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(writable, rest) :]
+        return os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(writable)

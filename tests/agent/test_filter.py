@@ -1,0 +1,698 @@
+"""The filter in this process: on a real tree, told where to look by a script.
+
+What an agent with a real watcher does is in `test_agent`. Here is what a kernel cannot be
+made to say at will: lost events, late events, renames heard of after the looks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from psync import wire
+from psync.core.entry import Entry, Kind, content_digest
+from psync.core.settle import (
+    ATTRIBUTES,
+    CLOSED,
+    CREATED,
+    DELETED,
+    DIRECTORY,
+    MODIFIED,
+    MOVED_IN,
+    MOVED_OUT,
+)
+from psync.filter import PENDING_MAX, Filter, RootLost
+from psync.known import NOT_OURS, REMEMBERED_MAX, Known
+from psync.watch import Event, Inotify, Polling, walk
+from psync.wire import (
+    APPLIED,
+    PUT,
+    Digests,
+    Flushed,
+    Item,
+    Listing,
+    Observed,
+    Outcome,
+    Scanned,
+    Start,
+    Transition,
+    Trouble,
+)
+
+
+class Script:
+    """A watcher that says what it is told to."""
+
+    name = "script"
+
+    def __init__(self) -> None:
+        self.fd, self._other = os.pipe()
+        self.events: list[Event] = []
+        self.rescans = 0
+        self.dead = False
+
+    def read(self) -> list[Event]:
+        if self.dead:
+            raise EOFError("killed")
+        events, self.events = self.events, []
+        return events
+
+    def step(self, seconds: float) -> list[Event]:
+        return []
+
+    def scanning(self) -> bool:
+        return False
+
+    def deadline(self) -> float | None:
+        return None
+
+    def rescan(self) -> None:
+        self.rescans += 1
+
+    def close(self) -> None:
+        os.close(self.fd)
+        os.close(self._other)
+
+
+class Bench:
+    """A filter on a root, its clock, and what it sent."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+        self.root = root
+        self.now = 100.0
+        self.sent: list[Any] = []
+        self.logged: list[str] = []
+        self.own: OrderedDict[bytes, Entry | None] = OrderedDict()
+        self.lost = False
+        (root / ".psync").mkdir(exist_ok=True)
+        values: dict[str, Any] = {
+            "protocol": 1, "version": "", "root": os.fsencode(root), "session": "s", "side": 0,
+            "owners": True, "strip_special_bits": False, "excludes": ["/no$"], "tempfiles": [],
+            "inline_max": 1000, "settle_ms": 50, "max_delay_ms": 1000, "quarantine_ms": 0,
+            "timeout_ms": 10_000, "strict": False, "suppress_echoes": True, "poll_ms": 5000,
+        }  # fmt: skip
+        filesystem = changes.pop("filesystem", "ext4")
+        self.scripts: list[Script] = []
+        monkeypatch.setattr(Filter, "_start_watcher", lambda _: self._watcher())
+        self.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        self.filter = Filter(
+            self.root_fd,
+            Start(**{**values, **changes}),
+            program="",
+            filesystem=filesystem,
+            own=self.own,
+            send=self.sent.append,
+            log=lambda level, line: self.logged.append(line),
+            check_root=self._check_root,
+            now=lambda: self.now,
+        )
+        self.filter.begin()
+        self.hear(("D", False, b"0" * 16, 0, b""), ("S", 1, 0))
+        self.sent.clear()
+
+    def _watcher(self) -> Script:
+        self.scripts.append(Script())
+        return self.scripts[-1]
+
+    def _check_root(self) -> None:
+        if self.lost:
+            raise RootLost("gone")
+
+    def hear(self, *events: Event) -> None:
+        self.scripts[-1].events += events
+        self.filter.read()
+
+    def work(self, seconds: float = 0.0) -> list[Any]:
+        """Let time pass and the filter do what is due; return what it sent."""
+        until = self.now + seconds
+        while True:
+            due = self.filter.deadline()
+            if due is None or due > until:
+                break
+            self.now = max(self.now, due)
+            self.filter.live(self.now + 3600)
+        self.now = until
+        sent, self.sent[:] = list(self.sent), []
+        return sent
+
+    def items(self, seconds: float = 0.0) -> list[Item]:
+        """The same, but only what was observed, without directories' own states."""
+        return [
+            item
+            for m in self.work(seconds)
+            if isinstance(m, Observed)
+            for item in m.items
+            if item.entry is None or item.entry.kind != Kind.DIRECTORY or item.moved_from
+        ]
+
+    def close(self) -> None:
+        self.filter.close()
+        os.close(self.root_fd)
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def build(**changes: Any) -> Bench:
+        root = tmp_path / f"root{len(made)}"
+        root.mkdir()
+        made.append(Bench(root, monkeypatch, **changes))
+        return made[-1]
+
+    yield build
+    for bench in made:
+        bench.close()
+
+
+@pytest.fixture
+def bench(make: Callable[..., Bench]) -> Bench:
+    return make()
+
+
+class TestLateRenames:
+    def test_looks_again_for_what_a_directory_rename_hid(self, bench: Bench) -> None:
+        (bench.root / "d").mkdir()
+        (bench.root / "d/f").write_bytes(b"text")
+        (bench.root / "d").rename(bench.root / "e")
+        bench.hear(("E", CREATED | CLOSED, b"d/f"))
+        assert bench.items() == [Item(b"d/f", None)]
+
+        bench.hear(("M", True, b"d", b"e"))
+        items = bench.items()
+
+        assert [i.path for i in items] == [b"e", b"d", b"e/f"]
+        assert items[0].moved_from == b"d"
+        assert items[2].content == b"text"
+
+    def test_lists_the_moved_tree_when_too_much_was_hidden(self, bench: Bench) -> None:
+        (bench.root / "e/sub").mkdir(parents=True)
+        (bench.root / "e/sub/f").write_bytes(b"text")
+        bench.hear(*(("E", CLOSED, b"d/%d" % i) for i in range(REMEMBERED_MAX + 1)))
+        bench.work()
+        bench.hear(("M", True, b"d", b"e"))
+        listings = [m for m in bench.work() if isinstance(m, Listing)]
+
+        assert [m.path for m in listings] == [b"e", b"e/sub"]
+        assert listings[1].items[0].content == b"text"
+
+    def test_lists_a_new_directory_that_was_renamed_before_its_listing(self, bench: Bench) -> None:
+        (bench.root / "e").mkdir()
+        (bench.root / "e/f").write_bytes(b"text")
+        bench.hear(("D", True, b"0" * 16, 1, b"d"))
+        assert bench.items() == [Item(b"d", None)]
+        bench.hear(("M", True, b"d", b"e"))
+        listings = [m for m in bench.work() if isinstance(m, Listing)]
+
+        assert [m.path for m in listings] == [b"e"]
+        assert listings[0].items[0].content == b"text"
+
+    def test_waits_a_moment_for_the_rest_of_a_chain(self, bench: Bench) -> None:
+        (bench.root / "c").write_bytes(b"x")
+        bench.hear(("M", False, b"a", b"b"))
+        assert bench.items() == []
+        bench.hear(("M", False, b"b", b"c"))
+        items = bench.items(1.0)
+
+        assert items[0].path == b"c"
+        assert items[0].moved_from == b"a"
+        assert {i.path: i.entry for i in items[1:]} == {b"a": None, b"b": None}
+
+    def test_does_not_wait_for_ever(self, bench: Bench) -> None:
+        bench.hear(("M", False, b"a", b"b"))
+        items = bench.items(0.1)
+
+        assert {i.path: i.entry for i in items} == {b"a": None, b"b": None}
+
+    def test_takes_what_comes_out_of_a_name_told_as_gone_for_new(self, bench: Bench) -> None:
+        (bench.root / "c").write_bytes(b"x")
+        bench.hear(("M", False, b"a", b"b"))
+        bench.items(0.1)
+        bench.hear(("M", False, b"b", b"c"))
+
+        new, old = bench.items()
+        assert (new.path, new.content, new.moved_from) == (b"c", b"x", b"")
+        assert old == Item(b"b", None)
+
+    def test_goes_on_with_a_long_listing_under_the_new_name(self, bench: Bench) -> None:
+        (bench.root / "d").mkdir()
+        for i in range(300):
+            (bench.root / f"d/{i:03}").touch()
+        bench.hear(("D", True, b"0" * 16, 300, b"d"))
+        bench.filter.live(bench.now)  # one slice of it
+        (bench.root / "d").rename(bench.root / "e")
+        bench.hear(("M", True, b"d", b"e"))
+        listings = [m for m in bench.work() if isinstance(m, Listing)]
+
+        assert {m.path for m in listings} == {b"e"}
+        assert sum(len(m.items) for m in listings) == 300
+
+
+class TestIgnoredNames:
+    def test_are_not_looked_at(self, bench: Bench) -> None:
+        (bench.root / "no").write_bytes(b"x")
+        bench.hear(
+            ("E", CLOSED, b"no"),
+            ("E", CLOSED, b"no/deep"),
+            ("M", False, b"no", b"a/no"),
+            ("D", True, b"", 0, b"no"),
+            ("N", b"no"),
+            ("X", 13, b"no"),
+        )
+
+        assert bench.work(20.0) == []
+
+    def test_make_something_new_of_what_leaves_them(self, bench: Bench) -> None:
+        (bench.root / "f").write_bytes(b"x")
+        (bench.root / "d/e").mkdir(parents=True)
+        (bench.root / "d/e/g").write_bytes(b"y")
+        bench.hear(("M", False, b"no", b"f"), ("M", True, b"no", b"d"))
+        sent = bench.work()
+
+        assert sent[0].items[0].content == b"x"
+        assert sent[0].items[0].moved_from == b""
+        assert [m.path for m in sent[1:]] == [b"d", b"d/e"]
+        assert sent[2].items[0].content == b"y"
+
+    def test_make_what_enters_them_absent(self, bench: Bench) -> None:
+        bench.hear(("M", False, b"f", b"no"))
+
+        assert bench.items() == [Item(b"f", None)]
+
+
+class TestLosingEvents:
+    def test_counts_a_new_scan_after_an_overflow(self, bench: Bench) -> None:
+        bench.hear(("O",))
+        bench.hear(("D", False, b"1" * 16, 0, b""))
+        bench.hear(("S", 1, 0))
+        sent = bench.work()
+
+        assert [type(m) for m in sent] == [Trouble, Digests, Scanned, Trouble]
+        assert (sent[0].code, sent[3].message) == ("overflow", "")
+        assert sent[1].generation == sent[2].generation == 2
+        assert bench.scripts[0].rescans == 0
+
+    def test_scans_once_more_when_it_overflows_during_a_scan(self, bench: Bench) -> None:
+        bench.filter.rescan()
+        bench.hear(("D", False, b"1" * 16, 0, b""), ("O",), ("S", 1, 0))
+
+        assert bench.scripts[0].rescans == 2
+        bench.hear(("D", False, b"1" * 16, 0, b""), ("S", 1, 0))
+        scans = [m.generation for m in bench.work() if isinstance(m, Scanned)]
+        assert scans == [2, 3]
+
+    def test_takes_part_in_a_scan_that_the_watcher_began_by_itself(self, bench: Bench) -> None:
+        bench.hear(("D", False, b"1" * 16, 0, b""), ("S", 1, 0))
+
+        assert [m.generation for m in bench.work()] == [2, 2]
+
+    def test_scans_everything_when_too_much_is_pending(self, bench: Bench) -> None:
+        bench.hear(*(("E", MODIFIED, b"f%d" % i) for i in range(PENDING_MAX + 1)))
+
+        assert bench.scripts[0].rescans == 1
+        assert len(bench.filter._settle) == 0
+        assert bench.logged
+
+    def test_starts_another_watcher_when_it_dies(self, bench: Bench) -> None:
+        bench.scripts[0].dead = True
+        bench.filter.read()
+        bench.hear(("S", 1, 0))
+        sent = bench.work()
+
+        assert len(bench.scripts) == 2
+        assert [type(m) for m in sent] == [Trouble, Scanned, Trouble]
+        assert sent[1].generation == 2
+
+    def test_ends_when_the_root_is_gone(self, bench: Bench) -> None:
+        with pytest.raises(RootLost):
+            bench.hear(("U",))
+        bench.lost = True
+        with pytest.raises(RootLost):
+            bench.filter.rescan()
+        bench.scripts[0].dead = True
+        with pytest.raises(RootLost):
+            bench.filter.read()
+
+    def test_looks_everywhere_from_time_to_time_without_enough_watches(self, bench: Bench) -> None:
+        bench.hear(("L", b"d"), ("L", b"e"))
+        sent = bench.work(4.9)
+        assert [(m.code, m.path) for m in sent] == [("limit", b"")]
+        assert "max_user_watches" in sent[0].message
+
+        bench.work(0.2)
+        assert bench.scripts[0].rescans == 1
+
+    def test_polls_what_tells_only_half(self, make: Callable[..., Bench]) -> None:
+        bench = make(filesystem="nfs4")
+        bench.work(5.1)
+
+        assert bench.scripts[0].rescans == 1
+
+
+class TestTrouble:
+    def test_is_told_once_and_taken_back(self, bench: Bench) -> None:
+        (bench.root / "d").mkdir()
+        bench.hear(("X", 13, b"d"))
+        bench.hear(("X", 13, b"d"))
+        sent = bench.work()
+        assert [m.message for m in sent if isinstance(m, Trouble)] == ["Permission denied"]
+        shown = [i for m in sent if isinstance(m, Observed) for i in m.items]
+        assert shown[0].flags & wire.UNREADABLE
+
+        bench.hear(("D", True, b"0" * 16, 0, b"d"))
+        sent = bench.work()
+        assert [m.message for m in sent if isinstance(m, Trouble)] == [""]
+
+    def test_with_a_look_is_no_absence_and_is_tried_again(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (bench.root / "f").write_bytes(b"x")
+        whole = bench.filter._looker.look
+
+        def fail(*args: Any, **options: Any) -> Any:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(bench.filter._looker, "look", fail)
+        bench.hear(("E", CLOSED, b"f"))
+        sent = bench.work()
+        assert [(m.code, m.path) for m in sent] == [("io", b"f")]
+
+        monkeypatch.setattr(bench.filter._looker, "look", whole)
+        sent = bench.work(20.0)
+        assert [type(m) for m in sent] == [Trouble, Observed]
+        assert sent[1].items[0].content == b"x"
+
+    def test_voids_a_listing_that_broke_off(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (bench.root / "d").mkdir()
+        for name in ("a", "b"):
+            (bench.root / "d" / name).write_bytes(b"x")
+        whole = bench.filter._looker.look_at
+
+        def fail(fd: int, name: bytes, *args: Any, **options: Any) -> Any:
+            if name == b"b":
+                raise OSError(5, "Input/output error")
+            return whole(fd, name, *args, **options)
+
+        monkeypatch.setattr(bench.filter._looker, "look_at", fail)
+        bench.hear(("D", True, b"0" * 16, 2, b"d"))
+        sent = bench.work()
+        assert not [m for m in sent if isinstance(m, Listing)]
+        assert any(isinstance(m, Trouble) and m.path == b"d" for m in sent)
+
+        monkeypatch.setattr(bench.filter._looker, "look_at", whole)
+        bench.hear(("E", CLOSED, b"d/a"))
+        assert bench.items()[0].content == b"x"  # what was not sent is not known
+
+
+class TestMetadata:
+    def test_is_told_without_content_but_not_of_a_file_that_could_not_be_read(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (bench.root / "f").write_bytes(b"x")
+        bench.hear(("E", ATTRIBUTES, b"f"))
+        assert bench.items()[0].flags == wire.META_ONLY
+
+        from psync import scan
+
+        def refuse(fd: int, name: bytes) -> int:
+            raise PermissionError(13, "Permission denied")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(scan, "open_file", refuse)
+            (bench.root / "f").write_bytes(b"secret")
+            bench.hear(("E", CLOSED, b"f"))
+            assert bench.items()[0].flags == wire.UNREADABLE
+        bench.hear(("E", ATTRIBUTES, b"f"))
+        item = bench.items()[0]
+
+        assert item.flags == 0
+        assert item.content == b"secret"
+
+    def test_of_a_directory_follows_what_happened_in_it(self, bench: Bench) -> None:
+        (bench.root / "d").mkdir()
+        (bench.root / "d/f").write_bytes(b"x")
+        bench.hear(("E", CREATED | CLOSED, b"d/f"))
+        first = bench.work()
+        later = bench.work(0.01)
+        bench.hear(("E", CLOSED, b"d/f"))
+
+        assert [[i.path for i in m.items] for m in first] == [[b"d/f"]]
+        assert [[i.path for i in m.items] for m in later] == [[b"d"]]
+        assert bench.work(1.0) == []  # nothing is said twice
+
+
+class TestFlush:
+    def test_waits_for_its_heartbeat(self, bench: Bench) -> None:
+        bench.filter.flush(7)
+        assert bench.work(1.0) == []
+        bench.hear(("B", b"beat.8"))
+        assert bench.work(1.0) == []
+        bench.hear(("B", b"beat.7"))
+
+        assert bench.work() == [Flushed(7)]
+
+    def test_takes_what_waits_before_it_is_done(self, bench: Bench) -> None:
+        (bench.root / "f").write_bytes(b"x")
+        bench.filter.flush(7)
+        bench.hear(("E", MODIFIED, b"f"), ("M", False, b"a", b"b"), ("B", b"beat.7"))
+        sent = bench.work()
+
+        assert sent[-1] == Flushed(7)
+        told = {i.path for m in sent[:-1] for i in m.items}
+        assert {b"f", b"a", b"b"} <= told
+
+    def test_waits_for_a_scan_that_an_overflow_made_necessary(self, bench: Bench) -> None:
+        bench.filter.flush(7)
+        bench.hear(("B", b"beat.7"), ("O",))
+        assert not any(isinstance(m, Flushed) for m in bench.work(1.0))
+        bench.hear(("S", 1, 0))
+
+        assert bench.work()[-1] == Flushed(7)
+
+    def test_is_not_starved_by_a_busy_user(self, bench: Bench) -> None:
+        (bench.root / "f").write_bytes(b"x")
+        bench.filter.flush(7)
+        bench.hear(("B", b"beat.7"))
+        for i in range(1000):
+            bench.hear(*(("E", CLOSED, b"%d-%d" % (i, n)) for n in range(300)))
+            bench.filter.live(bench.now)
+            if Flushed(7) in bench.sent:
+                break
+
+        assert i < 10
+
+    def test_scans_when_there_is_no_room_for_the_heartbeat(self, bench: Bench) -> None:
+        (bench.root / ".psync").rmdir()
+        bench.filter.flush(7)
+        assert bench.scripts[0].rescans == 1
+        bench.hear(("S", 1, 0))
+
+        assert bench.work()[-1] == Flushed(7)
+
+
+def entry_of(path: Path, digest: bytes = b"") -> Entry:
+    st = path.lstat()
+    return Entry(
+        Kind.FILE, st.st_mode & 0o7777, st.st_uid, st.st_gid, st.st_size, st.st_mtime_ns, b"",
+        digest, st.st_ino, st.st_ctime_ns,
+    )  # fmt: skip
+
+
+class TestEchoes:
+    @pytest.mark.parametrize("mask", [MOVED_IN, ATTRIBUTES, CREATED, CLOSED])
+    def test_are_kept_back_when_they_show_what_we_left(self, bench: Bench, mask: int) -> None:
+        (bench.root / "f").write_bytes(b"x")
+        bench.own[b"f"] = entry_of(bench.root / "f", content_digest(b"x"))
+        bench.own[b"gone"] = None
+        bench.hear(("E", mask, b"f"), ("E", DELETED, b"gone"), ("E", MOVED_OUT, b"gone"))
+
+        assert bench.items(1.0) == []
+
+    def test_are_told_where_a_write_in_the_same_tick_left_equal_stats(self, bench: Bench) -> None:
+        (bench.root / "f").write_bytes(b"y")
+        bench.own[b"f"] = entry_of(bench.root / "f", content_digest(b"x"))
+        bench.hear(("E", CLOSED, b"f"))
+
+        assert bench.items()[0].content == b"y"
+
+    def test_are_told_when_they_are_wanted(self, make: Callable[..., Bench]) -> None:
+        bench = make(suppress_echoes=False)
+        (bench.root / "f").write_bytes(b"x")
+        bench.own[b"f"] = entry_of(bench.root / "f", content_digest(b"x"))
+        bench.hear(("E", MOVED_IN, b"f"))
+
+        assert bench.items()[0].content == b"x"
+
+    def test_of_an_old_removal_do_not_hide_a_new_one(self, bench: Bench) -> None:
+        bench.own[b"f"] = None
+        (bench.root / "f").write_bytes(b"x")
+        bench.hear(("E", CLOSED, b"f"))
+        assert bench.items()[0].content == b"x"
+        (bench.root / "f").unlink()
+        bench.hear(("E", DELETED, b"f"))
+
+        assert bench.items() == [Item(b"f", None)]
+
+    def test_do_not_outlive_a_users_directory_rename(self, bench: Bench) -> None:
+        bench.own[b"d/f"] = None
+        (bench.root / "d").mkdir()
+        (bench.root / "d/f").write_bytes(b"x")
+        bench.hear(("M", True, b"e", b"d"))
+        bench.work()
+        (bench.root / "d/f").unlink()
+        bench.hear(("E", DELETED, b"d/f"))
+
+        assert bench.items() == [Item(b"d/f", None)]
+
+    def test_of_a_directory_of_ours_are_kept_back_only_if_all_of_it_is_there(
+        self, bench: Bench
+    ) -> None:
+        def make(names: list[str]) -> None:
+            (bench.root / "d").mkdir()
+            for name in names:
+                (bench.root / "d" / name).write_bytes(b"x")
+            looker = bench.filter._looker
+            transitions, outcomes = [], []
+            for op, path in enumerate([b"d", *(b"d/%b" % n.encode() for n in names)]):
+                entry = looker.look(path).entry
+                bench.own[path] = entry
+                transitions.append(Transition(op, PUT, path, None, entry))
+                outcomes.append(Outcome(op, APPLIED, entry))
+            looker.forget()
+            bench.filter.applied(transitions, outcomes)
+
+        make(["a", "b"])
+        bench.hear(("D", True, b"0" * 16, 2, b"d"))
+        assert bench.work() == []
+
+        for path in (bench.root / "d").iterdir():
+            path.unlink()
+        (bench.root / "d").rmdir()
+        make(["a", "b"])
+        (bench.root / "d/a").unlink()
+        bench.hear(("D", True, b"0" * 16, 1, b"d"))
+        listing = next(m for m in bench.work() if isinstance(m, Listing))
+        assert [i.path for i in listing.items] == [b"b"]
+
+
+class TestKnown:
+    def test_is_bounded(self) -> None:
+        known = Known({}, suppress=True)
+        for i in range(REMEMBERED_MAX + 5):
+            known.tell(b"%d" % i, NOT_OURS)
+
+        assert len(known._told) <= REMEMBERED_MAX
+
+    def test_keeps_what_an_answer_confirms_and_drops_what_it_denies(self) -> None:
+        entry = Entry(Kind.FILE, 0o600, 0, 0, 1, 1, b"", b"", 5, 5)
+        other = entry._replace(ctime_ns=6)
+        own: dict[bytes, Entry | None] = {b"a": entry, b"b": entry, b"c": None, b"d": None}
+        known = Known(own, suppress=True)
+        known.answer(b"a", entry)
+        known.answer(b"b", other)
+        known.answer(b"c", None)
+        known.answer(b"d", entry)
+
+        assert own == {b"a": entry, b"c": None}
+
+
+class TestWalk:
+    def test_reports_what_it_cannot_or_may_not_enter(self, tmp_path: Path) -> None:
+        fd = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            events = list(walk(fd, b"proc", False, owners=True, strip=False))
+        finally:
+            os.close(fd)
+
+        assert events == [("N", b"proc")]
+
+    def test_names_parents_first_and_siblings_in_byte_order(self, tmp_path: Path) -> None:
+        for path in ("b/z", "b/a", "a", "b.x", ".psync/stage", "x.psync.ignore"):
+            (tmp_path / path).mkdir(parents=True)
+        fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            events = list(walk(fd, b"", False, owners=True, strip=False))
+        finally:
+            os.close(fd)
+
+        assert [e[-1] for e in events[:-1]] == [b"", b"a", b"b", b"b/a", b"b/z", b"b.x"]
+        assert events[-1] == ("S", 6, 5)
+
+
+class TestFallback:
+    def test_scans_in_slices_without_events(self, tmp_path: Path) -> None:
+        for i in range(50):
+            (tmp_path / f"d{i}").mkdir()
+        fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+        polling = Polling(fd, owners=True, strip=False)
+        events = []
+        while polling.scanning():
+            events += polling.step(0.0005)
+        os.close(fd)
+
+        assert events[-1] == ("S", 51, 50)
+        assert polling.fd == -1
+        assert polling.read() == []
+
+    def test_tells_of_a_rename_whose_other_half_is_outside(self, tmp_path: Path) -> None:
+        root = tmp_path / "root"
+        (root / ".psync").mkdir(parents=True)
+        (root / "f").touch()
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        inotify = Inotify(fd, owners=True, strip=False)
+        while inotify.scanning():
+            inotify.step(1.0)
+        (root / "f").rename(tmp_path / "f")
+        assert inotify.read() == []
+        deadline = inotify.deadline()
+        assert deadline is not None
+        events: list[Event] = []
+        while not events:
+            events = inotify.read()
+        inotify.close()
+        os.close(fd)
+
+        assert events == [("E", MOVED_OUT, b"f")]
+
+    def test_names_what_becomes_local_or_ceases_to_be(self, tmp_path: Path) -> None:
+        (tmp_path / ".psync").mkdir()
+        (tmp_path / "a").touch()
+        fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+        inotify = Inotify(fd, owners=True, strip=False)
+        while inotify.scanning():
+            inotify.step(1.0)
+        (tmp_path / "a").rename(tmp_path / "a.psync.ignore")
+        (tmp_path / "a.psync.ignore").rename(tmp_path / "b")
+        (tmp_path / "c.psync.ignore").touch()
+        (tmp_path / ".psync/beat.1").touch()
+        events = inotify.read()
+        inotify.close()
+        os.close(fd)
+
+        assert events == [
+            ("E", MOVED_OUT, b"a"), ("E", MOVED_IN, b"b"), ("B", b"beat.1"),
+        ]  # fmt: skip
+
+    def test_counts_a_directory_rename_as_one_event(self, tmp_path: Path) -> None:
+        (tmp_path / ".psync").mkdir()
+        (tmp_path / "d/e").mkdir(parents=True)
+        fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+        inotify = Inotify(fd, owners=True, strip=False)
+        while inotify.scanning():
+            inotify.step(1.0)
+        (tmp_path / "d").rename(tmp_path / "x")
+        (tmp_path / "x/e/f").touch()
+        events = inotify.read()
+        inotify.close()
+        os.close(fd)
+
+        assert events[0] == ("M", True, b"d", b"x")
+        assert {e[-1] for e in events[1:]} == {b"x/e/f"}
+        assert all(not e[1] & DIRECTORY for e in events[1:])

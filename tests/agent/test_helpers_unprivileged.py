@@ -1,0 +1,310 @@
+"""An agent that is not root: no file can be given away, and not every file leased or read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from psync.wire import APPLIED, CHANGED, FAILED, IN_USE, NOT_EMPTY
+from tests.support.replica import MTIME_NS, Replica, directory, file, link
+
+USER, GROUP, STRANGER = 54321, 54321, 54322
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+
+@pytest.fixture
+def root():
+    """A directory of the user's, which he can get at."""
+    made = Path(tempfile.mkdtemp())
+    os.chown(made, USER, GROUP)
+    yield made
+    shutil.rmtree(made)
+
+
+def as_user(work: Callable[[], None]) -> None:
+    """Do something as an ordinary user, in another process."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork among threads
+        pid = os.fork()
+    if not pid:
+        try:
+            os.setgroups([])
+            os.setgid(GROUP)
+            os.setuid(USER)
+            work()
+        except BaseException:  # noqa: BLE001  the parent raises it
+            os.write(writer, traceback.format_exc().encode()[-60_000:])
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as stream:
+        trouble = stream.read().decode()
+    os.waitpid(pid, 0)
+    assert not trouble, trouble
+
+
+def on(root: Path) -> Callable[[Callable[[Replica], None]], None]:
+    """Run the decorated function at once, as the user, on a replica at `root`."""
+
+    def run(work: Callable[[Replica], None]) -> None:
+        def whole() -> None:
+            replica = Replica(root)
+            work(replica)
+            replica.finish()
+            assert replica.leftovers() == []
+            replica.close()
+
+        as_user(whole)
+
+    return run
+
+
+class TestOwnFiles:
+    def test_everything_works(self, root):
+        @on(root)
+        def _(r: Replica) -> None:
+            made, folder, _ = r.apply(
+                r.put(b"f", file(b"1", 0o640), b"1"),
+                r.put(b"d", directory(0o700)),
+                r.put(b"d/l", link(b"x")),
+            )
+            replaced, _ = r.apply(
+                r.put(b"f", file(b"2"), b"2", made.entry, keep=True),
+                r.meta(b"d", folder.entry, directory(0o750, MTIME_NS + 1)),
+            )
+            moved, gone = r.apply(
+                r.rename(b"f", replaced.entry, b"d/f"),
+                r.delete(b"d/l", r.look(b"d/l")),
+            )
+
+            assert moved.status == gone.status == APPLIED
+            assert r.tree() == {b"d": b"/", b"d/f": b"2"}
+            assert r.look(b"d")[:6] == (2, 0o750, 0, 0, 0, MTIME_NS + 1)
+            assert r.conflicts() == {b"f": (b"1", "conflict")}
+            assert (root / "d/f").stat().st_uid == USER
+
+    def test_own_files_are_leased(self, root):
+        @on(root)
+        def _(r: Replica) -> None:
+            old = r.write(b"f", b"old")
+            with open(r.root / "f", "ab"):
+                (busy,) = r.apply(r.put(b"f", file(b"new"), b"new", old))
+
+            assert busy.status == IN_USE
+
+    def test_a_file_that_may_not_be_read_can_be_replaced(self, root):
+        @on(root)
+        def _(r: Replica) -> None:
+            old = r.write(b"f", b"old", 0o200)
+            (replaced,) = r.apply(r.put(b"f", file(b"new", 0), b"new", old))
+            (meta,) = r.apply(r.meta(b"f", replaced.entry, file(b"new", 0o600, 5)))
+            (gone,) = r.apply(r.delete(b"f", meta.entry))
+
+            assert replaced.status == meta.status == gone.status == APPLIED
+            assert meta.entry[1:6] == (0o600, 0, 0, 3, 5)
+            r.finish()
+            assert r.conflicts() == {}
+
+    def test_a_directory_that_may_not_be_written_to_can_be_made(self, root):
+        @on(root)
+        def _(r: Replica) -> None:
+            made, child = r.apply(r.put(b"d", directory(0o555)), r.put(b"d/f", file(b"x"), b"x"))
+
+            assert made.status == APPLIED
+            assert made.entry == r.look(b"d")
+            assert stat.S_IMODE((root / "d").stat().st_mode) == 0o555
+            assert (child.status, child.message) == (
+                FAILED, "cannot write d/f: Permission denied",
+            )  # fmt: skip
+
+    def test_a_directory_that_may_not_be_written_to_keeps_what_it_has(self, root):
+        @on(root)
+        def _(r: Replica) -> None:
+            old = r.write(b"d/f", b"old")
+            (root / "d").chmod(0o555)
+
+            outcomes = r.apply(
+                r.put(b"d/g", file(b"x"), b"x"),
+                r.put(b"d/f", file(b"x"), b"x", old),
+                r.delete(b"d/f", old),
+                r.rename(b"d/f", old, b"g"),
+                r.put(b"d/e", directory()),
+            )
+
+            assert [o.status for o in outcomes] == [FAILED] * 5
+            assert all("Permission denied" in o.message for o in outcomes)
+            assert r.tree() == {b"d": b"/", b"d/f": b"old"}
+
+    def test_a_directory_that_may_not_be_listed(self, root):
+        @on(root)
+        def _(r: Replica) -> None:
+            (root / "d").mkdir()
+            (root / "d").chmod(0o300)
+
+            (made,) = r.apply(r.put(b"d/f", file(b"x"), b"x"))
+            (mtime_ns, mode) = r.look(b"d").mtime_ns, r.look(b"d").mode
+            (meta,) = r.apply(r.meta(b"d", r.look(b"d"), directory(0o700)))
+
+            assert made.status == meta.status == APPLIED
+            assert mode == 0o300
+            assert mtime_ns < meta.entry.mtime_ns or meta.entry.mtime_ns == MTIME_NS
+
+    def test_a_directory_that_may_not_even_be_searched(self, root):
+        @on(root)
+        def _(r: Replica) -> None:
+            old = r.write(b"d/f", b"old")
+            (root / "d").chmod(0o600)
+
+            outcomes = r.apply(r.put(b"d/g", file(b"x"), b"x"), r.delete(b"d/f", old))
+            (root / "d").chmod(0o700)
+
+            assert [o.status for o in outcomes] == [FAILED] * 2
+            assert [o.entry for o in outcomes] == [None, None]
+            assert r.tree() == {b"d": b"/", b"d/f": b"old"}
+
+    def test_stands_in_the_group_of_a_shared_directory(self, root):
+        (root / "shared").mkdir()
+        os.chown(root / "shared", USER, STRANGER)
+        (root / "shared").chmod(0o2775)
+
+        @on(root)
+        def _(r: Replica) -> None:
+            (outcome,) = r.apply(r.put(b"shared/f", file(b"x"), b"x"))
+
+            assert outcome.status == APPLIED  # although we may not give it that group
+
+
+class TestFilesOfOthers:
+    @pytest.fixture(autouse=True)
+    def theirs(self, root):
+        (root / "theirs").write_bytes(b"text")
+        os.chown(root / "theirs", STRANGER, STRANGER)
+        (root / "private").write_bytes(b"secret")
+        (root / "private").chmod(0o600)
+        os.chown(root / "private", STRANGER, STRANGER)
+
+    def test_can_be_replaced_and_deleted_in_our_directory(self, root):
+        @on(root)
+        def _(r: Replica) -> None:
+            replaced, gone = r.apply(
+                r.put(b"theirs", file(b"new"), b"new", r.look(b"theirs")),
+                r.delete(b"private", r.look(b"private")),
+            )
+            r.finish()
+
+            assert replaced.status == gone.status == APPLIED
+            assert r.tree() == {b"theirs": b"new"}
+            assert r.conflicts() == {}
+
+    def test_a_late_write_is_found_without_a_lease(self, root):
+        writers = [os.open(root / name, os.O_WRONLY) for name in ("theirs", "private")]
+
+        @on(root)
+        def _(r: Replica) -> None:
+            outcomes = r.apply(
+                r.put(b"theirs", file(b"new"), b"new", r.look(b"theirs")),
+                r.delete(b"private", r.look(b"private")),
+            )
+            assert [o.status for o in outcomes] == [APPLIED, APPLIED]
+            for writer in writers:
+                os.write(writer, b"late")
+            r.finish()
+
+            assert sorted(r.tree()) == [b"theirs"]
+            assert sorted(kept.path for kept in r.helpers.kept) == [b"private", b"theirs"]
+
+        for writer in writers:
+            os.close(writer)
+
+    def test_metadata_cannot_be_set(self, root):
+        @on(root)
+        def _(r: Replica) -> None:
+            old = r.look(b"theirs")
+
+            outcomes = r.apply(
+                r.meta(b"theirs", old, old._replace(mode=0o600)),
+                r.meta(b"theirs", old, old._replace(mtime_ns=5)),
+                r.meta(b"theirs", old, old),
+            )
+
+            assert [o.status for o in outcomes] == [FAILED, FAILED, APPLIED]
+            assert "Operation not permitted" in outcomes[0].message
+            assert r.look(b"theirs") == old
+
+    def test_changes_are_seen_all_the_same(self, root):
+        @on(root)
+        def _(r: Replica) -> None:
+            old = r.look(b"theirs")
+
+            (outcome,) = r.apply(r.put(b"theirs", file(b"x"), b"x", old._replace(size=1)))
+
+            assert outcome.status == CHANGED
+
+    def test_a_sticky_directory_protects_them(self, root):
+        (root / "tmp").mkdir()
+        (root / "tmp").chmod(0o1777)
+        (root / "tmp/f").write_bytes(b"text")
+
+        @on(root)
+        def _(r: Replica) -> None:
+            old = r.look(b"tmp/f")
+
+            outcomes = r.apply(
+                r.put(b"tmp/f", file(b"new"), b"new", old),
+                r.delete(b"tmp/f", old),
+                r.rename(b"tmp/f", old, b"f"),
+                r.put(b"tmp/mine", file(b"new"), b"new"),
+            )
+
+            assert [o.status for o in outcomes] == [FAILED, FAILED, FAILED, APPLIED]
+            assert (root / "tmp/f").read_bytes() == b"text"
+
+    def test_a_directory_of_theirs_is_left_alone(self, root):
+        (root / "d").mkdir()
+        (root / "d/f").write_bytes(b"text")
+
+        @on(root)
+        def _(r: Replica) -> None:
+            outcomes = r.apply(
+                r.put(b"d/g", file(b"x"), b"x"),
+                r.meta(b"d", r.look(b"d"), directory(0o700)),
+                r.rmdir(b"d", r.look(b"d")),
+            )
+
+            assert [o.status for o in outcomes] == [FAILED, FAILED, NOT_EMPTY]
+
+
+class TestRoots:
+    def test_one_that_may_not_be_written_to_is_refused(self, root):
+        os.chown(root, 0, 0)
+        root.chmod(0o755)
+
+        def work() -> None:
+            replica = Replica(root, prepare=False)
+            with pytest.raises(PermissionError):
+                replica.helpers.prepare("pair", 0)
+
+        as_user(work)
+
+        assert list(root.iterdir()) == []
+
+    def test_one_where_somebody_else_has_been_is_refused(self, root):
+        Replica(root).close()  # as root
+        (root / ".psync").chmod(0o755)
+
+        def work() -> None:
+            replica = Replica(root, prepare=False)
+            with pytest.raises(OSError, match=r"'\.psync' in the root belongs to user 0"):
+                replica.helpers.prepare("pair", 0)
+
+        as_user(work)
