@@ -1,0 +1,765 @@
+"""Run a session: events in, commands out, until somebody says stop.
+
+The brain is the thin, asynchronous skin around `core.session`: it keeps an agent running on
+each side, hands the session what they say, and carries out what it commands, in order. All
+decisions are the session's; all waiting is here.
+
+**Invariants.** Everything runs in one event loop and nothing in it blocks for longer than a
+small database commit. The archive is committed only after both agents have made everything
+durable that it is going to say. A lost link is never an error of the session: it is tried again
+for ever, with growing and jittered pauses; only what trying again cannot mend ends it, with
+one line and an exit code. When `run` returns no process and no task of it is left.
+
+It does not parse options, print help or know SSH: see `cli`, `effects.transport`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import msgspec
+
+import psync
+from psync.config import Options
+from psync.control import ControlServer
+from psync.core.archive import Archive
+from psync.core.entry import Kind, Side, printable
+from psync.core.ignore import Ignore
+from psync.core.session import (
+    Command,
+    Event,
+    Intend,
+    Limits,
+    Note,
+    Paused,
+    Resumed,
+    Retry,
+    Said,
+    Send,
+    Session,
+    SideDown,
+    SideUp,
+    State,
+    Transfer,
+    Transferred,
+)
+from psync.effects.console import Console
+from psync.effects.log import Logger
+from psync.effects.rsync import Rsync
+from psync.effects.store import Intents, Rows, SessionDir
+from psync.effects.transport import Host, LocalHost, SshHost
+from psync.errors import (
+    AgentError,
+    Exit,
+    HostKeyError,
+    PsyncError,
+    RefusedError,
+    TransportError,
+    UsageError,
+)
+from psync.peer import Peer
+from psync.transfers import Transfers
+from psync.wire import (
+    APPLIED,
+    META,
+    PROTOCOL,
+    RENAME,
+    Apply,
+    Fatal,
+    Flush,
+    Flushed,
+    Log,
+    Message,
+    Outcome,
+    Ping,
+    Pong,
+    Ready,
+    Rescan,
+    Results,
+    Start,
+    Stop,
+    Sync,
+    Synced,
+    Transition,
+    Watch,
+)
+
+__all__ = ["run"]
+
+_BACKOFF_MIN_S = 0.2
+_BACKOFF_MAX_S = 30.0
+_READY_S = 60.0  # the lock of an agent that is just ending may have to be waited for
+_STOP_S = 4.0
+_UNCOMMITTED_MAX = 20_000
+_BANNED_S = 5.0
+_ROOT_GONE = frozenset(("no-root", "not-a-directory", "root-lost"))
+
+
+class _Refusal(PsyncError):
+    """What trying again cannot mend."""
+
+    def __init__(self, message: str, exit_code: Exit) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class _Waiting(NamedTuple):
+    """Somebody waits until everything observed up to `mark` is on both sides."""
+
+    mark: int
+    done: asyncio.Future[None]
+
+
+class Brain:
+    """One session's loop; see the module's text."""
+
+    def __init__(
+        self, options: Options, state: SessionDir, log: Logger, console: Console, hosts: list[Host]
+    ) -> None:
+        self._options = options
+        self._log = log
+        self._console = console
+        self._state = state
+        roots = (options.left, options.right)
+        self._peers = [Peer(s, h, r) for s, h, r in zip(Side, hosts, roots, strict=True)]
+        self._greeted = asyncio.Event()  # both agents have said who they are
+        self._inspected = asyncio.Event()  # both have said how their root is
+        self._rows = Rows(
+            state.database,
+            durable=options.durability == "strict",
+            warn=lambda line: log.warning("archive.broken", message=line),
+        )
+        self._intents = Intents(state.path)
+        self._archive = Archive(self._rows)
+        boot = int(self._rows.meta("boot") or "0") + 1
+        self._rows.set_meta("boot", str(boot))
+        decode = msgspec.msgpack.Decoder(Intend).decode
+        self._session = Session(
+            self._archive,
+            _limits(options),
+            first_op=(boot << 32) + 1,
+            # Without the archive that they belong to they mean nothing.
+            history=[]
+            if self._rows.moved_aside
+            else [decode(record) for record in self._intents.load()],
+            ignored=Ignore(options.all_excludes(), options.tempfiles),
+            met=self._rows.meta("met") == "1",
+        )
+        self._last_number = 0
+        self._transfers = Transfers(
+            self._peers, Rsync(*hosts), options.rsync_extra, self._transferred, self._number
+        )
+        self._waiting: list[_Waiting] = []
+        self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._timer: asyncio.Handle | None = None
+        self._timer_at: float | None = None
+        self._committing = asyncio.Lock()
+        self._commit_soon = asyncio.Event()
+        self._started = time.time()
+        self._last_change: float | None = None
+        self._in_sync_once = False
+
+    # --- the life of a session -----------------------------------------------------------
+
+    async def run(self) -> Exit:
+        """Run until stopped; return the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, Exit.STOPPED)
+        control = ControlServer(self._state.path, self._control)
+        await control.start()
+        works: list[Coroutine[Any, Any, None]] = [self._ping(), self._commit_often()]
+        for peer in self._peers:
+            works += [self._keep_connected(peer), self._transfers.carry(peer.side)]
+        if self._options.banned:
+            works.append(self._watch_for(self._options.banned))
+        if self._options.sync_only or self._options.dry_run:
+            works.append(self._end_when_in_sync())
+        tasks = [asyncio.create_task(work) for work in works]
+        for task in tasks:
+            task.add_done_callback(self._task_done)
+        where = f"{self._options.host}:" if self._options.host else ""
+        if self._options.translate:
+            self._log.warning(
+                "option.ignored",
+                message="-T has no effect: the two roots may have different paths as they are",
+            )
+        self._log.info(
+            "session.started",
+            message=f"replicating {self._options.left} <-> {where}{self._options.right}",
+        )
+        try:
+            code = await self._ended
+            if code is Exit.STOPPED:
+                self._log.info("session.stopped", message="stopped")
+            return code
+        finally:
+            await self._shut_down(tasks, control)
+
+    def _end(self, code: Exit) -> None:
+        if not self._ended.done():
+            self._ended.set_result(code)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._ended.done():
+            self._ended.set_exception(error)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._fail(error)
+
+    async def _shut_down(self, tasks: list[asyncio.Task[None]], control: ControlServer) -> None:
+        """End everything within seconds, whatever hangs."""
+        self._console.finish()
+        with contextlib.suppress(TimeoutError, PsyncError):
+            async with asyncio.timeout(2.0):
+                await self._commit()
+        for task in tasks:
+            task.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await control.close()
+        for peer in self._peers:
+            peer.send(Stop())
+        await asyncio.gather(*(self._hang_up(peer, _STOP_S) for peer in self._peers))
+        self._intents.close()
+        self._rows.close()
+
+    async def _hang_up(self, peer: Peer, grace: float) -> None:
+        with contextlib.suppress(TimeoutError, OSError, TransportError):
+            async with asyncio.timeout(grace + 1.0):
+                await peer.hang_up(grace)
+
+    # --- connections ---------------------------------------------------------------------
+
+    async def _keep_connected(self, peer: Peer) -> None:
+        """Keep an agent running on a side, for ever."""
+        pause = _BACKOFF_MIN_S
+        while True:
+            try:
+                await self._connect(peer)
+                pause = _BACKOFF_MIN_S
+                error: PsyncError = await peer.end()
+            except (TransportError, AgentError) as failure:
+                error = failure
+            self._lost(peer, error)
+            await self._hang_up(peer, 0.5)
+            # Full jitter: many sessions that lost one host do not come back all at once.
+            await asyncio.sleep(random.uniform(_BACKOFF_MIN_S / 2, pause))
+            pause = min(pause * 2, _BACKOFF_MAX_S)
+
+    async def _connect(self, peer: Peer) -> None:
+        """Start an agent, agree with it on the root, and let it watch."""
+        other = self._peers[peer.side.other]
+        await peer.connect(self._on_messages)
+        assert peer.hello is not None
+        if not peer.hello.rsync:
+            raise RefusedError(
+                f"rsync is not installed on {peer.host.describe()}: install it there "
+                "(Debian: apt-get install rsync)"
+            )
+        if other.hello is not None:
+            self._greeted.set()
+        await peer.until(self._greeted)
+        owners = all(p.hello is not None and p.hello.euid == 0 for p in self._peers)
+        peer.owners = owners
+        peer.ready = await peer.ask(self._start_message(peer, owners), Ready, within=_READY_S)
+        if other.ready is not None:
+            self._inspected.set()
+        await peer.until(self._inspected)
+        pair = self._check_roots(peer)
+        if other.up and other.owners != owners:
+            other.lose(TransportError("the other side's user is another now"))
+        peer.send(Watch(pair))
+        peer.up = peer.was_up = True
+        peer.trouble = ""
+        rebooted = self._has_rebooted(peer)
+        if rebooted:
+            self._intents.drop(self._intents.rotate())
+        now = asyncio.get_running_loop().time()
+        self._session.receive(SideUp(peer.side, rebooted), now)
+        self._rows.set_meta(f"boot_id.{peer.side.name.lower()}", peer.hello.boot_id)
+        self._log.info("side.connected", side=peer.side, host=peer.host.describe())
+        self._pump()
+
+    def _has_rebooted(self, peer: Peer) -> bool:
+        """Tell whether a host may have lost what was not durable since its side was up last."""
+        known = self._rows.meta(f"boot_id.{peer.side.name.lower()}")
+        return peer.hello is not None and known not in (None, peer.hello.boot_id)
+
+    def _start_message(self, peer: Peer, owners: bool) -> Start:
+        options = self._options
+        return Start(
+            protocol=PROTOCOL,
+            version=psync.__version__,
+            root=os.fsencode(peer.root),
+            session=self._remembered("session"),
+            side=peer.side,
+            owners=owners,
+            strip_special_bits=options.strip_special_bits or not owners,
+            excludes=options.all_excludes(),
+            tempfiles=options.tempfiles,
+            inline_max=options.inline_max,
+            settle_ms=options.settle_ms,
+            max_delay_ms=int(options.max_delay * 1000),
+            quarantine_ms=int(options.quarantine * 1000),
+            timeout_ms=int(options.timeout * 1000),
+            strict=options.durability == "strict",
+            suppress_echoes=options.suppress_echoes,
+            poll_ms=int(options.poll_interval * 1000),
+        )
+
+    def _remembered(self, key: str, fresh: str | None = None) -> str:
+        """An id from the state directory, made at its first use."""
+        known = self._rows.meta(key)
+        if known is None:
+            known = fresh or uuid4().hex
+            self._rows.set_meta(key, known)
+        return known
+
+    def _check_roots(self, peer: Peer) -> str:
+        """Make sure that both roots are this pair's; return the pair's id."""
+        left, right = self._peers
+        assert left.ready and right.ready and left.hello and right.hello and peer.ready
+        a, b = left.ready, right.ready
+        if (left.hello.boot_id, left.hello.hostname) == (right.hello.boot_id, right.hello.hostname):
+            if (a.device, a.inode) == (b.device, b.inode):
+                raise UsageError(f"{left.root} and {right.root} are the same directory")
+            for inner, outer in ((a, b), (b, a)):
+                if inner.root.startswith(outer.root.rstrip(b"/") + b"/"):
+                    raise UsageError(
+                        f"{printable(inner.root)} is inside {printable(outer.root)}: "
+                        "a tree cannot be replicated into itself"
+                    )
+        pair = self._rows.meta("pair")
+        if pair is None and a.marker_pair == b.marker_pair:
+            # Two new roots; or our state was lost, and the replicas still know each other.
+            pair = self._remembered("pair", a.marker_pair)
+        for each, ready in ((left, a), (right, b)):
+            if ready.marker_pair not in ("", pair):
+                raise UsageError(
+                    f"{each.root} on {each.host.describe()} belongs to another psync pair: stop "
+                    f"that session, or if it is gone for good remove {each.root}/.psync/marker"
+                )
+        assert pair is not None
+        if self._archive.count and (peer.ready.empty or not peer.ready.marker_pair):
+            what = "is empty" if peer.ready.empty else "has lost its marker (.psync/marker)"
+            self._halt(
+                f"{peer.name}: {peer.root} {what}, but {self._archive.count} entries were "
+                "agreed: is its file system mounted? If it is meant to be so: "
+                "psync resume --accept-deletes"
+            )
+        return pair
+
+    def _lost(self, peer: Peer, error: PsyncError) -> None:
+        """Tell people, and the session; raise what trying again cannot mend."""
+        if isinstance(error, (RefusedError, HostKeyError)):
+            lost = (Exit.LEFT_LOST, Exit.RIGHT_LOST)[peer.side]
+            raise _Refusal(str(error), lost if peer.was_up else Exit.FAILED)
+        if self._options.sync_only and not peer.was_up:
+            raise _Refusal(str(error), Exit.FAILED)
+        if str(error) != peer.trouble or peer.up:
+            self._log.warning(
+                "side.lost", side=peer.side, message=f"{peer.name}: {error}; trying again"
+            )
+        peer.trouble = str(error)
+        peer.up = False
+        self._session.receive(SideDown(peer.side), asyncio.get_running_loop().time())
+        self._pump()
+
+    async def _ping(self) -> None:
+        """Notice a link that carries nothing any more."""
+        loop, timeout = asyncio.get_running_loop(), self._options.timeout
+        while True:
+            await asyncio.sleep(timeout / 4)
+            for peer in self._peers:
+                if not peer.connected:
+                    continue
+                if peer.up and loop.time() - peer.heard > timeout:
+                    peer.lose(TransportError(f"no sign of life for {timeout:.0f} s"))
+                elif peer.owners is not None:  # it has been told to start
+                    peer.send(Ping(self._number()))
+
+    def _number(self) -> int:
+        self._last_number += 1
+        return self._last_number
+
+    # --- messages and commands -------------------------------------------------------------
+
+    def _on_messages(self, peer: Peer, messages: list[Message]) -> None:
+        """Take what an agent sent; called by the link, in order."""
+        now = peer.heard = asyncio.get_running_loop().time()
+        try:
+            try:
+                for message in messages:
+                    self._on_message(peer, message, now)
+            except AgentError as error:
+                self._log.error("agent.broke_protocol", side=peer.side, message=str(error))
+                peer.lose(TransportError(f"dropped: {error}"))
+            self._pump()
+        except Exception as error:  # noqa: BLE001  # ours, not the link's: it must not go on
+            self._fail(error)
+
+    def _on_message(self, peer: Peer, message: Message, now: float) -> None:
+        if isinstance(message, Pong) or peer.answered(message):
+            return
+        if isinstance(message, Fatal):
+            self._on_fatal(peer, message)
+        elif isinstance(message, Log):
+            write = self._log.warning if message.level >= 30 else self._log.debug
+            write("agent.said", side=peer.side, text=message.message)
+        elif peer.up and peer.connected:
+            if isinstance(message, Results):
+                self._transfers.placed(peer.side, message)
+            self._session.receive(Said(peer.side, message), now)
+
+    def _on_fatal(self, peer: Peer, message: Fatal) -> None:
+        """An agent says that it cannot serve."""
+        if message.code in _ROOT_GONE and peer.was_up:
+            self._halt(f"{peer.name}: {message.message}; when it is back: psync resume")
+        if message.code in ("internal", "protocol") or peer.was_up:
+            peer.lose(TransportError(message.message))
+        else:
+            peer.lose(RefusedError(f"{peer.name}: {message.message}"))
+
+    def _halt(self, reason: str) -> None:
+        if not self._session.halted:
+            self._session.halt(reason)
+            self._pump()
+
+    def _pump(self) -> None:
+        """Carry out what the session wants done now."""
+        loop = asyncio.get_running_loop()
+        for command in self._session.commands(loop.time()):
+            self._carry_out(command)
+        deadline = self._session.deadline()
+        if self._timer is not None and self._timer_at != deadline:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None and deadline is not None:
+            # uvloop gives a plain handle, which does not know its time, for what is due.
+            self._timer, self._timer_at = loop.call_at(deadline, self._on_timer), deadline
+        if self._waiting:
+            self._wake()
+        if not self._in_sync_once:
+            self._report_progress()
+        if self._archive.uncommitted > _UNCOMMITTED_MAX:
+            self._commit_soon.set()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        try:
+            self._pump()
+        except Exception as error:  # noqa: BLE001  # nobody else would hear of it
+            self._fail(error)
+
+    def _carry_out(self, command: Command) -> None:
+        if self._options.dry_run and self._pretend(command):
+            return
+        if isinstance(command, Send):
+            self._peers[command.side].send(command.message)
+        elif isinstance(command, Note):
+            self._note(command)
+        elif isinstance(command, Intend):
+            self._intents.append([_encode(command)])
+        else:
+            assert isinstance(command, Transfer)
+            self._transfers.add(command)
+
+    def _pretend(self, command: Command) -> bool:
+        """Say what would be done and go on as if it were; False: there is nothing to it."""
+        if isinstance(command, Transfer):
+            pretended: Event = Transferred(command.op, b"dry-run/0")
+        elif isinstance(command, Send) and isinstance(command.message, Apply):
+            outcomes = []
+            for each in command.message.transitions:
+                self._console.say(f"would {_in_words(each)} on the {command.side.name.lower()}")
+                made = each.wanted._replace(ino=each.op, ctime_ns=each.op) if each.wanted else None
+                outcomes.append(Outcome(each.op, APPLIED, made))
+            pretended = Said(command.side, Results(command.message.batch, outcomes))
+        else:
+            return isinstance(command, Intend)
+        asyncio.get_running_loop().call_soon(self._go_on, pretended)
+        return True
+
+    def _go_on(self, event: Event) -> None:
+        try:
+            self._session.receive(event, asyncio.get_running_loop().time())
+            self._pump()
+        except Exception as error:  # noqa: BLE001  # nobody else would hear of it
+            self._fail(error)
+
+    def _transferred(self, events: list[Transferred]) -> None:
+        now = asyncio.get_running_loop().time()
+        for event in events:
+            self._session.receive(event, now)
+        self._pump()
+
+    def _note(self, note: Note) -> None:
+        if note.event == "transition.applied":
+            self._last_change = time.time()
+            self._log.info(note.event, side=note.side, path=note.path, what=note.text)
+            return
+        where = f" on the {note.side.name.lower()}" if note.side is not None else ""
+        path = f"{printable(note.path)}: " if note.path else ""
+        message = {
+            "conflict.kept": f"conflict{where}: {path}the version that lost is kept as "
+            f".psync/conflicts/{note.text}",
+            "session.halted": f"HALTED: {note.text}",
+        }.get(note.event, f"{note.event.replace('.', ' ')}{where}: {path}{note.text}")
+        self._log.warning(note.event, side=note.side, path=note.path, message=message)
+
+    def _report_progress(self) -> None:
+        """Show how far the first synchronization is; say so when it is over."""
+        session = self._session
+        if session.state not in (State.SCANNING, State.WATCHING):
+            return
+        done = sum(session.applied)
+        self._console.progress(done, sum(session.bytes_moved), done + session.pending)
+        if session.state is State.WATCHING and not session.pending:
+            self._in_sync_once = True
+            self._console.finish()
+            self._log.info(
+                "session.watching",
+                message=f"watching: both sides agree on {self._archive.count:,} entries "
+                f"({done:,} changes in {time.time() - self._started:.1f} s)",
+            )
+
+    # --- durability ------------------------------------------------------------------------
+
+    async def _commit_often(self) -> None:
+        """Let the archive follow what both replicas have made durable."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._options.sync_interval):
+                    await self._commit_soon.wait()
+            self._commit_soon.clear()
+            try:
+                await self._commit()
+            except TransportError as error:
+                self._log.debug("archive.delayed", reason=str(error))
+
+    async def _commit(self) -> None:
+        """Commit what is agreed, once it would survive a power cut on both sides.
+
+        Raises:
+            TransportError: a side went away; nothing is committed.
+        """
+        if self._options.dry_run or not all(peer.up for peer in self._peers):
+            return
+        async with self._committing:
+            if not self._archive.freeze():
+                return
+            generation = self._intents.rotate()
+            flying = self._session.in_flight()
+            if flying.intents:
+                self._intents.append([_encode(flying)])
+            number = self._number()
+            durable = False
+            try:
+                answers = await asyncio.gather(
+                    *(peer.ask(Sync(number), Synced, number) for peer in self._peers)
+                )
+                durable = all(answer.ok for answer in answers)
+            finally:
+                if not durable:
+                    self._archive.thaw()
+            if not durable:
+                self._log.warning(
+                    "archive.not_durable",
+                    message="a replica could not write everything to its disk; trying again",
+                )
+                return
+            self._archive.commit()
+            if self._session.met:
+                self._rows.set_meta("met", "1")
+            self._intents.drop(generation)
+            self._archive.remember_digests()
+
+    # --- what people ask ---------------------------------------------------------------------
+
+    async def _control(self, verb: str, args: dict[str, Any]) -> Any:
+        """Answer a request that came over the control socket."""
+        if verb == "status":
+            return self.status()
+        if verb == "stop":
+            asyncio.get_running_loop().call_soon(self._end, Exit.STOPPED)
+        elif verb == "flush":
+            await self._flush_within(args.get("timeout"))
+        elif verb == "pause":
+            self._tell(Paused())
+        elif verb == "resume":
+            self._resume(accept=bool(args.get("accept_deletes")))
+        elif verb == "conflicts":
+            return [
+                {"side": side.name.lower(), "path": printable(path), "kept": printable(kept)}
+                for side, path, kept in self._session.conflicts()
+            ]
+        else:
+            raise PsyncError(f"this session does not know {verb!a}")
+        return None
+
+    def _tell(self, event: Paused | Resumed | Retry) -> None:
+        self._session.receive(event, asyncio.get_running_loop().time())
+        self._pump()
+
+    def _resume(self, *, accept: bool) -> None:
+        """Go on after a pause, or after a halt whose cause is gone or accepted."""
+        halted = self._session.halted
+        if halted and not accept and "--accept-deletes" in halted:
+            raise PsyncError(f"the session has halted: {halted}")
+        self._tell(Resumed(accept=True))
+        if halted and not accept:
+            for peer in self._peers:
+                peer.send(Rescan())
+
+    def status(self) -> dict[str, Any]:
+        """Say how things stand, as `psync status --json` prints it."""
+        session = self._session
+        sides = {
+            peer.side.name.lower(): {
+                "host": peer.host.describe(),
+                "root": peer.root,
+                "connected": peer.up,
+                "entries": session.entries(peer.side),
+                "applied": session.applied[peer.side],
+                "bytes": session.bytes_moved[peer.side],
+                "trouble": peer.trouble,
+            }
+            for peer in self._peers
+        }
+        problems = [(p.side, p.path, p.message) for p in session.problems()]
+        problems += [(side, path, message) for side, _, path, message in session.troubles()]
+        return {
+            "name": self._options.name,
+            "pid": os.getpid(),
+            "version": psync.__version__,
+            **session.status(),
+            **sides,
+            "started": self._started,
+            "last_change": self._last_change,
+            "problem_list": [
+                {"side": side.name.lower(), "path": printable(path), "message": message}
+                for side, path, message in problems[:100]
+            ],
+        }
+
+    async def _flush_within(self, seconds: float | None) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.flush()
+        except TimeoutError:
+            raise PsyncError(f"not everything is on both sides after {seconds} s") from None
+
+    async def flush(self) -> None:
+        """Return once everything that has happened on either side is on both."""
+        while True:
+            self._tell(Retry())
+            await self._until_settled(-1)
+            number = self._number()
+            try:
+                await asyncio.gather(
+                    *(peer.ask(Flush(number), Flushed, number) for peer in self._peers)
+                )
+            except TransportError:
+                await asyncio.sleep(0.02)  # what the lost link carried comes again
+                continue
+            await self._until_settled(self._session.mark())
+            return
+
+    async def _until_settled(self, mark: int) -> None:
+        """Wait until everything observed up to `mark` is on both sides (and both are watched)."""
+        waiting = _Waiting(mark, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        try:
+            self._wake()
+            await waiting.done
+        finally:
+            self._waiting.remove(waiting)
+
+    def _wake(self) -> None:
+        for waiting in self._waiting:
+            if not waiting.done.done() and self._session.settled(waiting.mark):
+                waiting.done.set_result(None)
+
+    async def _end_when_in_sync(self) -> None:
+        await self.flush()
+        await self._commit()
+        self._end(Exit.STOPPED)
+
+    async def _watch_for(self, banned: str) -> None:
+        """End when a program runs that must not run beside us."""
+        while True:
+            name = await asyncio.to_thread(_running, banned)
+            if name:
+                self._log.warning("session.banned", message=f"{name} is running: the session ends")
+                self._end(Exit.BANNED)
+                return
+            await asyncio.sleep(_BANNED_S)
+
+
+def _in_words(transition: Transition) -> str:
+    """Say what a transition does, to whom reads a plan."""
+    path = printable(transition.path)
+    if transition.verb == RENAME:
+        return f"rename {printable(transition.source)} to {path}"
+    if transition.verb == META:
+        return f"set mode, owner and time of {path}"
+    if transition.wanted is None:
+        return f"remove {path}"
+    kind = Kind(transition.wanted.kind).name.lower()
+    if transition.keep:
+        return f"replace {path} with the other side's {kind} and keep it as a conflict"
+    return f"{'replace' if transition.expected else 'create'} {kind} {path}"
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def _running(banned: str) -> str:
+    """The name of a running program that contains `banned`; empty: there is none."""
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                comm = Path(entry.path, "comm").read_text(errors="replace").strip()
+                if banned in comm:
+                    return comm
+    return ""
+
+
+def _limits(options: Options) -> Limits:
+    text = options.max_delete
+    return Limits(
+        inline_max=options.inline_max,
+        max_delete=float(text[:-1]) / 100 if text.endswith("%") else int(text),
+        compare=not options.skip_initial_sync,
+    )
+
+
+async def run(options: Options, state: SessionDir, log: Logger, console: Console) -> Exit:
+    """Run a session until it is stopped, and return its exit code.
+
+    Args:
+        options: checked by `config`.
+        state: locked by this process.
+        log: the session's.
+        console: the terminal.
+
+    Raises:
+        PsyncError: it cannot start, or cannot go on; the message is for the user.
+    """
+    right: Host = LocalHost()
+    if options.host is not None:
+        right = SshHost(options.host, options.ssh_options, options.timeout)
+    return await Brain(options, state, log, console, [LocalHost(), right]).run()

@@ -1,0 +1,539 @@
+"""The command: what a user types becomes a session, or a question to one.
+
+    psync [run] -r HOST LEFT RIGHT      keep two trees the same until stopped
+    psync [run] NAME                    the same, as configured
+    psync sync ...                      once, then end
+    psync status | flush | pause | resume | stop | conflicts [NAME]
+    psync trust HOST                    accept a host's key after a look at it
+    psync agent                         what runs on the other side
+
+**Invariants.** Whatever is wrong with the input, the answer is one line on stderr that starts
+with `psync:` and an exit code that says which kind of wrong; never a traceback. A verb
+that is not `run` or `sync` reads and writes nothing but the session's socket.
+
+What a verb needs is imported when it runs: `psync status` from cron costs no more than Python
+itself. This file also runs on Python 3.9 (`psync agent` on an old host).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from psync import __version__
+from psync.effects.console import harmless, quantity
+from psync.effects.state import SessionDir, sessions, state_directory
+from psync.errors import ConfigError, Exit, PsyncError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from psync.config import Options
+
+__all__ = ["QUESTIONS", "VERBS", "main"]
+
+VERBS = (
+    "run", "sync", "status", "flush", "pause", "resume", "stop", "conflicts", "trust", "agent",
+)  # fmt: skip
+QUESTIONS = frozenset(VERBS) - {"run", "sync"}  # what runs no session itself
+_ANSWER_S = 3.0  # a session that is alive answers within milliseconds
+_GRACE_S = 2.0  # what the session itself times is answered by then
+
+# Options whose value may begin with a dash (`-x -L`), which argparse does not take alone.
+_WITH_VALUE = {
+    "-r": "--remote-host", "-d": "--debug", "-t": "--tempfiles", "-e": "--excludes",
+    "-x": "--extra", "-b": "--banned", "-T": "--translate",
+    "--rsync-excludes": "--rsync-excludes", "--set": "--set",
+}  # fmt: skip
+_WITH_VALUE |= {long: long for long in _WITH_VALUE.values()}
+_BEFORE_VERB = ("--state-dir", "--config")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        if arguments[:1] == ["agent"]:
+            from psync.agent import main as agent
+
+            return int(agent(arguments[1:]) or 0)
+        if sys.version_info < (3, 11):  # noqa: UP036  # the agent half runs on 3.9
+            raise UsageError(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
+        chosen = _parse(arguments)
+        code: int = chosen.act(chosen)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except PsyncError as error:
+        return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # psync status | head
+        _discard_stdout()
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        _discard_stdout()
+        return _complain(str(error), 1)
+    except ImportError as error:
+        return _complain(
+            f"{error}: a package that psync needs is missing; install psync again", Exit.FAILED
+        )
+    except Exception as error:  # noqa: BLE001  # the last line of defence
+        return _complain(f"internal error: {type(error).__name__}: {error}", Exit.INTERNAL)
+    return code
+
+
+def _complain(message: str, code: int) -> int:
+    line = "psync: " + harmless(" ".join(message.split("\n"))) + "\n"
+    try:
+        sys.stderr.write(line)
+    except (OSError, ValueError):
+        pass
+    return int(code)
+
+
+def _discard_stdout() -> None:
+    """Let the interpreter's own flush at the end go nowhere."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+# --- the grammar --------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    if not argv:
+        raise UsageError("nothing to do: psync -r HOST LEFT RIGHT, or a verb (see psync --help)")
+    return _grammar().parse_args(_legacy(argv))
+
+
+def _legacy(argv: list[str]) -> list[str]:
+    """Read the original's command line: no verb is `run`, and a value may begin with a dash."""
+    at = 0
+    while at < len(argv) and argv[at].partition("=")[0] in _BEFORE_VERB:
+        at += 1 if "=" in argv[at] else 2
+    if at < len(argv) and argv[at] in VERBS:
+        argv = [argv[at], *argv[:at], *argv[at + 1 :]]
+    elif argv and argv[0] not in ("-h", "--help", "--version"):
+        argv = ["run", *argv]
+    if argv[:1] not in (["run"], ["sync"]):
+        return argv
+    joined: list[str] = []
+    rest = iter(argv)
+    for word in rest:
+        if word == "--":
+            return [*joined, word, *rest]
+        value = next(rest, None) if word in _WITH_VALUE else None
+        if value in (None, "--"):
+            joined += [word] if value is None else [word, "--"]
+        else:
+            joined.append(f"{_WITH_VALUE[word]}={value}")
+    return joined
+
+
+def _grammar() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="psync",
+        description="Keep directory trees the same on two hosts, both ways, in real time.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"psync {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
+
+    def verb(
+        name: str, act: Callable[[argparse.Namespace], int], about: str, session: bool = True
+    ) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
+        sub.add_argument("--state-dir", metavar="DIR", help="where sessions keep their state")
+        if session:
+            sub.add_argument("name", metavar="NAME", nargs="?", help="which session")
+        sub.set_defaults(act=act)
+        return sub
+
+    _run_options(verb("run", _run, "Keep two trees the same until stopped.", session=False))
+    _run_options(verb("sync", _sync, "Make two trees the same once.", session=False))
+    status = verb("status", _status, "Show the sessions that run.")
+    status.add_argument("--json", action="store_true", help="for programs")
+    flush = verb("flush", _flush, "Wait until everything done so far is on the other side.")
+    flush.add_argument(
+        "--timeout", metavar="S", type=_seconds, default=60.0, help="at most so long (%(default)g)"
+    )
+    verb("pause", _pause, "Stop replicating for a while; what happens meanwhile is not lost.")
+    resume = verb("resume", _resume, "Go on after a pause or a halt.")
+    resume.add_argument(
+        "--accept-deletes", action="store_true", help="make the deletions that halted the session"
+    )
+    end = verb("stop", _stop, "End a session, and wait until it is gone.")
+    end.add_argument(
+        "--timeout", metavar="S", type=_seconds, default=30.0, help="at most so long (%(default)g)"
+    )
+    conflicts = verb("conflicts", _conflicts, "List the versions that lost a conflict.")
+    conflicts.add_argument("--json", action="store_true", help="for programs")
+    trust = verb("trust", _trust, "Accept a host's key, after its fingerprint.", session=False)
+    trust.add_argument("host", metavar="HOST")
+    trust.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    trust.add_argument("--set", metavar="KEY=VALUE", action="append", default=[])
+    verbs.add_parser("agent", help="Serve a session from the other side.", add_help=False)
+    return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 10**9:
+        raise ValueError
+    return value
+
+
+_seconds.__name__ = "number of seconds"  # argparse names it: "invalid ... value"
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the original's twelve options, and where the rest is found."""
+    add = parser.add_argument
+    add("roots", metavar="LEFT RIGHT | NAME", nargs="*", help="two roots, or a configured session")
+    add("-r", "--remote-host", dest="host", metavar="HOST", help="where RIGHT is; as for ssh")
+    add("-d", "--debug", metavar="N", type=int, help="verbosity, 0 to 3")
+    add("-t", "--tempfiles", metavar="RE", action="append", help="names of temporary files")
+    add("-e", "--excludes", metavar="RE", action="append", help="what is not replicated")
+    add("--rsync-excludes", metavar="PATTERN", action="append", help="likewise, for rsync")
+    add("-x", "--extra", dest="rsync_extra", metavar="OPT", action="append", help="rsync option")
+    add("-b", "--banned", metavar="PROGRAM", help="end when this program runs")
+    add("-T", "--translate", metavar="FROM:TO", help="replace in paths on the right")
+    add("-n", "--dry-run", action="store_true", help="log what would be done, change nothing")
+    add("-s", "--sync-only", action="store_true", help="one full synchronization, then end")
+    add("-k", "--skip-initial-sync", action="store_true", help="take the trees for equal")
+    add("-f", "--force", action="count", help="delete directories that are not empty")
+    add("--name", help="call the session so")
+    add("--config", metavar="FILE", help="where NAME is configured")
+    add(
+        "--set", metavar="KEY=VALUE", action="append", default=[],
+        help="any key of the configuration file",
+    )  # fmt: skip
+
+
+_ON_COMMAND_LINE = (
+    "host", "debug", "tempfiles", "excludes", "rsync_excludes", "rsync_extra", "banned",
+    "translate", "dry_run", "sync_only", "skip_initial_sync", "force",
+)  # fmt: skip
+
+
+def _options(chosen: argparse.Namespace) -> Options:
+    """Gather a session's options: its table, and over it the command line."""
+    from psync.config import config_file, load_session, make_options, parse_setting
+
+    given = {k: v for k in _ON_COMMAND_LINE if (v := getattr(chosen, k)) not in (None, False)}
+    for key in ("tempfiles", "excludes"):
+        if key in given:  # -e '' excludes nothing
+            given[key] = [pattern for pattern in given[key] if pattern]
+    given.update(parse_setting(text) for text in chosen.set)
+    values: dict[str, Any] = {}
+    where = "command line"
+    if len(chosen.roots) == 1:
+        if chosen.name is not None or chosen.host is not None:
+            raise UsageError("with -r or --name two roots are needed, LEFT and RIGHT")
+        name = chosen.roots[0]
+        try:
+            values, where = load_session(config_file(chosen.config), name)
+        except ConfigError as error:
+            if chosen.config or "/" in name:
+                raise
+            raise UsageError(
+                f"{name!a} is neither a verb ({', '.join(VERBS)}) nor a session: {error}"
+            ) from None
+        values = {**values, "name": name}
+        make_options(values, where)  # so that a fault is blamed on the file or on the command line
+        if given:
+            where = "command line"
+    elif len(chosen.roots) == 2:
+        left, right = chosen.roots
+        values = {"left": left, "right": right, "name": chosen.name or ""}
+    else:
+        raise UsageError("two roots are needed, LEFT and RIGHT, or the NAME of a session")
+    return make_options({**values, **given}, where)
+
+
+# --- run ----------------------------------------------------------------------------------
+
+
+def _sync(chosen: argparse.Namespace) -> int:
+    chosen.sync_only = True
+    return _run(chosen)
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    """Run a session in the foreground."""
+    # Until the brain minds its signals there is nothing that an end would have to tidy up.
+    signal.signal(signal.SIGTERM, _end_at_once)
+    options = _options(chosen)
+    session_dir = SessionDir(state_directory(chosen.state_dir), options.name)
+    _check_places(options, session_dir)
+    session_dir.lock()
+    try:
+        return _serve(options, session_dir)
+    finally:
+        session_dir.unlock()
+
+
+def _check_places(options: Options, session_dir: SessionDir) -> None:
+    """Refuse roots that are not there at the first start, and a state that would replicate itself.
+
+    Later a root that is missing is a disaster for the guards to handle, not a slip of the pen.
+    """
+    log = options.log_file or str(session_dir.log_file)
+    roots = [options.left] if options.host else [options.left, options.right]
+    for root in roots:
+        if session_dir.fresh and not os.path.isdir(root):
+            what = "is not a directory" if os.path.exists(root) else "does not exist"
+            hint = "" if root == options.left else " (on another host? then -r HOST)"
+            raise UsageError(f"{root} {what}{hint}")
+        real = os.path.realpath(root)
+        for ours, name in ((str(session_dir.path), "--state-dir"), (log, "log_file")):
+            if os.path.commonpath((real, os.path.realpath(ours))) == real:
+                raise UsageError(
+                    f"{ours} is inside {root}, and would be replicated: choose another {name}"
+                )
+
+
+def _serve(options: Options, session_dir: SessionDir) -> int:
+    import asyncio
+    from pathlib import Path
+
+    from psync.brain import run
+    from psync.effects.console import Console
+    from psync.effects.log import Bridge, WatchedFile, make_logger
+
+    console = Console()
+    file = WatchedFile(Path(options.log_file) if options.log_file else session_dir.log_file)
+    log = make_logger(
+        file,
+        session=options.name,
+        style=options.log_format,
+        level="debug" if options.debug >= 2 else options.log_level,
+        console=console,
+    )
+    Bridge(log, level=10 if options.debug >= 3 else 30).install()
+    session_dir.describe(
+        {
+            "name": options.name,
+            "pid": os.getpid(),
+            "left": options.left,
+            "host": options.host,
+            "right": options.right,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "version": __version__,
+        }
+    )
+    _mind_hangup(file.reopen)
+    try:
+        import uvloop
+    except ImportError:
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            code = runner.run(run(options, session_dir, log, console))
+            _mind_no_more_signals()
+    except PsyncError as error:
+        log.error("session.failed", message=str(error))
+        return int(error.exit_code)  # the console has shown it
+    except Exception as error:
+        log.critical(
+            "session.failed",
+            message=f"internal error: {type(error).__name__}: {error}; see the log",
+            exc_info=error,
+        )
+        return int(Exit.INTERNAL)
+    finally:
+        console.finish()
+        file.close()
+    return int(code)
+
+
+def _end_at_once(*_: object) -> NoReturn:
+    _mind_no_more_signals()
+    sys.exit(Exit.STOPPED)
+
+
+def _mind_no_more_signals() -> None:
+    """Let a second signal not turn an end that has begun into a failure.
+
+    They are blocked, not ignored: closing a loop puts the default actions back.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+
+
+def _mind_hangup(reopen: Callable[[], None]) -> None:
+    """On SIGHUP: a service looks at its log file again, a session at a terminal ends."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return  # nohup
+    if sys.stdin is not None and sys.stdin.isatty():
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    else:
+        signal.signal(signal.SIGHUP, lambda *_: reopen())
+
+
+# --- questions to sessions that run -----------------------------------------------------------
+
+
+def _running(chosen: argparse.Namespace, verb: str, args: dict[str, Any]) -> Any:
+    """Ask the one session that is meant; the call is under way."""
+    from psync.control import Call, NoSession
+
+    state = state_directory(chosen.state_dir)
+    if chosen.name is not None:
+        return Call(SessionDir(state, chosen.name).path, verb, args)
+    live = _live(state)
+    if not live:
+        raise NoSession(f"no session is running (state directory {state})")
+    if len(live) > 1:
+        raise UsageError(f"several sessions are running: {', '.join(live)}; name one")
+    return Call(SessionDir(state, live[0]).path, verb, args)
+
+
+def _live(state: Path) -> list[str]:
+    from psync.control import Call, NoSession
+
+    live = []
+    for each in sessions(state):
+        try:
+            Call(each.path, "status").close()
+        except NoSession:
+            continue
+        live.append(each.name)
+    return live
+
+
+def _ask(chosen: argparse.Namespace, verb: str, within: float = _ANSWER_S, **args: Any) -> Any:
+    return _running(chosen, verb, args).result(time.monotonic() + within)
+
+
+def _flush(chosen: argparse.Namespace) -> int:
+    _ask(chosen, "flush", chosen.timeout + _GRACE_S, timeout=chosen.timeout)
+    return 0
+
+
+def _pause(chosen: argparse.Namespace) -> int:
+    _ask(chosen, "pause")
+    return 0
+
+
+def _resume(chosen: argparse.Namespace) -> int:
+    _ask(chosen, "resume", accept_deletes=chosen.accept_deletes)
+    return 0
+
+
+def _stop(chosen: argparse.Namespace) -> int:
+    from psync.control import stop
+
+    stop(_running(chosen, "stop", {}), chosen.timeout)
+    return 0
+
+
+def _conflicts(chosen: argparse.Namespace) -> int:
+    found = _ask(chosen, "conflicts")
+    kept = found.get("conflicts", []) if isinstance(found, dict) else found or []
+    if chosen.json:
+        print(json.dumps({"conflicts": kept}))
+        return 0
+    for each in kept:
+        told = [str(each.get(key, "")) for key in ("time", "side", "path", "kept", "reason")]
+        print(harmless("  ".join(word for word in told if word)))
+    return 0
+
+
+def _status(chosen: argparse.Namespace) -> int:
+    """Show every session; all are asked at once, so that a stuck one delays nobody twice."""
+    from psync.control import Call, NoSession, Refused, Unanswered
+
+    state = state_directory(chosen.state_dir)
+    known = [SessionDir(state, chosen.name)] if chosen.name is not None else sessions(state)
+    calls = []
+    problems: list[str] = []
+    for each in known:
+        try:
+            calls.append(Call(each.path, "status"))
+        except NoSession:
+            continue
+        except Unanswered as error:
+            problems.append(str(error))
+    deadline = time.monotonic() + _ANSWER_S
+    answers = []
+    for call in calls:
+        try:
+            answers.append(call.result(deadline))
+        except (Unanswered, Refused) as error:
+            problems.append(f"{error} (pid {call.pid})")
+    if chosen.json:
+        print(json.dumps({"sessions": answers}))
+    elif not answers and not problems:
+        print(f"no session is running (state directory {harmless(str(state))})")
+    else:
+        print("\n".join(line for answer in answers for line in _describe(answer)))
+    for problem in problems:
+        _complain(problem, 1)
+    return 1 if problems else 0
+
+
+def _describe(answer: dict[str, Any]) -> list[str]:
+    """Render a session's status for people."""
+    lines = [f"{answer.get('name')}: {answer.get('state')} (pid {answer.get('pid')})"]
+    lines += [f"  {s:<5}  {_describe_side(answer.get(s, {}))}" for s in ("left", "right")]
+    counts = [f"{key} {answer.get(key, 0):,}" for key in ("pending", "conflicts", "problems")]
+    since = [
+        f"{told} {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(answer[key]))}"
+        for key, told in (("started", "since"), ("last_change", "last change"))
+        if answer.get(key)
+    ]
+    lines.append("  " + ", ".join(counts + since))
+    if answer.get("halted"):
+        lines.append(f"  halted: {answer['halted']}")
+    for each in answer.get("problem_list", ()):
+        place = f"{each.get('side')} {each.get('path')}"
+        lines.append(f"  problem: {place}: {each.get('message')}")
+    return [harmless(line) for line in lines]
+
+
+def _describe_side(side: dict[str, Any]) -> str:
+    told = (
+        f"{side.get('host')} {side.get('root')}: {side.get('entries') or 0:,} entries, "
+        f"{side.get('applied') or 0:,} changes made, {quantity(side.get('bytes') or 0)}"
+    )
+    if not side.get("connected", True):
+        told += f"; not connected: {side.get('trouble') or 'not yet'}"
+    return told
+
+
+# --- hosts --------------------------------------------------------------------------------
+
+
+def _trust(chosen: argparse.Namespace) -> int:
+    """Show a host's key, ask, and remember it."""
+    import asyncio
+
+    from psync.config import make_options, parse_setting
+    from psync.effects.transport import trust
+
+    given = dict(parse_setting(text) for text in chosen.set)
+    options = make_options(
+        {**given, "host": chosen.host, "left": "/", "right": "/"}, "command line"
+    )
+    done = trust(chosen.host, options.ssh_options, accept=None if chosen.yes else _accept)
+    print(harmless(asyncio.run(done)))
+    return 0
+
+
+def _accept(question: str) -> bool:
+    print(harmless(question), end=" [y/N] ", flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,0 +1,305 @@
+"""What a user may ask of a session, from the command line and from a TOML file.
+
+    [session.home]
+    host = "backup.example.org"
+    left = "/home"
+    right = "/srv/home"
+
+Every key is a field of `Options`, and the keys keep the names of the original's
+parameters where the parameter lives on; `conf/psync.toml` explains each.
+
+**Invariants.** An `Options` that came from here has been checked: types, bounds, regular
+expressions. A key that nobody knows is an error, never ignored: a misspelt `max_delete`
+must not be a missing one. The message names the file, the table and the key.
+
+It does not look at the roots or at the host: whether they can be used is for the agents to say.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import posixpath
+import re
+import shlex
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from psync.effects.state import SessionDir
+from psync.errors import ConfigError, UsageError
+
+__all__ = [
+    "EXCLUDES",
+    "TEMPFILES",
+    "Options",
+    "config_file",
+    "load_session",
+    "make_options",
+    "parse_setting",
+]
+
+# What is replicated by default is everything but the lock files of editors and office
+# programs. The original's defaults also hid names that a user may well have given
+# (`\.tmp$`; `/\..*\.......$` hides `.bashrc.backup`): a tree that silently lacks files is no copy.
+EXCLUDES: list[str] = []
+TEMPFILES = [r"\.~tmp~$", r"/~\$[^/]*$", r"/\.#[^/]*$", r"/\.~lock\.[^/]*#$"]
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
+
+
+class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Everything that shapes a session; sizes in bytes, times in seconds if not named otherwise.
+
+    Attributes:
+        name: the session's, in the state directory and in the log; made of the pair when empty.
+        left: the left root, absolute.
+        right: the right root; with a `host`, as that host understands it.
+        host: what ssh takes; None: both roots are on this machine.
+        ssh_options: as on ssh's command line (`-p 2222`, `-o ConnectTimeout=10`).
+        excludes: regular expressions, searched in `/path`; what matches is not replicated.
+        tempfiles: likewise, for the names that programs give to what they soon rename.
+        rsync_excludes: likewise, as rsync's patterns.
+        rsync_extra: more options for rsync.
+        banned: a program; while it runs on this host the session ends with status 1.
+        translate: `FROM:TO`, a replacement in the paths that the right side is given.
+        dry_run: log what would be done, change nothing.
+        sync_only: one full synchronization, then the end.
+        skip_initial_sync: take both trees for equal at the start.
+        force: how hard to insist on deleting directories that hold more than the plan knew.
+        debug: 0 to 3, as the original's.
+        inline_max: content up to this size travels in a frame, larger by rsync.
+        settle_ms: how long a file that is written must be quiet.
+        max_delay: how long a file that is never quiet may wait.
+        timeout: a link that is silent so long is lost.
+        quarantine: how long a displaced file is kept for a late write.
+        durability: `strict`: every change is on the disk before it is confirmed.
+        strip_special_bits: never replicate setuid, setgid and sticky.
+        log_file: None: `psync.log` in the session's directory.
+        conflict: which version wins when both sides changed; the loser is kept.
+        max_delete: entries, or per cent of a replica, that may go at once.
+        suppress_echoes: an optimisation; off for tests.
+        poll_interval: how often to look where the kernel reports nothing (NFS, FUSE).
+        sync_interval: how often what was applied is made durable and enters the archive.
+    """
+
+    name: str = ""
+    left: Annotated[str, msgspec.Meta(min_length=1)]
+    right: Annotated[str, msgspec.Meta(min_length=1)]
+    host: str | None = None
+    ssh_options: list[str] | None = None
+    excludes: list[str] = msgspec.field(default_factory=EXCLUDES.copy)
+    tempfiles: list[str] = msgspec.field(default_factory=TEMPFILES.copy)
+    rsync_excludes: list[str] = []
+    rsync_extra: list[str] = []
+    banned: str | None = None
+    translate: str | None = None
+    dry_run: bool = False
+    sync_only: bool = False
+    skip_initial_sync: bool = False
+    force: _Count = 0
+    debug: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0
+    inline_max: Annotated[int, msgspec.Meta(ge=0, le=16 * 1024 * 1024)] = 256 * 1024
+    settle_ms: Annotated[int, msgspec.Meta(ge=0, le=60_000)] = 50
+    max_delay: _Seconds = 10.0
+    timeout: Annotated[float, msgspec.Meta(ge=1, le=60)] = 20.0
+    quarantine: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 60.0
+    durability: Literal["lazy", "strict"] = "lazy"
+    strip_special_bits: bool = False
+    log_file: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    conflict: Literal["newest"] = "newest"
+    max_delete: str = "50%"
+    suppress_echoes: bool = True
+    poll_interval: _Seconds = 10.0
+    sync_interval: _Seconds = 5.0
+
+    def all_excludes(self) -> list[str]:
+        """Every rule for what is not replicated, as a regular expression."""
+        return self.excludes + [_from_rsync(pattern) for pattern in self.rsync_excludes]
+
+
+def _from_rsync(pattern: str) -> str:
+    """Translate an rsync pattern: whole components, `*` within one, `**` over several."""
+    anchored = pattern.startswith("/")
+    parts = re.split(r"(\*\*|\*|\?|\[[^]]+\])", pattern.strip("/"))
+    wild = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
+    body = "".join(
+        wild.get(part) or (part if part.startswith("[") else re.escape(part)) for part in parts
+    )
+    return ("^/" if anchored else "/") + body + "(/|$)"
+
+
+_KEYS = [f for f in Options.__struct_fields__ if f != "name"]
+_WORDS = ("ssh_options", "rsync_extra")  # a string is split as a shell would
+_LISTS = ("excludes", "tempfiles", "rsync_excludes")  # a string is a list of one
+_PATTERNS = ("excludes", "tempfiles")
+_FIELD_OF = re.compile(r" - at `\$\.?(\w*)(?:\[[\d.]+\])?`$")
+
+
+def make_options(values: Mapping[str, Any], where: str) -> Options:
+    """Check what was asked for and make it `Options`.
+
+    Args:
+        values: by field; what is missing has its default.
+        where: what to blame in a message, like `/etc/psync/psync.toml: [session.home]`.
+
+    Raises:
+        ConfigError: one line: where, which key, what is wrong, what would be right.
+    """
+    for key in values:
+        if key not in Options.__struct_fields__:
+            near = difflib.get_close_matches(key, _KEYS, 1)
+            hint = f": did you mean {near[0]}?" if near else f"; there are: {', '.join(_KEYS)}"
+            raise ConfigError(f"{where}: unknown key {key}{hint}")
+    try:
+        options = msgspec.convert(_spread(values, where), Options)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        at = _FIELD_OF.search(text)
+        key = at[1] + ": " if at and at[1] else ""
+        said = _FIELD_OF.sub("", text).replace("Object missing required field", "missing key")
+        raise ConfigError(f"{where}: {key}{said.replace('`', '')}") from None
+    _check(options, where)
+    if not options.name:
+        options.name = SessionDir.name_for(options.host, options.left, options.right)
+    return options
+
+
+def _spread(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Make lists of the strings that stand for lists, and text of a number of deletions."""
+    spread = dict(values)
+    for key in _WORDS:
+        if isinstance(spread.get(key), str):
+            try:
+                spread[key] = shlex.split(spread[key])
+            except ValueError as error:
+                raise ConfigError(f"{where}: {key}: {error}".lower()) from None
+    for key in _LISTS:
+        if isinstance(spread.get(key), str):
+            spread[key] = [spread[key]] if spread[key] else []
+    if type(spread.get("max_delete")) is int:
+        spread["max_delete"] = str(spread["max_delete"])
+    return spread
+
+
+def _check(options: Options, where: str) -> None:
+    """Refuse what has the right type and still makes no sense; put the roots in order."""
+    for key in _PATTERNS:
+        for pattern in getattr(options, key):
+            try:
+                re.compile(pattern, re.IGNORECASE)
+            except re.error as error:
+                raise ConfigError(
+                    f"{where}: {key}: {pattern!a} is no regular expression: {error}"
+                ) from None
+    if not re.fullmatch(r"\d+%?", options.max_delete, re.ASCII) or (
+        options.max_delete.endswith("%") and int(options.max_delete[:-1]) > 100
+    ):
+        raise ConfigError(
+            f"{where}: max_delete: {options.max_delete!a} is neither a number of entries "
+            "nor a percentage like 50%"
+        )
+    if options.translate is not None and options.translate.find(":") < 1:
+        raise ConfigError(f"{where}: translate: {options.translate!a} is not FROM:TO")
+    if options.banned == "":
+        raise ConfigError(f"{where}: banned: an empty name is in every program's")
+    host = options.host
+    if host is not None and (not host or host.startswith("-") or re.search(r"[\s\0-\x1f]", host)):
+        raise ConfigError(f"{where}: host: {host!a} is no host name")
+    for key in ("left", "right"):
+        root = getattr(options, key)
+        if "\0" in root:
+            raise ConfigError(f"{where}: {key}: a path cannot hold a NUL")
+    options.left = _absolute(options.left)
+    if host is None:
+        options.right = _absolute(options.right)
+        if options.left == options.right:
+            raise ConfigError(f"{where}: left and right are the same directory: {options.left}")
+    else:  # what is relative there is relative to the home directory there
+        options.right = _tidy(options.right.removeprefix("~/"))
+    if options.log_file is not None:
+        options.log_file = _absolute(options.log_file)
+
+
+def _absolute(path: str) -> str:
+    return _tidy(os.path.abspath(os.path.expanduser(path)))
+
+
+def _tidy(path: str) -> str:
+    """Spell a path in one way, so that a pair has one name; a leading `//` is kept by POSIX."""
+    return re.sub("^//+", "/", posixpath.normpath(path))
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Read a `KEY=VALUE` of the command line; the value is TOML, or else plain text."""
+    key, equals, value = text.partition("=")
+    key = key.strip().replace("-", "_")
+    if not equals or not key:
+        raise UsageError(f"--set {text!a} is not KEY=VALUE")
+    try:
+        document = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        return key, value.strip()
+    return key, document["value"] if len(document) == 1 else value.strip()
+
+
+def config_file(chosen: str | None = None) -> Path:
+    """Find the configuration file: the option, the user's own, or the machine's.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if chosen is not None:
+        return Path(chosen)
+    home = os.environ.get("XDG_CONFIG_HOME", "")
+    if not os.path.isabs(home):
+        home = os.path.join(os.path.expanduser("~"), ".config")
+    places = [Path(home, "psync", "psync.toml"), Path("/etc/psync/psync.toml")]
+    for place in places:
+        if place.exists():
+            return place
+    raise ConfigError(
+        f"there is no configuration file ({' or '.join(map(str, places))}): "
+        "write one, or name it with --config"
+    )
+
+
+def load_session(file: Path, name: str) -> tuple[dict[str, Any], str]:
+    """Read a session's table.
+
+    Returns:
+        its keys and values, and what to call the place in a message.
+
+    Raises:
+        ConfigError: the file cannot be read, is no TOML, or has no such session.
+    """
+    try:
+        with open(file, "rb") as stream:
+            document = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is no TOML: {error}") from None
+    for key in document:
+        if key != "session":
+            raise ConfigError(f"{file}: unknown table [{key}]: sessions are [session.NAME]")
+    tables = document.get("session", {})
+    if not isinstance(tables, dict):
+        raise ConfigError(f"{file}: session is no table: sessions are [session.NAME]")
+    if name not in tables:
+        near = difflib.get_close_matches(name, tables, 1)
+        known = f"did you mean {near[0]}?" if near else f"there are: {', '.join(tables) or 'none'}"
+        raise ConfigError(f"{file}: no session {name!a}; {known}")
+    table = tables[name]
+    where = f"{file}: [session.{name}]"
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where} is no table")
+    if "name" in table:
+        raise ConfigError(f"{where}: unknown key name: the table's name is the session's")
+    return table, where

@@ -1,0 +1,139 @@
+"""Make an agent run on a host where nothing of psync is installed.
+
+The brain carries the agent in its own package: the modules that `psync.agent` imports,
+`inotify_simple` and the static `cinotify` become one small zip. A loader that fits a
+command line asks for it (`READY`), reads it from stdin into memory and runs it from
+there: nothing is written to the other host's disk, so nothing goes stale there and
+nothing has to be cleaned up.
+
+**Invariants.** The loader runs `python3 -ISE`: no site-packages, no `PYTHON*` variable,
+not the current directory; that an agent starts is proof that it needs the standard
+library only. Loader and first line of the agent are syntax that every Python 3 accepts,
+so that one that is too old can say so. The command has no quote, newline or shell
+character outside one pair of single quotes: it means the same to sh, csh and fish.
+
+It does not talk to the other host: `link` does. Where a key is bound to
+`command="psync agent ..."`, that agent speaks first and the zip stays at home.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import io
+import sys
+import zipfile
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from psync.wire import MAGIC
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+__all__ = ["PYTHON_MIN", "READY", "TOO_OLD", "agent_zip", "local_command", "remote_command"]
+
+PYTHON_MIN = (3, 9)
+# What the loader prints when it is ready for the zip; like MAGIC, nothing a banner contains.
+READY = MAGIC[:-1] + b"\x00"
+TOO_OLD = "psync: this python3 is "
+
+_LOADER = (
+    "import os,sys,tempfile;"
+    "sys.version_info<{minimum} and sys.exit({too_old!r}+sys.version.split()[0]);"
+    "os.write(1,bytes({ready}));"
+    "n=int(sys.argv.pop());"
+    # A file without a name: memory where the system has that, else an unlinked file.
+    'f=hasattr(os,"memfd_create") or tempfile.TemporaryFile();'
+    'm=os.memfd_create("psync") if f is True else f.fileno();'
+    # Exactly n bytes: what follows them are frames. EOF ends it early, and the import fails.
+    '[os.write(m,c) for c in iter(lambda:os.read(0,n-os.fstat(m).st_size),b"")];'
+    'sys.path.insert(0,"/proc/self/fd/%d"%m);'
+    "from psync.agent import main;"
+    "sys.exit(main(sys.argv[1:]))"
+)
+
+# The same modules as the brain's, found where the brain found them: there msgspec serves too.
+_LOCAL = (
+    "import sys; sys.path[:] = {path!r}\nfrom psync.agent import main\nsys.exit(main(sys.argv[1:]))"
+)
+
+
+def remote_command(size: int) -> str:
+    """The command line that makes a remote shell wait for a zip of `size` bytes and run it."""
+    loader = _LOADER.format(minimum=PYTHON_MIN, too_old=TOO_OLD, ready=list(READY))
+    loader = loader.replace("'", '"')
+    return f"exec python3 -ISE -c '{loader}' {size}"
+
+
+def local_command() -> list[str]:
+    """The argv of an agent on this host, run by our own Python from our own modules."""
+    path = [str(Path(entry).absolute()) for entry in sys.path]
+    return [sys.executable, "-I", "-c", _LOCAL.format(path=path)]
+
+
+@functools.cache
+def agent_zip() -> bytes:
+    """The agent and all it needs beside a Python, as a zip; made once."""
+    package = files("psync")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+
+        def add(name: str, data: bytes) -> None:
+            # A fixed time: the same modules make the same zip.
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, data)
+
+        for name, data in sorted(_modules(package).items()):
+            add(name, data)
+        spec = importlib.util.find_spec("inotify_simple")
+        if spec is not None and spec.origin is not None:
+            add("inotify_simple.py", Path(spec.origin).read_bytes())
+        binaries = package / "_bin"
+        if binaries.is_dir():
+            for binary in sorted(binaries.iterdir(), key=lambda entry: entry.name):
+                if binary.name.startswith("cinotify-"):
+                    add(f"psync/_bin/{binary.name}", binary.read_bytes())
+    return buffer.getvalue()
+
+
+def _modules(package: Traversable) -> dict[str, bytes]:
+    """Find `psync.agent` and every module of psync that it comes to import, by zip name."""
+    found: dict[str, bytes] = {}
+    waiting = ["psync.agent"]
+    seen: set[str] = set()
+    while waiting:
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        name, data = _source(package, module)
+        if name is None:  # `from psync.x import y` where y is no module
+            continue
+        found[name] = data
+        parent = module.rpartition(".")[0]
+        if parent:
+            waiting.append(parent)
+        for node in ast.walk(ast.parse(data)):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            waiting += [n for n in names if n == "psync" or n.startswith("psync.")]
+    return found
+
+
+def _source(package: Traversable, module: str) -> tuple[str | None, bytes]:
+    """Read a module: its name in the zip, None where there is no such module."""
+    parts = module.split(".")[1:]
+    for tail in ([*parts[:-1], parts[-1] + ".py"] if parts else [], [*parts, "__init__.py"]):
+        if tail:
+            file = package.joinpath(*tail)
+            if file.is_file():
+                return "/".join(["psync", *tail]), file.read_bytes()
+    return None, b""

@@ -1,0 +1,171 @@
+"""Start a program without copying the brain, and learn of its end without a thread.
+
+uvloop starts children with `fork`, which stops the loop for as long as it takes to copy
+the page tables of a brain with a million archived paths (50 ms and more);
+`subprocess.Popen` uses `vfork` and takes two. So every child of psync is started here,
+and its end is noticed through a pidfd that the loop watches like any other descriptor.
+
+**Invariants.** A child leads a session of its own: a Ctrl-C in the terminal reaches psync
+alone, which then ends its children in order, and a signal sent through `Process` reaches
+everything that the child has started. A signal never goes to a pid that has been
+reaped. Descriptors are inherited only when named.
+
+It reads no output by itself: callers pass descriptors, and `listen` makes one that
+reports what a child writes to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["Listener", "Process", "listen", "spawn"]
+
+Stream = int | IO[bytes]
+
+
+class Process:
+    """A running child; made by `spawn`."""
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        self._child = child
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        self.pid = child.pid
+        try:
+            self._pidfd = os.pidfd_open(child.pid)
+        except OSError:  # a kernel before 5.3, or a sandbox that forbids it
+            self._pidfd = -1
+            threading.Thread(target=self._wait_in_thread, daemon=True).start()
+        else:
+            self._loop.add_reader(self._pidfd, self._reap)
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        return self._ended.result() if self._ended.done() else None
+
+    async def wait(self) -> int:
+        """Wait for the end; return the exit status, negative for a signal.
+
+        Any number of callers may wait; one that is cancelled disturbs nobody.
+        """
+        return await asyncio.shield(self._ended)
+
+    def terminate(self) -> None:
+        """Ask the child, and all that it has started, to end. Does nothing after its end."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the child, and all that it has started, at once; also when it is stopped."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self._ended.done():  # not reaped by us, so the pid is still the child's
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    def _reap(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._ended.set_result(self._child.wait())
+
+    def _wait_in_thread(self) -> None:
+        # Wait without reaping: only the loop's thread may free the pid for others.
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody asks any more
+            self._loop.call_soon_threadsafe(lambda: self._ended.set_result(self._child.wait()))
+
+
+async def spawn(
+    argv: Sequence[str],
+    *,
+    stdin: Stream = subprocess.DEVNULL,
+    stdout: Stream = subprocess.DEVNULL,
+    stderr: Stream = subprocess.DEVNULL,
+    pass_fds: Sequence[int] = (),
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+) -> Process:
+    """Start a program; the caller keeps, and closes, the descriptors it passed.
+
+    Args:
+        argv: program (looked up in PATH) and arguments; no shell is involved.
+        stdin: descriptor or file that the child gets as 0; nothing (`/dev/null`) unless given.
+        stdout: likewise 1.
+        stderr: likewise 2.
+        pass_fds: further descriptors, kept under the same numbers.
+        env: the whole environment; ours unless given.
+        cwd: where to start it; here unless given.
+
+    Raises:
+        OSError: it cannot be started, `FileNotFoundError` where there is no such program.
+    """
+    child = subprocess.Popen(  # noqa: ASYNC220 - 2 ms by vfork; see above
+        list(argv),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=tuple(pass_fds),
+        env=env,
+        cwd=cwd,
+        start_new_session=True,
+    )
+    return Process(child)
+
+
+class Listener(asyncio.Protocol):
+    """The reading end of a pipe; made by `listen`."""
+
+    def __init__(self, on_data: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
+        self._on_data = on_data
+        self._on_end = on_end
+        self._transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport (asyncio)."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what came (asyncio)."""
+        self._on_data(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Pass on the end (asyncio)."""
+        self._on_end()
+
+    def close(self) -> None:
+        """Stop listening, also when somebody still holds the other end."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def listen(
+    on_data: Callable[[bytes], None], on_end: Callable[[], None] = lambda: None
+) -> tuple[Listener, int]:
+    """Make a pipe whose output is reported.
+
+    Args:
+        on_data: called with what came, as it comes.
+        on_end: called once, when nothing more will come.
+
+    Returns:
+        the reading end, and the descriptor to give to a child; the caller closes both.
+    """
+    reader, writer = os.pipe()
+    try:
+        _, listener = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: Listener(on_data, on_end), os.fdopen(reader, "rb", 0)
+        )
+    except BaseException:
+        os.close(writer)
+        raise
+    return listener, writer

@@ -1,0 +1,157 @@
+"""Where psync keeps what it has to remember, and who may use it.
+
+    <state>/sessions/<name>/
+        lock            held (flock) by the session's process; holds its pid
+        session.json    what the session is, for people and tools
+        control         the unix socket that `psync status` and its like talk to
+        archive.db      the state that both replicas agreed on   (`effects/store.py`)
+        intents.<n>     what was sent but is not in the archive yet
+        psync.log       the log, unless the configuration names another file
+
+**Invariants.** One process at a time uses a session's directory: whoever holds `lock`. All of it
+is private to the user (directories 0700, files 0600). Standard library only, because
+`psync status` runs every minute from cron.
+
+It does not know what the files hold, and it never removes a session's directory: an
+archive that nobody uses costs little, one that is missing costs a full comparison.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from psync.errors import StoreError, UsageError
+
+__all__ = ["SessionDir", "reason", "sessions", "state_directory"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
+
+
+def reason(error: OSError) -> str:
+    """Say in a few words why the system refused."""
+    return error.strerror or str(error)
+
+
+def state_directory(chosen: str | None = None) -> Path:
+    """Find the state directory: the option, `PSYNC_STATE_DIR`, or the user's own."""
+    chosen = chosen or os.environ.get("PSYNC_STATE_DIR")
+    if chosen:
+        return Path(os.path.abspath(chosen))
+    if os.geteuid() == 0:
+        return Path("/var/lib/psync")
+    state_home = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(state_home):  # the specification: a relative one is to be ignored
+        return Path(state_home, "psync")
+    return Path(os.path.expanduser("~"), ".local", "state", "psync")
+
+
+def sessions(state: Path) -> list[SessionDir]:
+    """List the sessions that a state directory knows, running or not, by name."""
+    try:
+        names = sorted(e.name for e in os.scandir(state / "sessions") if e.is_dir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"cannot read the state directory {state}: {reason(error)}") from None
+    return [SessionDir(state, name) for name in names if _NAME.fullmatch(name)]
+
+
+class SessionDir:
+    """One session's place in the state directory.
+
+    Making the object touches nothing; `lock` makes the directory.
+    """
+
+    def __init__(self, state: Path, name: str) -> None:
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"{name!a} is no name for a session: letters, digits and . _ @ + - only, "
+                "100 of them at most, a letter or digit first"
+            )
+        self.name = name
+        self.path = state / "sessions" / name
+        self._lock: int | None = None
+
+    @staticmethod
+    def name_for(host: str | None, left: str, right: str) -> str:
+        """Name a pair that has no name: readable, and the same at every start."""
+        pair = "\0".join((host or "", left, right)).encode("utf-8", "surrogateescape")
+        told = f"{host or 'local'}-{os.path.basename(left.rstrip('/')) or 'root'}"
+        told = re.sub(r"[^A-Za-z0-9._@+-]+", "_", told).lstrip("._@+-") or "pair"
+        return f"{told[:60]}-{blake2b(pair, digest_size=4).hexdigest()}"
+
+    @property
+    def database(self) -> Path:
+        """The archive's database."""
+        return self.path / "archive.db"
+
+    @property
+    def log_file(self) -> Path:
+        """The log, where the configuration names no other."""
+        return self.path / "psync.log"
+
+    @property
+    def fresh(self) -> bool:
+        """Whether this session has never run: it has no archive."""
+        return not self.database.exists()
+
+    def lock(self) -> None:
+        """Take the session for this process, until `unlock` or its end.
+
+        Raises:
+            UsageError: another process runs this session.
+            StoreError: the state directory cannot be used.
+        """
+        try:
+            for directory in (self.path.parent, self.path):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if directory.stat().st_mode & 0o077:
+                    directory.chmod(0o700)
+            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(
+                f"cannot use the state directory {self.path}: {reason(error)}; "
+                "name another with --state-dir"
+            ) from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+            os.close(fd)
+            raise UsageError(
+                f"a session on this pair is already running (pid {holder or 'unknown'}): "
+                f"see psync status {self.name}"
+            ) from None
+        except OSError as error:
+            os.close(fd)
+            raise StoreError(f"cannot lock {self.path / 'lock'}: {reason(error)}") from None
+        # The file stays when the lock goes: to remove a file that others lock is a race.
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        self._lock = fd
+
+    def unlock(self) -> None:
+        """Let the session go; harmless when it is not held."""
+        if self._lock is not None:
+            os.ftruncate(self._lock, 0)
+            os.close(self._lock)
+            self._lock = None
+
+    def describe(self, facts: Mapping[str, Any]) -> None:
+        """Write `session.json` anew, whole or not at all."""
+        target = self.path / "session.json"
+        draft = self.path / "session.json.new"
+        try:
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                json.dump(facts, file, indent=2)
+                file.write("\n")
+            os.replace(draft, target)
+        except OSError as error:
+            raise StoreError(f"cannot write {target}: {reason(error)}") from None

@@ -1,0 +1,53 @@
+"""A pair for each end-to-end test: over a real sshd, and on this machine alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.pair import Pair, opened
+from tests.sshd import Sshd
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[Sshd]:
+    """A server of this test's own, to be broken as it likes."""
+    with Sshd.start(tmp_path / "ssh") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """A server for all tests that leave it as it is."""
+    with Sshd.start(tmp_path_factory.mktemp("ssh")) as server:
+        yield server
+
+
+@pytest.fixture
+def local(tmp_path: Path, programs: list[Path]) -> Iterator[Pair]:
+    """Two directories on this machine, without SSH; nothing runs yet."""
+    with opened(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def pair(tmp_path: Path, programs: list[Path], shared_sshd: Sshd) -> Iterator[Pair]:
+    """Two directories, the right one behind SSH; nothing runs yet."""
+    with opened(tmp_path, shared_sshd.alias, {"HOME": str(shared_sshd.home)}) as made:
+        yield made
+
+
+@pytest.fixture
+def watching(pair: Pair) -> Pair:
+    """A session that watches two empty directories."""
+    pair.start()
+    return pair
+
+
+@pytest.fixture
+def breakable(tmp_path: Path, programs: list[Path], sshd: Sshd) -> Iterator[Pair]:
+    """Like `pair`, with `sshd`."""
+    with opened(tmp_path, sshd.alias, {"HOME": str(sshd.home)}) as made:
+        yield made

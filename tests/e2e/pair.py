@@ -1,0 +1,230 @@
+"""A pair of directories with a real session between them, driven as a user would.
+
+Everything goes through the installed command and the file system; nothing here knows how
+psync works inside. Waiting is `psync flush` and `psync status`, never a sleep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+WAIT_S = 30.0
+
+
+def command() -> list[str]:
+    """The installed command of this interpreter; from a checkout, the package itself."""
+    script = Path(os.environ.get("TEST_PSYNC", Path(sys.executable).parent / "psync"))
+    return [str(script)] if script.exists() else [sys.executable, "-m", "psync"]
+
+
+def tree(root: Path | bytes) -> dict[bytes, tuple[Any, ...]]:
+    """Everything that psync promises to keep the same, by path; psync's own is left out."""
+    found: dict[bytes, tuple[Any, ...]] = {}
+    top = os.fsencode(root)
+
+    def visit(fd: int, prefix: bytes) -> None:
+        for name in sorted(os.fsencode(n) for n in os.listdir(fd)):
+            if (not prefix and name == b".psync") or name.endswith(b".psync.ignore"):
+                continue
+            path = prefix + name
+            st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            kind = stat.S_IFMT(st.st_mode)
+            common = (st.st_uid, st.st_gid, st.st_mtime_ns)
+            if stat.S_ISDIR(st.st_mode):
+                found[path] = ("dir", stat.S_IMODE(st.st_mode), *common)
+                inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+                try:
+                    visit(inner, path + b"/")
+                finally:
+                    os.close(inner)
+            elif stat.S_ISLNK(st.st_mode):
+                found[path] = ("link", os.readlink(name, dir_fd=fd), *common)
+            elif stat.S_ISREG(st.st_mode):
+                inner = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=fd)
+                with open(inner, "rb") as file:
+                    found[path] = ("file", stat.S_IMODE(st.st_mode), *common, file.read())
+            else:
+                found[path] = ("other", kind)
+
+    fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        visit(fd, b"")
+    finally:
+        os.close(fd)
+    return found
+
+
+def until(condition: Callable[[], Any], what: str, within: float = WAIT_S) -> Any:
+    """Wait for something that no event tells of."""
+    deadline = time.monotonic() + within
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what} did not come about within {within:.0f} s"
+        time.sleep(0.02)
+    return value
+
+
+class Pair:
+    """Two roots, a state directory, and the session between them when it runs."""
+
+    def __init__(self, base: Path, host: str | None, env: dict[str, str]) -> None:
+        self.base = base
+        self.host = host
+        self.left = base / "left"
+        self.right = base / "right"
+        self.state = base / "state"
+        self.env = {**os.environ, **env, "PSYNC_STATE_DIR": str(self.state)}
+        self.options: list[str] = []
+        self.process: subprocess.Popen[str] | None = None
+        self._printed = (base / "output").open("a")
+        self.left.mkdir()
+        self.right.mkdir()
+
+    def root(self, side: str) -> Path:
+        return self.left if side == "left" else self.right
+
+    def psync(self, *args: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command(), *args], env=self.env, text=True, capture_output=True, timeout=timeout,
+            check=False,
+        )  # fmt: skip
+
+    def launch(self, *extra: str) -> subprocess.Popen[str]:
+        """Start a session and do not wait for anything."""
+        remote = ["-r", self.host] if self.host else []
+        self.process = subprocess.Popen(
+            [*command(), *remote, *self.options, *extra, str(self.left), str(self.right)],
+            env=self.env, text=True, stdin=subprocess.DEVNULL,
+            stdout=self._printed, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        return self.process
+
+    def start(self, *extra: str) -> None:
+        """Start a session and wait until it watches."""
+        self.launch(*extra)
+        self.wait_for("watching")
+        self.flush()
+
+    def output(self) -> str:
+        """What the sessions have printed so far."""
+        self._printed.flush()
+        return (self.base / "output").read_text(errors="replace")
+
+    def status(self) -> dict[str, Any]:
+        """The session's status; empty while there is none."""
+        run = self.psync("status", "--json")
+        assert run.returncode == 0, run.stderr
+        sessions = json.loads(run.stdout)["sessions"]
+        return sessions[0] if sessions else {}
+
+    def wait_for(self, state: str, within: float = WAIT_S) -> dict[str, Any]:
+        def reached() -> Any:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                raise AssertionError(f"psync ended ({self.process.returncode}): {self.output()}")
+            told = self.status()
+            return told if told.get("state") == state else None
+
+        return until(reached, f"state {state}", within)
+
+    def flush(self, timeout: float = WAIT_S) -> None:
+        run = self.psync("flush", "--timeout", f"{timeout:g}", timeout=timeout + 30)
+        assert run.returncode == 0, f"{run.stderr}{json.dumps(self.status(), indent=1)}{self.log()}"
+
+    def log(self) -> str:
+        """The end of the log, for messages."""
+        lines: list[str] = []
+        for file in self.state.glob("sessions/*/psync.log"):
+            lines += file.read_text(errors="replace").splitlines()
+        return "\n" + "\n".join(lines[-int(os.environ.get("TEST_LOG", "40")) :])
+
+    def settle(self) -> dict[bytes, tuple[Any, ...]]:
+        """Flush, and make sure that both sides are the same; return the tree."""
+        self.flush()
+        left, right = tree(self.left), tree(self.right)
+        assert left == right, self.difference(left, right)
+        return left
+
+    def difference(self, left: dict[bytes, Any], right: dict[bytes, Any]) -> str:
+        lines = ["the sides differ (left | right):"]
+        for path in sorted(left.keys() | right.keys()):
+            a, b = left.get(path), right.get(path)
+            if a != b:
+                lines.append(f"{path[:80]!r}: {str(a)[:120]} | {str(b)[:120]}")
+        return "\n".join(lines[:20]) + self.log()
+
+    def stop(self) -> int:
+        """End the session as an administrator does; return its exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(WAIT_S)
+
+    def kill(self) -> None:
+        """End the brain without any chance to say good-bye."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(WAIT_S)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def conflicts(self, side: str) -> list[bytes]:
+        """The contents of the losers that a side keeps."""
+        kept = self.root(side) / ".psync" / "conflicts"
+        return sorted(
+            p.read_bytes() for p in kept.iterdir() if p.is_file() and p.suffix != ".json"
+        ) if kept.is_dir() else []  # fmt: skip
+
+    def leftovers(self) -> list[str]:
+        """What psync left in staging on either side."""
+        return [
+            str(path)
+            for root in (self.left, self.right)
+            for path in (root / ".psync" / "stage").rglob("*")
+        ]
+
+    def agents(self) -> list[int]:
+        """The agents that serve one of our roots."""
+        found = []
+        for root in (self.left, self.right):
+            for lock in root.glob(".psync/lock"):
+                for line in Path("/proc/locks").read_text().splitlines():
+                    words = line.split()
+                    if "FLOCK" in words and words[-3].endswith(f":{lock.stat().st_ino}"):
+                        found.append(int(words[-4]))
+        return found
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(5)
+        self._printed.close()
+        for pid in self.agents():  # of a test that failed
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def opened(
+    base: Path, host: str | None = None, env: dict[str, str] | None = None
+) -> Iterator[Pair]:
+    """A pair that is closed whatever happens."""
+    pair = Pair(base, host, env or {})
+    try:
+        yield pair
+    finally:
+        pair.close()

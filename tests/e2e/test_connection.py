@@ -1,0 +1,160 @@
+"""The connection may drop, freeze or be away at any time; nothing is lost (points 6 and 7)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from tests.e2e.pair import Pair, tree, until
+from tests.sshd import Sshd
+
+
+class TestDrop:
+    def test_is_survived_and_what_happened_meanwhile_replicated(
+        self, breakable: Pair, sshd: Sshd
+    ) -> None:
+        pair = breakable
+        pair.start()
+        for i in range(50):
+            (pair.left / f"f{i}").write_text("first")
+        pair.settle()
+        sshd.stop()
+        pair.wait_for("disconnected")
+        for i in range(0, 50, 2):
+            (pair.left / f"f{i}").write_text("edited left")
+            (pair.right / f"f{i + 1}").write_text("edited right")
+        (pair.left / "f48").unlink()
+        (pair.right / "f49").unlink()
+        os.rename(pair.right / "f47", pair.right / "renamed")
+        (pair.left / "d/e").mkdir(parents=True)
+        (pair.left / "d/e/new").write_text("new")
+        sshd.restart()
+        pair.wait_for("watching")
+
+        after = pair.settle()
+
+        assert after[b"f0"][-1] == b"edited left"
+        assert after[b"f1"][-1] == b"edited right"
+        assert b"f48" not in after and b"f49" not in after and b"f47" not in after
+        assert after[b"renamed"][-1] == b"edited right"
+        assert after[b"d/e/new"][-1] == b"new"
+        assert pair.status()["conflicts"] == 0
+
+    def test_in_the_middle_of_work_again_and_again(self, breakable: Pair, sshd: Sshd) -> None:
+        pair = breakable
+        pair.start()
+        for round_ in range(5):
+            for i in range(150):
+                (pair.left / f"l{i}").write_text(f"{round_} {i}")
+                (pair.right / f"r{i}").write_text(f"{round_} {i}")
+            (pair.left / "large").write_bytes(os.urandom(3_000_000))
+            sshd.cut()
+            (pair.left / "during").write_text(str(round_))
+            after = pair.settle()
+            assert after[b"l149"][-1] == b"%d 149" % round_
+            assert after[b"r149"][-1] == b"%d 149" % round_
+            assert after[b"during"][-1] == b"%d" % round_
+        assert pair.status()["conflicts"] == 0
+        until(lambda: not pair.leftovers(), "empty staging")
+
+    def test_host_that_is_away_at_the_start_is_waited_for(
+        self, breakable: Pair, sshd: Sshd
+    ) -> None:
+        pair = breakable
+        sshd.stop()
+        (pair.left / "early").write_text("early")
+        pair.launch()
+        pair.wait_for("disconnected")
+        assert pair.psync("flush", "--timeout", "0.2").returncode == 1
+
+        sshd.restart()
+        pair.wait_for("watching")
+
+        assert b"early" in pair.settle()
+
+
+class TestFrozen:
+    def test_peer_is_noticed_within_the_timeout(self, breakable: Pair, sshd: Sshd) -> None:
+        pair = breakable
+        pair.options = ["--set", "timeout=2"]
+        pair.start()
+        (pair.left / "before").write_text("x")
+        pair.settle()
+
+        sshd.freeze()
+        (pair.left / "while").write_text("frozen")
+        pair.wait_for("disconnected", within=8)
+        told = pair.status()
+        assert told["right"]["connected"] is False
+        sshd.thaw()
+        pair.wait_for("watching")
+
+        assert b"while" in pair.settle()
+
+    def test_peer_does_not_delay_the_end(self, breakable: Pair, sshd: Sshd) -> None:
+        pair = breakable
+        pair.start()
+        sshd.freeze()
+        (pair.left / "x").write_text("x")
+
+        assert pair.stop() == 0
+
+        sshd.thaw()
+        until(lambda: not pair.agents(), "the agents' end")
+
+    def test_agent_is_replaced(self, pair: Pair) -> None:
+        pair.options = ["--set", "timeout=2"]
+        pair.start()
+        left = next(pid for pid in pair.agents())
+        os.kill(left, signal.SIGSTOP)
+        (pair.left / "x").write_text("x")
+        (pair.right / "y").write_text("y")
+        pair.wait_for("disconnected", within=8)
+        pair.wait_for("watching")
+
+        after = pair.settle()
+
+        assert set(after) == {b"x", b"y"}
+        assert left not in pair.agents()
+
+
+class TestAgent:
+    def test_runs_where_only_python_and_rsync_are_installed(
+        self, breakable: Pair, sshd: Sshd, tmp_path: Path
+    ) -> None:
+        bare = tmp_path / "bin"
+        bare.mkdir()
+        for name in ("python3", "rsync", "sh"):
+            target = Path("/usr/bin" if name != "sh" else "/bin", name)
+            (bare / name).symlink_to(target)
+        sshd.through(f'PATH={bare} exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"')
+        breakable.start()
+        (breakable.left / "small").write_text("s")
+        (breakable.left / "large").write_bytes(os.urandom(1_000_000))
+        (breakable.right / "back").write_bytes(os.urandom(1_000_000))
+
+        assert set(breakable.settle()) == {b"small", b"large", b"back"}
+
+    def test_behind_a_forced_command_serves_its_root_only(
+        self, breakable: Pair, sshd: Sshd
+    ) -> None:
+        pair = breakable
+        agent = f"{sys.executable} -m psync agent --root {pair.right}"
+        checkout = Path(__file__).resolve().parents[2]
+        sshd.allow(f"cd {checkout} && PYTHONPATH={checkout} {agent}")
+        pair.start()
+        (pair.left / "small").write_text("s")
+        (pair.left / "large").write_bytes(os.urandom(1_000_000))
+        (pair.right / "back").write_bytes(os.urandom(1_000_000))
+        assert set(pair.settle()) == {b"small", b"large", b"back"}
+        assert pair.stop() == 0
+
+        pair.right = pair.base / "elsewhere"
+        pair.right.mkdir()
+        refused = pair.launch()
+
+        assert refused.wait(30) == 2
+        assert str(pair.right) in pair.output()
+        assert tree(pair.right) == {}

@@ -1,0 +1,197 @@
+"""What happens while psync is off is replicated, not undone; kills lose nothing (points 3, 7)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.pair import Pair, tree, until
+
+
+def _tree(root: Path) -> None:
+    for d in range(5):
+        (root / f"d{d}/sub").mkdir(parents=True)
+        for f in range(10):
+            (root / f"d{d}/f{f}").write_text(f"{d} {f}")
+            (root / f"d{d}/sub/s{f}").write_text(f"sub {d} {f}")
+
+
+class TestFirstStart:
+    def test_unites_two_trees(self, pair: Pair) -> None:
+        (pair.left / "only-left").write_text("l")
+        (pair.right / "only-right").write_text("r")
+        (pair.left / "both").write_text("the same")
+        shutil.copy2(pair.left / "both", pair.right / "both")
+        (pair.left / "times").write_text("equal bytes")
+        (pair.right / "times").write_text("equal bytes")
+        os.utime(pair.left / "times", ns=(10**18, 10**18))
+        (pair.left / "differs").write_text("old left")
+        os.utime(pair.left / "differs", ns=(10**18, 10**18))
+        (pair.right / "differs").write_text("new right")
+        (pair.left / "kinds").mkdir()
+        (pair.left / "kinds/inside").write_text("in the directory")
+        (pair.right / "kinds").write_text("the file")
+        inode = (pair.right / "times").stat().st_ino
+
+        pair.start()
+        after = pair.settle()
+
+        assert after[b"differs"][-1] == b"new right"
+        assert pair.conflicts("left") == [b"old left"]
+        assert after[b"kinds"][0] == "dir"
+        assert pair.conflicts("right") == [b"the file"]
+        assert (pair.right / "times").stat().st_ino == inode, "equal content was not copied"
+        assert set(after) >= {b"only-left", b"only-right", b"both", b"times"}
+        assert pair.status()["conflicts"] == 2
+        pair.restart()
+        assert pair.status()["conflicts"] == 2, "what is kept is counted for as long as it is"
+        assert pair.psync("conflicts").stdout.count("differs") == 1
+
+    def test_of_equal_trees_changes_nothing(self, pair: Pair) -> None:
+        _tree(pair.left)
+        shutil.rmtree(pair.right)
+        shutil.copytree(pair.left, pair.right, symlinks=True)
+
+        pair.start()
+
+        told = pair.status()
+        assert told["agreed"] == 110
+        assert told["left"]["applied"] == told["right"]["applied"] == 0
+        assert told["conflicts"] == 0
+
+
+class TestWhileOff:
+    def test_everything_done_on_both_sides_is_replicated(self, pair: Pair) -> None:
+        _tree(pair.left)
+        pair.start()
+        pair.settle()
+        assert pair.stop() == 0
+        left, right = pair.left, pair.right
+        (left / "d0/f0").write_text("edited left")
+        (right / "d0/f1").write_text("edited right")
+        (left / "d0/f2").unlink()
+        (right / "d0/f3").unlink()
+        shutil.rmtree(left / "d1")
+        shutil.rmtree(right / "d2/sub")
+        os.rename(left / "d3", left / "renamed-left")
+        os.rename(right / "d4/f4", right / "d4/renamed-right")
+        (left / "created/deep").mkdir(parents=True)
+        (left / "created/deep/x").write_text("x")
+        (right / "d0/link").symlink_to("f0")
+        (right / "d0/f5").chmod(0o600)
+        inode = (right / "d3/f0").stat().st_ino
+
+        pair.start()
+        after = pair.settle()
+
+        assert after[b"d0/f0"][-1] == b"edited left"
+        assert after[b"d0/f1"][-1] == b"edited right"
+        for gone in (b"d0/f2", b"d0/f3", b"d1", b"d2/sub", b"d3", b"d4/f4"):
+            assert gone not in after
+        assert (right / "renamed-left/f0").stat().st_ino == inode, "a rename moves no bytes"
+        assert after[b"d4/renamed-right"][-1] == b"4 4"
+        assert after[b"created/deep/x"][-1] == b"x"
+        assert after[b"d0/f5"][1] == 0o600
+        assert pair.status()["conflicts"] == 0
+
+    def test_deleted_and_edited_elsewhere_comes_back(self, pair: Pair) -> None:
+        (pair.left / "f").write_text("f")
+        (pair.left / "g").write_text("g")
+        pair.start()
+        pair.stop()
+        (pair.left / "f").unlink()
+        (pair.right / "f").write_text("edited")
+
+        pair.start()
+
+        assert pair.settle()[b"f"][-1] == b"edited"
+
+    def test_a_side_emptied_is_no_deletion(self, pair: Pair) -> None:
+        _tree(pair.left)
+        pair.start()
+        pair.stop()
+        for child in pair.left.iterdir():
+            if child.is_dir():
+                shutil.rmtree(child)
+        before = tree(pair.right)
+
+        pair.launch()
+        told = pair.wait_for("halted")
+
+        assert "--accept-deletes" in told["halted"]
+        assert tree(pair.right) == before
+        assert pair.stop() == 0
+
+
+class TestKill:
+    def test_of_the_brain_loses_nothing_and_makes_no_conflict(self, pair: Pair) -> None:
+        pair.start()
+        for round_ in range(4):
+            for i in range(300):
+                (pair.left / f"f{i}").write_text(f"{round_} {i}")
+            until((pair.right / "f100").exists, "half of it")
+            pair.kill()
+            until(lambda: not pair.agents(), "the agents' end")
+            for i in range(0, 300, 3):
+                (pair.left / f"f{i}").write_text(f"again {round_} {i}")
+            pair.start()
+            after = pair.settle()
+            assert after[b"f0"][-1] == b"again %d 0" % round_
+            assert after[b"f1"][-1] == b"%d 1" % round_
+            assert pair.status()["conflicts"] == 0
+            assert pair.leftovers() == []
+
+    def test_of_an_agent_is_followed_by_another(self, pair: Pair) -> None:
+        pair.start()
+        for round_ in range(4):
+            for i in range(200):
+                (pair.left / f"f{i}").write_text(f"{round_} {i}")
+                (pair.right / f"g{i}").write_text(f"{round_} {i}")
+            victims = pair.agents()
+            assert len(victims) == 2
+            os.kill(victims[round_ % 2], 9)
+            (pair.left / "after").write_text(str(round_))
+            after = pair.settle()
+            assert after[b"after"][-1] == b"%d" % round_
+            assert after[b"f199"][-1] == b"%d 199" % round_
+            assert after[b"g0"][-1] == b"%d 0" % round_
+            assert pair.status()["conflicts"] == 0
+            assert pair.leftovers() == []
+
+    def test_of_cinotify_is_noticed(self, pair: Pair) -> None:
+        pair.start()
+        for pid in pair.agents():
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            for child in children:
+                os.kill(int(child), 9)
+        (pair.left / "after").write_text("x")
+
+        assert b"after" in pair.settle()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+class TestMount:
+    def test_that_hides_a_directory_is_no_deletion(self, pair: Pair) -> None:
+        (pair.left / "data").mkdir()
+        (pair.left / "data/precious").write_text("precious")
+        (pair.left / "beside").write_text("x")
+        pair.start()
+        pair.settle()
+        pair.stop()
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(pair.left / "data")], check=True)
+        try:
+            pair.start()
+            (pair.left / "beside").write_text("y")
+            pair.flush()
+
+            assert (pair.right / "data/precious").read_text() == "precious"
+            assert (pair.right / "beside").read_text() == "y"
+            pair.stop()
+        finally:
+            subprocess.run(["umount", str(pair.left / "data")], check=True)
+        pair.start()
+        assert pair.settle()[b"data/precious"][-1] == b"precious"

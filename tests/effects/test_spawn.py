@@ -1,0 +1,155 @@
+"""Children are started, signalled and reaped under both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from psync.effects.spawn import Process, listen, spawn
+
+
+async def output_of(*argv: str, **options: object) -> tuple[int, str]:
+    """Run a program to its end; return its exit status and what it wrote to stdout."""
+    said = bytearray()
+    ended = asyncio.Event()
+    listener, writer = await listen(said.extend, ended.set)
+    process = await spawn(argv, stdout=writer, **options)  # type: ignore[arg-type]
+    os.close(writer)
+    status = await process.wait()
+    await ended.wait()
+    listener.close()
+    return status, said.decode()
+
+
+class TestEnd:
+    @pytest.mark.parametrize(
+        ("script", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", -signal.SIGTERM)]
+    )
+    async def test_is_reported_with_its_status(self, script: str, status: int) -> None:
+        process = await spawn(["sh", "-c", script])
+
+        assert await process.wait() == status
+        assert process.returncode == status
+
+    async def test_is_not_known_before(self) -> None:
+        process = await spawn(["sleep", "60"])
+
+        assert process.returncode is None
+
+        process.kill()
+        await process.wait()
+
+    async def test_reaches_everybody_who_waits_though_one_gave_up(self) -> None:
+        process = await spawn(["sleep", "60"])
+        waiting = [asyncio.create_task(process.wait()) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        process.kill()
+
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+
+        assert isinstance(results[0], asyncio.CancelledError)
+        assert results[1:] == [-signal.SIGKILL, -signal.SIGKILL]
+
+    async def test_leaves_no_descriptor_open(self) -> None:
+        await output_of("true")
+        before = os.listdir("/proc/self/fd")
+
+        await output_of("true")
+
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+
+    async def test_is_noticed_without_pidfds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def missing(pid: int, flags: int = 0) -> int:
+            raise OSError(38, "Function not implemented")
+
+        monkeypatch.setattr(os, "pidfd_open", missing)
+        process = await spawn(["sh", "-c", "exit 3"])
+
+        assert await process.wait() == 3
+
+
+class TestStart:
+    async def test_of_what_does_not_exist_is_an_error(self) -> None:
+        with pytest.raises(FileNotFoundError):
+            await spawn(["no-such-program-anywhere"])
+
+    async def test_gives_no_descriptor_but_those_named(self) -> None:
+        kept, other = os.open("/dev/null", os.O_RDONLY), os.open("/dev/null", os.O_RDONLY)
+        os.set_inheritable(other, True)
+        try:
+            _, said = await output_of("ls", "/proc/self/fd", pass_fds=[kept])
+        finally:
+            os.close(kept)
+            os.close(other)
+
+        numbers = {int(line) for line in said.split()}
+        assert kept in numbers
+        assert other not in numbers
+
+    async def test_in_a_session_of_its_own(self) -> None:
+        _, said = await output_of(
+            sys.executable, "-c", "import os; print(os.getsid(0), os.getpid())"
+        )
+
+        session, pid = said.split()
+        assert session == pid
+
+    async def test_with_environment_and_directory(self, tmp_path: Path) -> None:
+        status, said = await output_of(
+            "sh",
+            "-c",
+            'echo "$WORD $PWD"',
+            env={"WORD": "here", "PATH": os.defpath},
+            cwd=str(tmp_path),
+        )
+
+        assert (status, said) == (0, f"here {tmp_path}\n")
+
+
+class TestSignal:
+    async def started(self, script: str) -> tuple[Process, int]:
+        """Start a shell that tells a pid once it is ready."""
+        told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        listener, writer = await listen(lambda data: told.set_result(int(data)))
+        process = await spawn(["sh", "-c", script], stdout=writer)
+        os.close(writer)
+        pid = await told
+        listener.close()
+        return process, pid
+
+    async def test_reaches_what_the_child_has_started(self) -> None:
+        process, grandchild = await self.started("sleep 60 & echo $!; wait")
+        watch = os.pidfd_open(grandchild)
+        gone = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(watch, gone.set)
+
+        process.terminate()
+
+        await process.wait()
+        async with asyncio.timeout(10):
+            await gone.wait()
+        loop.remove_reader(watch)
+        os.close(watch)
+
+    async def test_kills_a_stopped_child(self) -> None:
+        process, _ = await self.started("echo $$; kill -STOP $$")
+
+        process.kill()
+
+        assert await process.wait() == -signal.SIGKILL
+
+    async def test_after_the_end_goes_nowhere(self) -> None:
+        process = await spawn(["true"])
+        await process.wait()
+
+        process.terminate()
+        process.kill()
+
+        assert process.returncode == 0

@@ -1,0 +1,523 @@
+"""The command as a user meets it: a real `python -m psync`, its exit code and what it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from psync.cli import VERBS
+from psync.effects.state import SessionDir
+
+HERE = Path(__file__).parents[1]
+
+# A session's process as far as the socket goes: it answers what the brain answers.
+SESSION = """
+import asyncio, os, sys
+from pathlib import Path
+from psync.control import ControlServer
+from psync.errors import PsyncError
+
+side = {"host": "this host", "root": "/srv/x", "connected": True, "entries": 1234, "applied": 5,
+        "bytes": 4200000, "trouble": ""}
+
+async def main(directory):
+    over = asyncio.Event()
+
+    async def answer(verb, args):
+        if verb == "status":
+            return {"name": directory.name, "pid": os.getpid(), "state": "watching", "pending": 0,
+                    "conflicts": 1, "problems": 1, "halted": "", "left": side,
+                    "right": side | {"connected": False, "trouble": "cut\\x1b[2J"},
+                    "problem_list": [{"side": "left", "path": "a", "message": "full"}]}
+        if verb == "flush" and args["timeout"] < 1:
+            raise PsyncError("not everything is on both sides")
+        if verb == "flush" and args["timeout"] >= 1000:
+            print("asked", flush=True)
+            await asyncio.Event().wait()
+        if verb == "conflicts":
+            return [{"side": "left", "path": "a\\\\nb", "kept": "0001"}]
+        if verb == "resume" and not args["accept_deletes"]:
+            raise PsyncError("the session has halted")
+        if verb == "stop":
+            over.set()
+
+    server = ControlServer(directory, answer)
+    await server.start()
+    print("ready", flush=True)
+    await over.wait()
+    await server.close()
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+SIDE = "this host /srv/x: 1,234 entries, 5 changes made, 4.2 MB"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def psync(state: Path, tmp_path: Path):
+    """Run the command; return what became of it."""
+
+    def run(*args: str, **more) -> subprocess.CompletedProcess[str]:
+        env = os.environ | {
+            "PSYNC_STATE_DIR": str(state),
+            "PYTHONPATH": str(HERE),
+            "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        }
+        return subprocess.run(
+            [sys.executable, "-m", "psync", *args],
+            **{"env": env, "cwd": tmp_path, "timeout": 30, "text": True, "errors": "replace"}
+            | {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            | more,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def session(state: Path):
+    """Start sessions by name."""
+    started = []
+
+    def start(name: str) -> subprocess.Popen[str]:
+        directory = SessionDir(state, name).path
+        directory.mkdir(parents=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", SESSION, directory],
+            stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(HERE)},
+        )  # fmt: skip
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in started:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
+    """Check that the command refused as it should; return what it said."""
+    assert done.stdout == ""
+    assert done.stderr.startswith("psync: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == code
+    return done.stderr
+
+
+class TestGrammar:
+    def test_helps(self, psync):
+        done = psync("--help")
+
+        assert done.returncode == 0
+        assert all(verb in done.stdout for verb in VERBS)
+
+    @pytest.mark.parametrize("verb", [v for v in VERBS if v != "agent"])
+    def test_helps_with_each_verb(self, psync, verb):
+        done = psync(verb, "--help")
+
+        assert done.returncode == 0
+        assert f"psync {verb}" in done.stdout
+
+    def test_shows_all_twelve_options_of_the_original(self, psync):
+        done = psync("run", "--help")
+
+        for option in (
+            "-h, --help", "-r HOST, --remote-host", "-d N, --debug", "-t RE, --tempfiles",
+            "-e RE, --excludes", "--rsync-excludes", "-x OPT, --extra", "-b PROGRAM, --banned",
+            "-T FROM:TO, --translate", "-n, --dry-run", "-s, --sync-only",
+            "-k, --skip-initial-sync", "-f, --force",
+        ):  # fmt: skip
+            assert option in done.stdout
+
+    def test_says_its_version(self, psync):
+        assert psync("--version").stdout.startswith("psync 0.")
+
+    @pytest.mark.parametrize(
+        ("args", "said"),
+        [
+            ([], "nothing to do"),
+            (["-r"], "argument -r/--remote-host: expected one argument"),
+            (["-r", "host"], "two roots are needed"),
+            (["-r", "host", "/l"], "two roots are needed"),
+            (["-r", "host", "/l", "/r", "/x"], "two roots are needed"),
+            (["-r", "", "/l", "/r"], "'' is no host name"),
+            (["-r", "-n", "/l", "/r"], "'-n' is no host name"),
+            (["-d", "loud", "/l", "/r"], "invalid int value: 'loud'"),
+            (["-d", "4", "/l", "/r"], "debug: Expected int <= 3"),
+            (["-e", "(", "/l", "/r"], "excludes: '(' is no regular expression"),
+            (["-T", "x", "/l", "/r"], "translate: 'x' is not FROM:TO"),
+            (["-b", "--", "/l", "/r"], "expected one argument"),
+            (["--name", "a/b", "/l", "/r"], "is no name for a session"),
+            (["--set", "settle", "/l", "/r"], "is not KEY=VALUE"),
+            (["--set", "settl_ms=1", "/l", "/r"], "unknown key settl_ms: did you mean settle_ms?"),
+            (["--set", "left=/x", "--bogus"], "unrecognized arguments: --bogus"),
+            (["statsu"], "neither a verb (run, sync, status"),
+            (["run", "--config", "/nowhere", "home"], "cannot read /nowhere"),
+            (["/same", "/same/"], "left and right are the same directory"),
+            (["a\nb\x1b[2J", "/r"], "does not exist"),
+            (["status", "a", "b"], "unrecognized arguments: b"),
+            (["status", "../x"], "is no name for a session"),
+            (["flush", "--timeout", "soon"], "invalid number of seconds value: 'soon'"),
+            (["flush", "--timeout", "nan"], "invalid number of seconds value: 'nan'"),
+            (["trust"], "the following arguments are required: HOST"),
+            (["trust", "-oProxyCommand=x"], "the following arguments are required: HOST"),
+            (["trust", "no such host"], "'no such host' is no host name"),
+        ],
+    )
+    def test_refuses_in_one_line(self, psync, args, said):
+        assert said in refused(psync(*args))
+
+    def test_refuses_roots_that_are_not_there(self, psync, tmp_path):
+        (tmp_path / "file").write_text("")
+        (tmp_path / "left").mkdir()
+
+        assert "/none does not exist" in refused(psync("none", "left"))
+        assert "/file is not a directory" in refused(psync("file", "left"))
+        assert "/host:x does not exist (on another host?" in refused(psync("left", "host:x"))
+
+    def test_refuses_to_replicate_its_own_state_and_log(self, psync, tmp_path):
+        (tmp_path / "other").mkdir()
+        (tmp_path / "left").mkdir()
+
+        said = refused(psync(str(tmp_path), "/"))
+        assert "would be replicated: choose another --state-dir" in said
+        said = refused(psync("--set", "log_file=left/psync.log", "left", "other"))
+        assert "choose another log_file" in said
+
+    def test_refuses_a_session_that_runs_already(self, psync, state, tmp_path):
+        (tmp_path / "left").mkdir()
+        (tmp_path / "right").mkdir()
+        held = SessionDir(state, "home")
+        held.lock()
+
+        said = refused(psync("--name", "home", "left", "right"))
+        assert f"already running (pid {os.getpid()})" in said
+        held.unlock()
+
+    def test_refuses_a_state_directory_it_cannot_use(self, psync, tmp_path):
+        (tmp_path / "left").mkdir()
+        (tmp_path / "right").mkdir()
+        (tmp_path / "file").write_text("")
+
+        for args in (
+            ["--state-dir", "file", "left", "right"],
+            ["--state-dir=file", "run", "left", "right"],
+            ["--state-dir", "/proc", "sync", "left", "right"],
+        ):
+            assert "--state-dir" in refused(psync(*args))
+
+
+class TestQuestions:
+    def test_find_nothing_without_a_session(self, psync, state):
+        assert psync("status").stdout.startswith("no session is running")
+        assert json.loads(psync("status", "--json").stdout) == {"sessions": []}
+        assert not state.exists()
+        for verb in ("flush", "pause", "resume", "stop", "conflicts"):
+            assert "no session is running" in refused(psync(verb))
+            assert "session home is not running" in refused(psync(verb, "home"))
+
+    def test_pass_by_a_session_that_is_dead(self, psync, state, session):
+        session("home")
+        dead = SessionDir(state, "dead")
+        dead.lock()
+        dead.unlock()
+        with socket.socket(socket.AF_UNIX) as gone:
+            gone.bind(str(dead.path / "control"))
+
+        answer = json.loads(psync("status", "--json").stdout)
+
+        assert [s["name"] for s in answer["sessions"]] == ["home"]
+        assert psync("flush").returncode == 0
+
+    def test_are_answered_for_people(self, psync, session):
+        pid = session("home").pid
+
+        assert psync("status").stdout.splitlines() == [
+            f"home: watching (pid {pid})",
+            f"  left   {SIDE}",
+            f"  right  {SIDE}; not connected: cut\\x1b[2J",
+            "  pending 0, conflicts 1, problems 1",
+            "  problem: left a: full",
+        ]
+        assert psync("conflicts").stdout == "left  a\\nb  0001\n"
+
+    def test_are_answered_for_programs(self, psync, session):
+        session("home")
+
+        assert json.loads(psync("conflicts", "--json").stdout) == {
+            "conflicts": [{"side": "left", "path": "a\\nb", "kept": "0001"}]
+        }
+        (told,) = json.loads(psync("status", "--json", "home").stdout)["sessions"]
+        assert told["name"] == "home"
+        assert told["left"]["entries"] == 1234
+
+    def test_take_the_state_directory_before_or_after_the_verb(self, psync, session, state):
+        session("home")
+        env = {k: v for k, v in os.environ.items() if k != "PSYNC_STATE_DIR"}
+        env["PYTHONPATH"] = str(HERE)
+
+        for args in (
+            ["--state-dir", str(state), "flush"],
+            [f"--state-dir={state}", "flush", "home"],
+            ["flush", "home", "--state-dir", str(state)],
+        ):
+            assert psync(*args, env=env).returncode == 0
+
+    def test_need_a_name_when_there_are_several(self, psync, session):
+        session("b")
+        session("a")
+
+        assert "several sessions are running: a, b; name one" in refused(psync("stop"))
+        assert psync("flush", "b").returncode == 0
+        assert len(json.loads(psync("status", "--json").stdout)["sessions"]) == 2
+
+    def test_return_what_the_session_says(self, psync, session):
+        session("home")
+
+        assert psync("flush").returncode == 0
+        assert psync("pause").returncode == 0
+        assert "session home: not everything" in refused(psync("flush", "--timeout", "0.5"), 1)
+        assert "session home: the session has halted" in refused(psync("resume"), 1)
+        assert psync("resume", "--accept-deletes").returncode == 0
+
+    def test_wait_for_the_end_of_a_session(self, psync, session):
+        process = session("home")
+
+        assert psync("stop").returncode == 0
+        assert process.poll() == 0
+
+    def test_say_when_a_session_does_not_answer(self, psync, session, state):
+        session("b")
+        stuck = session("a")
+        stuck.send_signal(signal.SIGSTOP)
+
+        done = psync("status", "--json")
+
+        assert [s["name"] for s in json.loads(done.stdout)["sessions"]] == ["b"]
+        assert done.stderr == f"psync: session a did not answer in time (pid {stuck.pid})\n"
+        assert done.returncode == 1
+
+
+class TestOutput:
+    def test_to_a_closed_pipe_is_no_fault(self, psync):
+        read, write = os.pipe()
+        os.close(read)
+        done = psync("status", stdout=write)
+        os.close(write)
+
+        assert done.stderr == ""
+        assert done.returncode == 128 + signal.SIGPIPE
+
+    def test_to_a_full_disk_is_said_in_one_line(self, psync):
+        with open("/dev/full", "w") as full:
+            done = psync("status", stdout=full)
+
+        assert done.stderr == "psync: [Errno 28] No space left on device\n"
+        assert done.returncode == 1
+
+    def test_without_any_terminal_works(self, psync):
+        done = psync("status", preexec_fn=lambda: [os.close(fd) for fd in (0, 1, 2)])
+
+        assert done.returncode == 0
+
+    def test_costs_no_import_that_it_does_not_need(self):
+        """Cron asks every minute: what only a session needs is not imported for a question."""
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "psync", "status"],
+            env=os.environ | {"PYTHONPATH": str(HERE), "PSYNC_STATE_DIR": "/nowhere"},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+        assert "psync.cli" in modules
+        for heavy in ("asyncio", "apsw", "msgspec", "structlog", "asyncssh", "logging", "tomllib"):
+            assert heavy not in modules
+
+
+class TestRun:
+    """A real session between two directories of this machine."""
+
+    @pytest.fixture
+    def roots(self, tmp_path):
+        for side in ("left", "right"):
+            (tmp_path / side).mkdir()
+        return tmp_path / "left", tmp_path / "right"
+
+    @pytest.fixture
+    def start(self, roots, state):
+        started = []
+
+        def run(*args: str) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "psync", *args, *map(str, roots)],
+                env=os.environ | {"PSYNC_STATE_DIR": str(state), "PYTHONPATH": str(HERE)},
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                text=True,
+            )  # fmt: skip
+            started.append(process)
+            return process
+
+        yield run
+        for process in started:
+            process.kill()
+            process.communicate()
+
+    def until(self, process: subprocess.Popen[str], word: str) -> str:
+        for line in process.stdout:
+            if word in line:
+                return line
+        raise AssertionError(f"it ended ({process.wait()}) without saying {word}")
+
+    def test_replicates_until_it_is_stopped(self, start, psync, roots, state):
+        process = start("--name", "home")
+        self.until(process, "watching")
+        (roots[0] / "a").write_text("from the left")
+        (roots[1] / "b").write_text("from the right")
+
+        assert psync("flush", "--timeout", "20").returncode == 0
+        assert (roots[1] / "a").read_text() == "from the left"
+        assert (roots[0] / "b").read_text() == "from the right"
+        (told,) = json.loads(psync("status", "--json").stdout)["sessions"]
+        assert (told["name"], told["pid"], told["state"]) == ("home", process.pid, "watching")
+        assert psync("stop").returncode == 0
+        assert process.wait(timeout=0) == 0
+        facts = json.loads((state / "sessions" / "home" / "session.json").read_text())
+        assert (facts["left"], facts["right"], facts["host"]) == (*map(str, roots), None)
+        assert "[INF:+0] [B] [home] session.stopped" in (
+            (state / "sessions" / "home" / "psync.log").read_text()
+        )
+
+    def test_ends_well_on_a_signal(self, start):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            process = start()
+            self.until(process, "watching")
+            process.send_signal(number)
+
+            assert process.wait(timeout=20) == 0
+
+    def test_ends_well_on_a_signal_at_any_time_of_its_start(self, start):
+        """Also before there is a loop that minds signals."""
+        process = start()
+        while not caught(process.pid) >> (signal.SIGTERM - 1) & 1:
+            pass
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(timeout=20) == 0
+
+    def test_synchronizes_once(self, psync, roots):
+        (roots[0] / "a").write_text("from the left")
+
+        for args in (["sync"], ["-s"]):
+            done = psync(*args, *map(str, roots))
+            assert done.returncode == 0, done.stderr
+            assert done.stderr == ""
+        assert (roots[1] / "a").read_text() == "from the left"
+
+    def test_runs_as_configured(self, psync, roots, tmp_path):
+        (tmp_path / "config" / "psync").mkdir(parents=True)
+        (tmp_path / "config" / "psync" / "psync.toml").write_text(
+            f'[session.home]\nleft = "{roots[0]}"\nright = "{roots[1]}"\nlog_format = "json"\n'
+            f'log_file = "{tmp_path}/home.log"\n'
+        )
+        (roots[1] / "b").write_text("from the right")
+
+        assert psync("sync", "home").returncode == 0
+        assert (roots[0] / "b").read_text() == "from the right"
+        lines = (tmp_path / "home.log").read_text().splitlines()
+        assert {json.loads(line)["session"] for line in lines} == {"home"}
+
+    def test_refuses_a_second_session_on_the_pair(self, start, psync, roots):
+        first = start()
+        self.until(first, "watching")
+
+        assert f"already running (pid {first.pid})" in refused(psync(*map(str, roots)))
+
+    def test_opens_its_log_again_on_hangup(self, start, psync, state):
+        process = start("--name", "home")
+        self.until(process, "watching")
+        log = state / "sessions" / "home" / "psync.log"
+        log.rename(log.with_suffix(".1"))
+        process.send_signal(signal.SIGHUP)
+
+        assert psync("stop").returncode == 0
+        assert process.wait(timeout=0) == 0
+        assert "session.stopped" in log.read_text()
+
+
+def caught(pid: int) -> int:
+    """The mask of the signals that a process handles."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("SigCgt:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+class TestInterrupt:
+    def test_ends_a_question_quietly(self, session, state):
+        asked = session("home").stdout
+        process = subprocess.Popen(
+            [sys.executable, "-m", "psync", "flush", "--timeout", "1000"],
+            env=os.environ | {"PSYNC_STATE_DIR": str(state), "PYTHONPATH": str(HERE)},
+            stderr=subprocess.PIPE,
+        )
+        assert asked.readline() == "asked\n"
+        process.send_signal(signal.SIGINT)
+
+        _, said = process.communicate(timeout=10)
+        assert process.returncode == 128 + signal.SIGINT
+        assert said == b""
+
+
+class TestLauncher:
+    """psync.py, in a checkout."""
+
+    def launch(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        env = {"PATH": os.environ["PATH"], "PSYNC_STATE_DIR": "/nowhere"}
+        return subprocess.run(
+            command, capture_output=True, text=True, env=env, timeout=30, check=False
+        )
+
+    def test_is_psync(self):
+        done = self.launch(sys.executable, HERE / "psync.py", "status")
+
+        assert done.stdout == "no session is running (state directory /nowhere)\n"
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_says_in_one_line_what_is_missing(self, tmp_path):
+        launcher = shutil.copy(HERE / "psync.py", tmp_path)
+
+        done = self.launch(sys.executable, "-S", launcher, "status")
+
+        assert done.stderr == (
+            "psync: apsw, asyncssh, msgspec, structlog not found: "
+            f"run  {tmp_path}/scripts/prepare run\n"
+        )
+        assert done.returncode == 2
+
+    def test_goes_on_in_the_environment_of_the_checkout(self, tmp_path):
+        launcher = shutil.copy(HERE / "psync.py", tmp_path)
+        python = tmp_path / ".venv" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text('#!/bin/sh\necho "$@"\n')
+        python.chmod(0o755)
+
+        done = self.launch(sys.executable, "-S", launcher, "-r", "host", "a b")
+
+        assert done.stdout == f"{launcher} -r host a b\n"

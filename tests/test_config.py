@@ -1,0 +1,210 @@
+"""Options: what a user may ask for, and how a mistake is answered."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from psync.config import Options, config_file, load_session, make_options, parse_setting
+from psync.errors import ConfigError, UsageError
+
+EXAMPLE = Path(__file__).parents[1] / "conf" / "psync.toml"
+PAIR = {"name": "home", "left": "/l", "right": "/r", "host": "h"}
+
+
+def options(**values) -> Options:
+    return make_options({**PAIR, **values}, "here")
+
+
+def table(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "psync.toml"
+    file.write_text(text)
+    return file
+
+
+class TestOptions:
+    def test_need_only_the_two_roots(self):
+        made = make_options({"left": "/l", "right": "/r"}, "here")
+
+        assert (made.left, made.right, made.host) == ("/l", "/r", None)
+        assert made.name.startswith("local-l-")
+
+    def test_have_lists_of_their_own(self):
+        options().excludes.append("x")
+        options().rsync_extra.append("x")
+
+        assert "x" not in options().excludes
+        assert options().rsync_extra == []
+
+    def test_take_a_string_where_a_list_is_meant(self):
+        made = options(
+            excludes=r"\.o$",
+            tempfiles="",
+            rsync_excludes="*.o",
+            rsync_extra="--bwlimit=10m -v",
+            ssh_options="-o 'ProxyCommand=nc %h 22' -p 2222",
+        )
+
+        assert made.excludes == [r"\.o$"]
+        assert made.tempfiles == []
+        assert made.rsync_excludes == ["*.o"]
+        assert made.rsync_extra == ["--bwlimit=10m", "-v"]
+        assert made.ssh_options == ["-o", "ProxyCommand=nc %h 22", "-p", "2222"]
+
+    def test_spell_a_root_in_one_way(self, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", "/home/me")
+
+        assert options(left="//a//b/../c/").left == "/a/c"
+        assert options(left="x").left == str(tmp_path / "x")
+        assert options(left="~/x").left == "/home/me/x"
+        assert options(right="~/x/").right == "x"
+        assert options(right="//srv//x/").right == "/srv/x"
+        assert options(right="x", host=None).right == str(tmp_path / "x")
+
+    def test_take_a_number_of_deletions(self):
+        assert options(max_delete=100).max_delete == "100"
+        assert options(max_delete="100%").max_delete == "100%"
+        assert options(max_delete="0").max_delete == "0"
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"max_delate": 1}, "here: unknown key max_delate: did you mean max_delete?"),
+            ({"zzzzz": 1}, "here: unknown key zzzzz; there are: left, right, host"),
+            ({"settle_ms": "fast"}, "here: settle_ms: Expected int, got str"),
+            ({"settle_ms": -1}, "here: settle_ms: Expected int >= 0"),
+            ({"settle_ms": True}, "here: settle_ms: Expected int, got bool"),
+            ({"timeout": 61}, "here: timeout: Expected float <= 60.0"),
+            ({"timeout": float("nan")}, "here: timeout: "),
+            ({"max_delay": float("inf")}, "here: max_delay: "),
+            ({"durability": "very"}, "here: durability: Invalid enum value 'very'"),
+            ({"dry_run": "yes"}, "here: dry_run: Expected bool, got str"),
+            ({"excludes": [1]}, "here: excludes: Expected str, got int"),
+            ({"excludes": ["ok", "("]}, "here: excludes: '(' is no regular expression: missing )"),
+            ({"max_delete": "half"}, "here: max_delete: 'half' is neither a number"),
+            ({"max_delete": "101%"}, "here: max_delete: '101%' is neither a number"),
+            ({"max_delete": -1}, "here: max_delete: '-1' is neither a number"),
+            ({"translate": "x"}, "here: translate: 'x' is not FROM:TO"),
+            ({"translate": ":x"}, "here: translate: ':x' is not FROM:TO"),
+            ({"banned": ""}, "here: banned: an empty name"),
+            ({"host": ""}, "here: host: '' is no host name"),
+            ({"host": "-oProxyCommand=x"}, "here: host: '-oProxyCommand=x' is no host name"),
+            ({"host": "a b"}, "here: host: 'a b' is no host name"),
+            ({"log_file": ""}, "here: log_file: Expected str of length >= 1"),
+            ({"left": ""}, "here: left: Expected str of length >= 1"),
+            ({"left": "/a\0b"}, "here: left: a path cannot hold a NUL"),
+            ({"host": None, "right": "/l/"}, "here: left and right are the same directory: /l"),
+            ({"ssh_options": "-o 'x"}, "here: ssh_options: no closing quotation"),
+        ],
+    )
+    def test_are_refused_in_one_line(self, values, message):
+        with pytest.raises(ConfigError) as caught:
+            options(**values)
+
+        assert str(caught.value).startswith(message)
+        assert "\n" not in str(caught.value)
+
+    def test_without_a_root_are_refused(self):
+        with pytest.raises(ConfigError, match="here: missing key right"):
+            make_options({"left": "/l"}, "here")
+
+
+class TestSetting:
+    @pytest.mark.parametrize(
+        ("text", "setting"),
+        [
+            ("settle_ms=20", ("settle_ms", 20)),
+            ("settle-ms = 20", ("settle_ms", 20)),
+            ("dry_run=true", ("dry_run", True)),
+            ("max_delete=30%", ("max_delete", "30%")),
+            ("host=a.example.org", ("host", "a.example.org")),
+            ("ssh_options=-p 22 -o A=B", ("ssh_options", "-p 22 -o A=B")),
+            ('excludes=["a", "b"]', ("excludes", ["a", "b"])),
+            ("log_file=", ("log_file", "")),
+            ("x=1\ny=2", ("x", "1\ny=2")),
+        ],
+    )
+    def test_is_toml_or_else_text(self, text, setting):
+        assert parse_setting(text) == setting
+
+    @pytest.mark.parametrize("text", ["settle_ms", "=5", ""])
+    def test_without_a_key_and_a_value_is_refused(self, text):
+        with pytest.raises(UsageError, match="is not KEY=VALUE"):
+            parse_setting(text)
+
+
+class TestFile:
+    def test_has_a_table_for_each_session(self, tmp_path):
+        file = table(tmp_path, '[session.a]\nleft="/a"\n[session.b]\nleft="/b"\n')
+
+        assert load_session(file, "b") == ({"left": "/b"}, f"{file}: [session.b]")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("[session.b]\n", "no session 'a'; did you mean|no session 'a'; there are: b"),
+            ("[session.ab]\n", "no session 'a'; did you mean ab?"),
+            ("", "no session 'a'; there are: none"),
+            ("x = 1", r"unknown table \[x\]"),
+            ("[sesion.a]", r"unknown table \[sesion\]"),
+            ("session = 1", "session is no table"),
+            ("[session]\na = 1", r"\[session.a\] is no table"),
+            ('[session.a]\nname = "x"', r"\[session.a\]: unknown key name"),
+            ("[session.a", "is no TOML"),
+        ],
+    )
+    def test_is_refused_with_its_name(self, tmp_path, text, message):
+        file = table(tmp_path, text)
+
+        with pytest.raises(ConfigError, match=message) as caught:
+            load_session(file, "a")
+
+        assert str(file) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_that_is_not_text_is_refused(self, tmp_path):
+        file = tmp_path / "psync.toml"
+        file.write_bytes(b"\xff\xfe")
+
+        with pytest.raises(ConfigError, match="is no TOML"):
+            load_session(file, "a")
+
+    def test_that_is_missing_is_refused(self, tmp_path):
+        with pytest.raises(ConfigError, match="cannot read"):
+            load_session(tmp_path / "none", "a")
+
+    def test_is_the_users_own_or_the_machines(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+        (tmp_path / "psync").mkdir()
+        own = table(tmp_path / "psync", "")
+
+        assert config_file() == own
+        assert config_file("other") == Path("other")
+
+
+class TestExample:
+    """conf/psync.toml, from which people copy."""
+
+    def test_explains_every_key(self):
+        text = EXAMPLE.read_text()
+
+        for key in Options.__struct_fields__:
+            if key != "name":
+                assert f"\n{key} = " in text or f"\n# {key} = " in text, key
+
+    def test_shows_the_defaults(self):
+        values, where = load_session(EXAMPLE, "example")
+        shown = make_options(values, where)
+        default = make_options({k: values[k] for k in ("left", "right", "host")}, where)
+
+        assert shown == default
+
+    def test_is_right_where_it_is_commented_out(self):
+        text = EXAMPLE.read_text()
+        for key in ("ssh_options", "translate", "banned", "log_file"):
+            text = text.replace(f"\n# {key} = ", f"\n{key} = ")
+
+        make_options(tomllib.loads(text)["session"]["example"], "example")
