@@ -80,6 +80,15 @@ def ended(child: Child) -> int:
     return child.wait(timeout=10)
 
 
+def _source(module: str) -> bytes | None:
+    """Read a module of psync's; None where there is none (`from psync.x import y`)."""
+    path = Path(psync.__file__).parent.joinpath(*module.split(".")[1:])
+    for file in (path / "__init__.py", path.with_suffix(".py")):
+        if file.is_file():
+            return file.read_bytes()
+    return None
+
+
 class TestLoader:
     @pytest.mark.parametrize("shell", _SHELLS)
     def test_means_the_same_to_every_shell(self, shell: str) -> None:
@@ -145,11 +154,52 @@ class TestZip:
         assert any(name.startswith("psync/_bin/cinotify-") for name in names)
         assert not any("effects" in name or "brain" in name or "rsh" in name for name in names)
 
-    def test_is_the_same_every_time(self) -> None:
-        first = agent_zip()
-        agent_zip.cache_clear()
+    def test_holds_all_that_the_agent_imports(self) -> None:
+        """Followed through the sources, also what is imported inside of functions."""
+        found = {"inotify_simple"}
+        waiting = ["psync.agent"]
+        while waiting:
+            module = waiting.pop()
+            if module in found or (source := _source(module)) is None:
+                continue
+            found.add(module)
+            waiting.append(module.rpartition(".")[0] or "psync")
+            for node in ast.walk(ast.parse(source)):
+                names: list[str] = []
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                    names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                waiting += [name for name in names if name.split(".")[0] == "psync"]
 
-        assert agent_zip() == first
+        assert set(bootstrap.AGENT_MODULES) == found
+
+    def test_is_compiled_for_the_python_that_made_it(self, tmp_path: Path) -> None:
+        """An agent under the same Python reads no source; one under another goes without."""
+        run = (
+            "import sys; sys.path.insert(0, sys.argv[1]); import psync.agent as a;"
+            "print(a.__file__)"
+        )
+        content = agent_zip()
+        other = tmp_path / "other.zip"
+        with zipfile.ZipFile(io.BytesIO(content)) as made, zipfile.ZipFile(other, "w") as changed:
+            for name in made.namelist():
+                data = made.read(name)
+                changed.writestr(name, b"\0" + data[1:] if name.endswith(".pyc") else data)
+        same = tmp_path / "same.zip"
+        same.write_bytes(content)
+
+        origins = [
+            subprocess.run(
+                [sys.executable, "-ISE", "-c", run, path],
+                capture_output=True,
+                check=True,
+                text=True,
+            ).stdout.strip()
+            for path in (same, other)
+        ]
+
+        assert origins == [f"{same}/psync/agent.pyc", f"{other}/psync/agent.py"]
 
     def test_holds_only_what_the_oldest_python_understands(self) -> None:
         with zipfile.ZipFile(io.BytesIO(agent_zip())) as archive:
