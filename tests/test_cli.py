@@ -369,7 +369,7 @@ class TestRun:
                 [sys.executable, "-m", "psync", *args, *map(str, roots)],
                 env=os.environ | {"PSYNC_STATE_DIR": str(state), "PYTHONPATH": str(HERE)},
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                text=True,
+                text=True, preexec_fn=hear_hangup,  # noqa: PLW1509  # no threads
             )  # fmt: skip
             started.append(process)
             return process
@@ -459,6 +459,11 @@ class TestRun:
         assert psync("stop").returncode == 0
         assert process.wait(timeout=0) == 0
         assert "session.stopped" in log.read_text()
+
+
+def hear_hangup() -> None:
+    """Undo nohup, that the tests may have been started with: psync would heed it."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def caught(pid: int) -> int:
