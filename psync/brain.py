@@ -10,7 +10,7 @@ durable that it is going to say. A lost link is never an error of the session: i
 for ever, with growing and jittered pauses; only what trying again cannot mend ends it, with
 one line and an exit code. When `run` returns no process and no task of it is left.
 
-It does not parse options, print help or know SSH: see `cli`, `effects.transport`.
+It does not parse options, print help or know SSH: see `cli`, `effects.remote`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from psync.effects.console import Console
 from psync.effects.log import Logger
 from psync.effects.rsync import Rsync
 from psync.effects.store import Intents, Rows, SessionDir
-from psync.effects.transport import Host, LocalHost, SshHost
+from psync.effects.transport import Host, LocalHost
 from psync.errors import (
     AgentError,
     Exit,
@@ -761,5 +761,7 @@ async def run(options: Options, state: SessionDir, log: Logger, console: Console
     """
     right: Host = LocalHost()
     if options.host is not None:
+        from psync.effects.remote import SshHost  # a third of the time that a start takes
+
         right = SshHost(options.host, options.ssh_options, options.timeout)
     return await Brain(options, state, log, console, [LocalHost(), right]).run()

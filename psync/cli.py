@@ -523,7 +523,7 @@ def _trust(chosen: argparse.Namespace) -> int:
     import asyncio
 
     from psync.config import make_options, parse_setting
-    from psync.effects.transport import trust
+    from psync.effects.ssh import trust
 
     given = dict(parse_setting(text) for text in chosen.set)
     options = make_options(

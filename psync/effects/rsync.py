@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import psync
 from psync.core.entry import printable
 from psync.effects.spawn import listen, spawn
-from psync.effects.transport import SshHost
+from psync.effects.transport import RemoteHost
 from psync.errors import PsyncError, TransportError, UsageError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Rsync:
 
     def __init__(self, left: Host, right: Host) -> None:
         self._hosts = (left, right)
-        self._remote = [host for host in self._hosts if isinstance(host, SshHost)]
+        self._remote = [host for host in self._hosts if isinstance(host, RemoteHost)]
         if len(self._remote) > 1:
             raise UsageError("one of the two replicas has to be on this host")
 
@@ -124,7 +124,7 @@ class Rsync:
         remote = None
         for side in (source, target):
             host = self._hosts[side]
-            if isinstance(host, SshHost):
+            if isinstance(host, RemoteHost):
                 remote = host
                 argv += ["-e", _remote_shell()]
         argv += [self._place(source, path) for path in source_paths]
@@ -146,7 +146,7 @@ def _remote_shell() -> str:
 class _Run:
     """One run of rsync."""
 
-    def __init__(self, remote: SshHost | None, on_bytes: Callable[[int], None] | None) -> None:
+    def __init__(self, remote: RemoteHost | None, on_bytes: Callable[[int], None] | None) -> None:
         self._remote = remote
         self._on_bytes = on_bytes
         self._errors = bytearray()

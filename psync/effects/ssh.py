@@ -4,7 +4,7 @@
 file; the same holds for every host that it jumps through. Every failure leaves as one of
 ours, with one line that says what to do. `trust` shows a fingerprint before it writes.
 
-It starts nothing on the other host: `transport` does.
+It starts nothing on the other host: `remote` does.
 """
 
 from __future__ import annotations

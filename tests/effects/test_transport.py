@@ -22,8 +22,10 @@ import pytest
 
 import psync
 from psync.effects.link import GREETING_MAX, Link
+from psync.effects.remote import SshHost
 from psync.effects.spawn import listen
-from psync.effects.transport import Host, LocalHost, SshHost, trust
+from psync.effects.ssh import trust
+from psync.effects.transport import Host, LocalHost
 from psync.errors import (
     ConfigError,
     HostKeyError,
