@@ -18,6 +18,7 @@ itself. This file also runs on Python 3.9 (`psync agent` on an old host).
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import signal
@@ -306,6 +307,7 @@ def _check_places(options: Options, session_dir: SessionDir) -> None:
 
 
 def _serve(options: Options, session_dir: SessionDir) -> int:
+    gc.disable()  # what is imported stays: looking for garbage in it is a waste
     import asyncio
     from pathlib import Path
 
@@ -341,6 +343,8 @@ def _serve(options: Options, session_dir: SessionDir) -> int:
         factory = None
     else:
         factory = uvloop.new_event_loop
+    gc.freeze()
+    gc.enable()
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
             code = runner.run(run(options, session_dir, log, console))
