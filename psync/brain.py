@@ -166,6 +166,7 @@ class Brain:
         self._commit_soon = asyncio.Event()
         self._started = time.time()
         self._last_change: float | None = None
+        self._begun = False
         self._in_sync_once = False
 
     # --- the life of a session -----------------------------------------------------------
@@ -187,16 +188,11 @@ class Brain:
         tasks = [asyncio.create_task(work) for work in works]
         for task in tasks:
             task.add_done_callback(self._task_done)
-        where = f"{self._options.host}:" if self._options.host else ""
         if self._options.translate:
             self._log.warning(
                 "option.ignored",
                 message="-T has no effect: the two roots may have different paths as they are",
             )
-        self._log.info(
-            "session.started",
-            message=f"replicating {self._options.left} <-> {where}{self._options.right}",
-        )
         try:
             code = await self._ended
             if code is Exit.STOPPED:
@@ -279,6 +275,7 @@ class Brain:
             self._inspected.set()
         await peer.until(self._inspected)
         pair = self._check_roots(peer)
+        self._begin()
         if other.up and other.owners != owners:
             other.lose(TransportError("the other side's user is another now"))
         peer.send(Watch(pair))
@@ -292,6 +289,17 @@ class Brain:
         self._rows.set_meta(f"boot_id.{peer.side.name.lower()}", peer.hello.boot_id)
         self._log.info("side.connected", side=peer.side, host=peer.host.describe())
         self._pump()
+
+    def _begin(self) -> None:
+        """Say what the session does, once it is clear that it can."""
+        if self._begun:
+            return
+        self._begun = True
+        options = self._options
+        where = f"{options.host}:" if options.host else ""
+        self._log.info(
+            "session.started", message=f"replicating {options.left} <-> {where}{options.right}"
+        )
 
     def _has_rebooted(self, peer: Peer) -> bool:
         """Tell whether a host may have lost what was not durable since its side was up last."""
@@ -530,10 +538,12 @@ class Brain:
         if session.state is State.WATCHING and not session.pending:
             self._in_sync_once = True
             self._console.finish()
+            kept = len(session.conflicts())
             self._log.info(
                 "session.watching",
                 message=f"watching: both sides agree on {self._archive.count:,} entries "
-                f"({done:,} changes in {time.time() - self._started:.1f} s)",
+                f"({done:,} changes in {time.time() - self._started:.1f} s)"
+                + (f"; versions that lost a conflict: {kept:,} (psync conflicts)" if kept else ""),
             )
 
     # --- durability ------------------------------------------------------------------------

@@ -311,7 +311,7 @@ class News:
 
     def _on_kept(self, replica: Replica, message: Kept) -> None:
         _check(message.path)
-        self._pair.keep(replica.side, message.path, message.kept)
+        self._pair.keep(replica.side, message.path, message.kept, fresh=message.fresh)
 
     _at_once: ClassVar[dict[type, Callable[[News, Replica, Any], None]]] = {
         Digests: _on_digests,

@@ -88,10 +88,12 @@ class Pair:
         """Tell people something."""
         self.out.append(Note(event, side, path, text))
 
-    def keep(self, side: Side, path: bytes, kept: bytes) -> None:
-        """A conflict's loser was kept on a side."""
-        if kept and (side, kept) not in self.conflicts:
-            self.conflicts[side, kept] = path
+    def keep(self, side: Side, path: bytes, kept: bytes, *, fresh: bool = True) -> None:
+        """A conflict's loser was kept on a side; people know already unless it is fresh."""
+        if not kept or (side, kept) in self.conflicts:
+            return
+        self.conflicts[side, kept] = path
+        if fresh:
             self.note("conflict.kept", side, path, printable(kept))
 
     def look(self, side: Side, path: bytes, want: int) -> None:

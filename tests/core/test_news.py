@@ -447,6 +447,13 @@ class TestKept:
         assert duo.session.conflicts() == [(LEFT, b"f", b"0001"), (LEFT, b"a", b"0002")]
         assert len(duo.notes("conflict.kept")) == 2
 
+    def test_is_not_told_again_after_a_restart(self) -> None:
+        duo = Duo()
+        duo.say(LEFT, Kept(b"f", b"0001", fresh=False))
+
+        assert duo.session.conflicts() == [(LEFT, b"f", b"0001")]
+        assert duo.notes("conflict.kept") == []
+
 
 class TestCredit:
     def test_is_given_back_when_a_batch_is_done(self) -> None:
