@@ -266,7 +266,9 @@ class Link:
             )
         if status < 0:
             return TransportError(f"{name}: the agent was killed ({how}) before it spoke")
-        return RefusedError(f"{name}: no agent came up there ({how}){self._said()}")
+        return RefusedError(
+            f"{name}: no agent came up there ({how}): does ssh {name} true work?{self._said()}"
+        )
 
     def _said(self) -> str:
         """What the other side printed that is no frame, for an error message."""

@@ -37,6 +37,10 @@ class UnknownHostError(RefusedError):
     """No such name. Whoever has reached the host before may take it for a passing fault."""
 
 
+class NotLetInError(RefusedError):
+    """The host is the right one, and does not accept our keys."""
+
+
 class _Client(asyncssh.SSHClient):
     """Remembers the host key that was not to be trusted."""
 
@@ -138,7 +142,7 @@ def _explain(name: str, route: Route, key: asyncssh.SSHKey | None, error: Except
     if isinstance(error, (asyncssh.KeyImportError, asyncssh.KeyEncryptionError)):
         return RefusedError(f"{name}: a key cannot be used: {error}; name another: IdentityFile")
     if isinstance(error, asyncssh.PermissionDenied):
-        return RefusedError(
+        return NotLetInError(
             f"{name}: {route.user}@{route.host} does not accept our keys: put the public key into "
             "~/.ssh/authorized_keys there, or load it into ssh-agent (psync never asks for a "
             "password or passphrase)"
@@ -219,7 +223,7 @@ async def trust(
         try:
             for jump in route.jumps:
                 through = await _jump(jump, route, timeout_s, through)
-            with contextlib.suppress(RefusedError):  # the key was fine: we are not let in
+            with contextlib.suppress(NotLetInError):  # the host's key was fine
                 connection = await _connect(destination, route, timeout_s, through, client)
                 await connection.close()
         except HostKeyError:

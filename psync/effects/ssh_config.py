@@ -15,7 +15,7 @@ It makes no connection.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -179,9 +179,8 @@ def find_route(destination: str, ssh_options: list[str] | None, timeout: float) 
         if config.get("Ciphers") is None and _has_aes():
             said["encryption_algs"] = _FAST_CIPHERS
         identities = [os.path.expanduser(name) for name in _texts(config.get("IdentityFile"))]
-        usable = [path for path in identities if os.access(path, os.R_OK)]
-        if usable:  # as ssh does, go on without those that are not there
-            said["client_keys"] = usable
+        if identities:  # as ssh does, go on without those that are not there
+            said["client_keys"] = [path for path in identities if os.access(path, os.R_OK)]
         jumps = str(config.get("ProxyJump") or "none")
         yield Route(
             arguments=said,
@@ -303,11 +302,14 @@ def _read_known_hosts(names: list[Path | str]) -> asyncssh.SSHKnownHosts:
     known = asyncssh.SSHKnownHosts()
     for name in names:
         try:
-            known.load(Path(name).expanduser().read_text("utf-8", "replace"))
+            text = Path(name).expanduser().read_text("utf-8", "replace")
         except FileNotFoundError:
             continue
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise HostKeyError(f"{name} cannot be read, so no host is known: {error}") from None
+        for line in text.splitlines():
+            with suppress(ValueError):  # as ssh does, go on without a line that makes no sense
+                known.load(line)
     return known
 
 

@@ -448,10 +448,27 @@ class TestRefusal:
 
         assert "revoked" in await refusal(SshHost(sshd.alias), HostKeyError)
 
-    async def test_of_a_known_hosts_file_that_is_none(self, sshd: Sshd) -> None:
-        sshd.known_hosts.write_text("rubbish\n")
+    async def test_of_a_known_hosts_file_that_may_not_be_read(self, sshd: Sshd) -> None:
+        sshd.known_hosts.unlink()
+        sshd.known_hosts.mkdir()
 
         assert str(sshd.known_hosts) in await refusal(SshHost(sshd.alias), HostKeyError)
+
+    async def test_does_not_come_of_a_line_that_makes_no_sense(self, sshd: Sshd) -> None:
+        """In known_hosts, as with ssh; another line may know the host."""
+        sshd.known_hosts.write_text(f"rubbish\n@what is this\n{sshd.known_hosts.read_text()}")
+
+        async with hearing(SshHost(sshd.alias)) as (link, _):
+            assert link.hello.version == psync.__version__
+
+    async def test_of_keys_that_are_not_there(self, sshd: Sshd) -> None:
+        """It is the server that refuses then, not a file that is missing."""
+        sshd.write_config(f"IdentityFile {sshd.directory}/missing")
+        config = sshd.home / ".ssh" / "config"
+        config.write_text(config.read_text().replace(str(sshd.key), f"{sshd.key}.gone"))
+        sshd.key.rename(sshd.key.with_suffix(".gone.not"))
+
+        assert "does not accept our keys" in await refusal(SshHost(sshd.alias))
 
     async def test_of_a_configuration_that_is_wrong(self, sshd: Sshd) -> None:
         sshd.write_config("Port many")
@@ -740,6 +757,21 @@ class TestTrust:
         sshd.forbid()
 
         assert "is known already" in await trust(sshd.alias)
+
+    @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b"])
+    async def test_of_a_host_that_is_none(self, sshd: Sshd, host: str) -> None:
+        with pytest.raises(RefusedError, match=host.replace(".", r"\.")):
+            await trust(host)
+
+    async def test_of_a_server_that_speaks_no_ssh(self, sshd: Sshd) -> None:
+        async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"SSH-2.0-rubbish\r\n" + b"\0" * 100)
+            writer.close()
+
+        async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(TransportError):
+                await trust(sshd.alias, ["-p", str(port)])
 
     async def test_never_replaces_a_key(self, sshd: Sshd) -> None:
         sshd.change_host_key()
