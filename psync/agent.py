@@ -374,7 +374,7 @@ class Agent:
         self._heard = time.monotonic()
         self._send(
             Ready(
-                self._root,
+                os.path.realpath(self._root),
                 self._identity[0],
                 self._identity[1],
                 pair,
@@ -405,13 +405,16 @@ class Agent:
             raise _Refusal("unreadable", f"{shown} may not be read") from None
         except OSError as error:
             raise _Refusal("no-root", f"{shown} cannot be opened: {error.strerror}") from None
+        for mode, code, what in (
+            (os.R_OK | os.X_OK, "unreadable", "read"),
+            (os.W_OK, "unwritable", "written"),
+        ):
+            if not os.access(b".", mode, dir_fd=fd, effective_ids=True):
+                os.close(fd)
+                raise _Refusal(code, f"{shown} may not be {what}")
         self._root_fd, self._root = fd, path
         st = os.fstat(fd)
         self._identity = (st.st_dev, st.st_ino)
-        if not os.access(b".", os.R_OK | os.X_OK, dir_fd=fd, effective_ids=True):
-            raise _Refusal("unreadable", f"{shown} may not be read")
-        if not os.access(b".", os.W_OK, dir_fd=fd, effective_ids=True):
-            raise _Refusal("unwritable", f"{shown} may not be written")
 
     def _try_lock(self, take: Callable[[], None]) -> None:
         try:

@@ -166,7 +166,6 @@ class Brain:
         self._commit_soon = asyncio.Event()
         self._started = time.time()
         self._last_change: float | None = None
-        self._begun = False
         self._in_sync_once = False
 
     # --- the life of a session -----------------------------------------------------------
@@ -275,11 +274,10 @@ class Brain:
             self._inspected.set()
         await peer.until(self._inspected)
         pair = self._check_roots(peer)
-        self._begin()
         if other.up and other.owners != owners:
             other.lose(TransportError("the other side's user is another now"))
         peer.send(Watch(pair))
-        peer.up = peer.was_up = True
+        peer.up = True
         peer.trouble = ""
         rebooted = self._has_rebooted(peer)
         if rebooted:
@@ -292,9 +290,8 @@ class Brain:
 
     def _begin(self) -> None:
         """Say what the session does, once it is clear that it can."""
-        if self._begun:
+        if not all(peer.was_up for peer in self._peers):
             return
-        self._begun = True
         options = self._options
         where = f"{options.host}:" if options.host else ""
         self._log.info(
@@ -359,6 +356,13 @@ class Brain:
                 raise UsageError(
                     f"{each.root} on {each.host.describe()} belongs to another psync pair: stop "
                     f"that session, or if it is gone for good remove {each.root}/.psync/marker"
+                )
+            side = each.side.name.lower()
+            if ready.marker_side not in ("", side):
+                raise UsageError(
+                    f"{each.root} on {each.host.describe()} is the {ready.marker_side} root of its "
+                    f"pair, not the {side} one: give the roots as before; or, to begin anew, "
+                    "remove .psync/marker in both"
                 )
         assert pair is not None
         if self._archive.count and (peer.ready.empty or not peer.ready.marker_pair):
@@ -430,6 +434,9 @@ class Brain:
         elif peer.up and peer.connected:
             if isinstance(message, Results):
                 self._transfers.placed(peer.side, message)
+            if not peer.was_up:
+                peer.was_up = True
+                self._begin()
             self._session.receive(Said(peer.side, message), now)
 
     def _on_fatal(self, peer: Peer, message: Fatal) -> None:

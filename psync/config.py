@@ -222,7 +222,10 @@ def _check(options: Options, where: str) -> None:
         if options.left == options.right:
             raise ConfigError(f"{where}: left and right are the same directory: {options.left}")
     else:  # what is relative there is relative to the home directory there
-        options.right = _tidy(options.right.removeprefix("~/"))
+        path = "." if options.right == "~" else options.right.removeprefix("~/")
+        if path.startswith("~"):
+            raise ConfigError(f"{where}: right: {path!a}: name another user's home by its path")
+        options.right = _tidy(path or ".")
     if options.log_file is not None:
         options.log_file = _absolute(options.log_file)
 

@@ -43,7 +43,7 @@ class Peer:
 
     Attributes:
         up: it watches, and the session knows.
-        was_up: it has been up in this run.
+        was_up: it has said something of its replica in this run.
         hello: who the agent is, or the last one was.
         ready: what it said of the root.
         owners: whether it was told to keep owners.

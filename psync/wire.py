@@ -165,7 +165,8 @@ class Hello(NamedTuple):
 class Ready(NamedTuple):
     """The root can be used; nothing has been written yet.
 
-    `marker` is what `.psync/marker` says (`pair id`, `side` as text), both empty without one.
+    `root` is its path without symlinks; `marker` is what `.psync/marker` says (`pair id`, `side`
+    as text), both empty without one.
     """
 
     root: bytes

@@ -61,6 +61,7 @@ class TestOptions:
         assert options(left="x").left == str(tmp_path / "x")
         assert options(left="~/x").left == "/home/me/x"
         assert options(right="~/x/").right == "x"
+        assert options(right="~").right == options(right="~/").right == "."
         assert options(right="//srv//x/").right == "/srv/x"
         assert options(right="x", host=None).right == str(tmp_path / "x")
 
@@ -94,6 +95,7 @@ class TestOptions:
             ({"host": "-oProxyCommand=x"}, "here: host: '-oProxyCommand=x' is no host name"),
             ({"host": "a b"}, "here: host: 'a b' is no host name"),
             ({"log_file": ""}, "here: log_file: Expected str of length >= 1"),
+            ({"right": "~me/x"}, "here: right: '~me/x': name another user's home by its path"),
             ({"left": ""}, "here: left: Expected str of length >= 1"),
             ({"left": "/a\0b"}, "here: left: a path cannot hold a NUL"),
             ({"host": None, "right": "/l/"}, "here: left and right are the same directory: /l"),

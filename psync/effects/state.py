@@ -100,7 +100,7 @@ class SessionDir:
     @property
     def fresh(self) -> bool:
         """Whether this session has never run: it has no archive."""
-        return not self.database.exists()
+        return not os.path.exists(self.database)  # a name that is too long is no error yet
 
     def lock(self) -> None:
         """Take the session for this process, until `unlock` or its end.

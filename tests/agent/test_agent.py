@@ -343,6 +343,24 @@ class TestHandshake:
         assert name in fatal.message
         assert brain.end() == 1
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+    @pytest.mark.parametrize(("mode", "code"), [(0o711, "unreadable"), (0o755, "unwritable")])
+    def test_refuses_a_root_that_its_user_may_not_use(
+        self, root: Path, spawn: Callable[..., Brain], mode: int, code: str
+    ) -> None:
+        root.chmod(mode)
+        for above in root.parents:
+            if above.stat().st_uid == os.geteuid() and str(above).startswith("/tmp/"):
+                above.chmod(0o755)
+        become = "import os, sys; import psync.agent as a; os.setgroups([]); os.setuid(54321)"
+        brain = spawn([sys.executable, "-c", f"{become}; sys.exit(a.main([]))"])
+
+        fatal = brain.greet(start_message(root))
+
+        assert isinstance(fatal, Fatal)
+        assert fatal.code == code
+        assert brain.end() == 1
+
     def test_refuses_a_brain_of_another_protocol(
         self, root: Path, spawn: Callable[..., Brain]
     ) -> None:

@@ -239,6 +239,32 @@ class TestBadInput:
         assert "inside" in self.refused(local, str(inner), str(local.left))
         assert not (local.left / ".psync").exists()
 
+    def test_root_inside_the_other_by_way_of_a_symlink(self, local: Pair) -> None:
+        (local.left / "inner").mkdir()
+        link = local.base / "link"
+        link.symlink_to(local.left)
+
+        assert "inside" in self.refused(local, str(local.left), str(link / "inner"))
+
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_root_with_something_else_at_our_place(self, pair: Pair, side: str) -> None:
+        (pair.root(side) / ".psync").write_text("mine")
+        host = ["-r", pair.host] if pair.host else []
+
+        said = self.refused(pair, *host, str(pair.left), str(pair.right))
+
+        assert side in said
+        assert ".psync" in said
+
+    def test_roots_the_other_way_round(self, local: Pair) -> None:
+        """The archive of before would know an older state than the replicas."""
+        local.start()
+        local.stop()
+
+        said = self.refused(local, str(local.right), str(local.left))
+
+        assert "as before" in said
+
     def test_host_unknown(self, local: Pair) -> None:
         args = ("-r", "no-such-host.invalid", str(local.left), "/tmp")
 
