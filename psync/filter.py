@@ -559,6 +559,10 @@ class Filter:
                 self._listing = self._list(path, live=True, deep=bool(d.mask & DEEP))
                 self._listed = (path, d.mask & (LIST | DEEP | DIRECTORY))
                 return  # a listing is the last of what is given out at once
+            if d.mask & (MOVED | MOVED_OUT) and not d.moved_from and self._is_directory(path):
+                # Two names were exchanged: the watcher knows what is here from its old place.
+                self._list_soon(path)
+                continue
             content = self._look(d, items, held)
             if content:
                 size += content
@@ -567,6 +571,12 @@ class Filter:
                     items, size = [], 0
         if items:
             self._send(Observed(items))
+
+    def _list_soon(self, path: bytes) -> None:
+        """A directory is new here, and nobody else says so of what is in it."""
+        self._settle.note(path, LIST | DEEP | DIRECTORY, self._now())
+        for flush in self._flushes:
+            flush.target = -1
 
     def _is_directory(self, path: bytes) -> bool:
         try:
@@ -734,7 +744,7 @@ class Filter:
                     continue
                 items.append(item)
                 if deep and item.entry is not None and item.entry.kind == _DIR:
-                    self._settle.note(sub, LIST | DEEP | DIRECTORY, self._now())
+                    self._list_soon(sub)
                 if item.content is not None:
                     self._credit -= len(item.content)
                     size += len(item.content)

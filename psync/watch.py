@@ -534,9 +534,11 @@ class Inotify(Polling):
                     return
                 self._half = None
                 events.append(("M", is_directory, old, path))
-                if is_directory:
+                if is_directory and self._may_be(path, self._watches.get(old)):
                     self._rekey(old, path)
                     self._visit_again(events, old, path)
+                elif is_directory:  # more has happened since, or two names were exchanged
+                    events.extend(self._walk(path, True))
             elif not local:
                 events.append(("E", MOVED_IN | flag, path))
                 if is_directory:
@@ -572,20 +574,20 @@ class Inotify(Polling):
         again = [p for p in self._absent if p == old or p.startswith(prefix)]
         for path in again:
             del self._absent[path]
-        if old in again or not self._is_watched(new):
+        if old in again:
             events.extend(self._walk(new, True))
         else:
             for path in again:
                 events.extend(self._walk(new + path[len(old) :], True))
 
-    def _is_watched(self, path: bytes) -> bool:
+    def _may_be(self, path: bytes, wd: int | None) -> bool:
         """Tell whether the watch we think of is on what is there (or nothing is there).
 
         What was created and renamed before we heard of it never got a watch; what took its
         place may have got one under its name.
         """
         try:
-            return self._add(path, _WATCH) == self._watches.get(path)
+            return self._add(path, _WATCH) == wd
         except OSError:
             return True  # moved on: its next event comes
 

@@ -22,6 +22,7 @@ from psync.core.entry import Entry, Kind, content_digest
 from psync.effects.bootstrap import agent_zip
 from psync.lock import COMM
 from psync.scan import Looker
+from psync.syscalls import EXCHANGE, renameat2
 from psync.wire import (
     APPLIED,
     BUSY,
@@ -649,6 +650,37 @@ class TestLive:
         told = [i for m in brain.seen if isinstance(m, Observed) for i in m.items]
         assert any(i.content == b"new text" for i in told)
         assert tree[b"f~"].entry is None
+
+    @pytest.mark.parametrize("times", [1, 2, 5])
+    @pytest.mark.parametrize("other", ["file", "directory"])
+    def test_lists_exchanged_directories_under_their_new_names(
+        self, root: Path, brain: Brain, other: str, times: int
+    ) -> None:
+        (root / "d/deep").mkdir(parents=True)
+        (root / "d/deep/f").write_bytes(b"in d")
+        if other == "file":
+            (root / "e").write_bytes(b"file e")
+        else:
+            (root / "e/deep").mkdir(parents=True)
+            (root / "e/deep/g").write_bytes(b"in e")
+        brain.observed()
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        for _ in range(times):
+            renameat2(fd, b"d", fd, b"e", EXCHANGE)
+        os.close(fd)
+        tree = brain.observed()
+        d, e = (b"e", b"d") if times % 2 else (b"d", b"e")
+
+        assert tree[d + b"/deep/f"].content == b"in d"
+        if other == "directory":
+            assert tree[e + b"/deep/g"].content == b"in e"
+        else:
+            entry = tree[e].entry
+            assert entry is not None and entry.kind == Kind.FILE
+
+        for directory in [d, e] if other == "directory" else [d]:
+            (root / os.fsdecode(directory) / "deep/later").write_bytes(directory)
+            brain.content(directory + b"/deep/later", directory)
 
     def test_lists_new_directories_with_what_is_in_them(self, root: Path, brain: Brain) -> None:
         (root / "a/b/c").mkdir(parents=True)

@@ -253,6 +253,56 @@ class TestLateRenames:
         assert sum(len(m.items) for m in listings) == 300
 
 
+class TestExchangedNames:
+    """The watcher knows both, and tells of two renames; what is in them nobody lists."""
+
+    @pytest.fixture
+    def exchanged(self, bench: Bench) -> Bench:
+        """`d`, which was a file, is a directory now, and `f` is what was `d`."""
+        (bench.root / "d/sub").mkdir(parents=True)
+        (bench.root / "d/sub/g").write_bytes(b"deep")
+        (bench.root / "f").write_bytes(b"x")
+        return bench
+
+    @pytest.mark.parametrize("swaps", [1, 2, 3])
+    @pytest.mark.parametrize("at_once", [True, False])
+    def test_of_a_file_and_a_directory(self, exchanged: Bench, swaps: int, at_once: bool) -> None:
+        sent = []
+        for n in range(swaps):
+            is_directory = n % 2 == swaps % 2  # of what is at "d" before this swap
+            for event in ("M", is_directory, b"d", b"f"), ("M", not is_directory, b"f", b"d"):
+                exchanged.hear(event)
+                if not at_once:
+                    sent += exchanged.work()
+        sent += exchanged.work()
+        listings = {m.path: m for m in sent if isinstance(m, Listing)}
+
+        assert [i.path for i in listings[b"d"].items] == [b"sub"]
+        assert listings[b"d/sub"].items[0].content == b"deep"
+        assert any(i.path == b"f" for m in sent if isinstance(m, Observed) for i in m.items)
+
+    def test_of_two_directories(self, exchanged: Bench) -> None:
+        (exchanged.root / "e/sub").mkdir(parents=True)
+        (exchanged.root / "e/sub/h").write_bytes(b"other")
+        exchanged.hear(("M", True, b"d", b"e"), ("M", True, b"e", b"d"))
+        listings = {m.path: m for m in exchanged.work() if isinstance(m, Listing)}
+
+        assert listings[b"d/sub"].items[0].content == b"deep"
+        assert listings[b"e/sub"].items[0].content == b"other"
+
+    def test_are_flushed_with_all_that_is_in_them(self, exchanged: Bench) -> None:
+        exchanged.hear(("M", False, b"d", b"f"), ("M", True, b"f", b"d"))
+        exchanged.filter.flush(1)
+        exchanged.hear(("B", b"beat.1"))
+        sent = []
+        while not any(isinstance(m, Flushed) for m in sent):
+            exchanged.filter.live(exchanged.now)  # one slice of it
+            sent += exchanged.sent
+            exchanged.sent.clear()
+
+        assert {m.path for m in sent if isinstance(m, Listing)} == {b"d", b"d/sub"}
+
+
 class TestIgnoredNames:
     def test_are_not_looked_at(self, bench: Bench) -> None:
         (bench.root / "no").write_bytes(b"x")

@@ -1,0 +1,81 @@
+"""Two names that swap what they name in one system call: nobody sees either of them missing."""
+
+from __future__ import annotations
+
+import os
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from psync.syscalls import EXCHANGE, renameat2
+from tests.e2e.pair import Pair, tree
+
+KINDS = ["file", "directory", "empty directory", "symlink"]
+
+
+def make(path: Path, kind: str) -> None:
+    """Put something to a path that tells by its content where it was made."""
+    match kind:
+        case "file":
+            path.write_text(f"file of {path.name}")
+        case "directory":
+            (path / "deep/er").mkdir(parents=True)
+            (path / "same").write_text(f"in {path.name}")
+            (path / "deep/same").write_text(f"deep in {path.name}")
+            (path / f"deep/er/only {path.name}").write_text(path.name)
+        case "empty directory":
+            path.mkdir()
+        case "symlink":
+            path.symlink_to(path.name)
+
+
+def exchange(directory: Path, times: int) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(times):
+        renameat2(fd, b"X", fd, b"Y", EXCHANGE)
+    os.close(fd)
+
+
+@pytest.fixture
+def exchangers(local: Pair) -> Pair:
+    """On both sides, a directory for each two kinds that may be exchanged."""
+    for side in ("left", "right"):
+        for x, y in product(KINDS, KINDS):
+            directory = local.root(side) / side / f"{x}, {y}"
+            directory.mkdir(parents=True)
+            make(directory / "X", x)
+            make(directory / "Y", y)
+    local.start()
+    local.settle()
+    return local
+
+
+def exchange_all(pair: Pair, times: int) -> dict[bytes, object]:
+    """Exchange on each side what is its own; return what both shall look like."""
+    expected: dict[bytes, object] = {}
+    for side in ("left", "right"):
+        for directory in (pair.root(side) / side).iterdir():
+            exchange(directory, times)
+        prefix = side.encode()
+        expected |= {p: v for p, v in tree(pair.root(side)).items() if p.startswith(prefix)}
+    return expected
+
+
+def test_exchanged_names_are_exchanged_over_there(exchangers: Pair) -> None:
+    for _ in range(3):
+        expected = exchange_all(exchangers, 1)
+
+        assert exchangers.settle() == expected
+
+    assert exchangers.status()["conflicts"] == 0
+
+
+@pytest.mark.parametrize("times", [2, 7, 100])
+def test_many_quick_exchanges_end_in_what_is_there(exchangers: Pair, times: int) -> None:
+    exchangers.psync("pause")
+    expected = exchange_all(exchangers, times)
+    exchangers.psync("resume")
+
+    assert exchangers.settle() == expected
+    assert exchangers.status()["conflicts"] == 0
