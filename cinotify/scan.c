@@ -40,7 +40,8 @@ int scanner_init(struct scanner *s, int root, struct scan_options options) {
 	*s = (struct scanner) { .options = options,
 				.root = root,
 				.dev_major = st.dev_major,
-				.dev_minor = st.dev_minor };
+				.dev_minor = st.dev_minor,
+				.marks_mounts = st.attributes_mask & KERNEL_ATTR_MOUNT_ROOT };
 	return 0;
 }
 

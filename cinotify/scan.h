@@ -29,6 +29,7 @@ struct scanner {
 	struct scan_options options;
 	int root;
 	uint32_t dev_major, dev_minor;
+	bool marks_mounts; /* the kernel tells the root of a mount from other directories */
 
 	/* the way from some ancestor down to the directory opened last, each the child of the
 	   one before: in a walk, the parent is nearly always on it */

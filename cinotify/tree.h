@@ -26,9 +26,10 @@ struct node {
 	int watch;        /* inotify's descriptor, the directory's identity; NO_WATCH without */
 	uint32_t listed;  /* last generation in which its parent's listing had it, or it appeared */
 	uint32_t scanned; /* last generation whose full scan listed it */
+	uint32_t spell;   /* the spell of visits that `robbed` is of */
 	uint8_t name_size;
 	uint8_t want;
-	uint8_t robbed; /* how often another place took its watch */
+	uint8_t robbed; /* how often another place took its watch in that spell */
 	bool known;     /* the reader has its digest */
 	bool control;   /* the root's `.psync`: watched, never listed */
 };

@@ -134,6 +134,14 @@ static uint32_t mask_of(const struct watcher *w, const struct node *n) {
 	return n->control ? WATCH_CONTROL : n == w->tree.root ? WATCH_ROOT : WATCH_DIRECTORY;
 }
 
+/* Has a place lost its watch so often, without a pause, that its directory must be a twin? */
+static bool is_twin(struct watcher *w, struct node *n) {
+	if (n->spell != w->spell)
+		n->robbed = 0;
+	n->spell = w->spell;
+	return !w->scanner.marks_mounts && n->robbed++ == ROBBED_MAX;
+}
+
 /*
  * A directory that stays at two places at once: a bind mount, on a kernel that does not mark the
  * root of one (before 5.8). The place that was found last is not followed.
@@ -168,13 +176,13 @@ static int identify(struct watcher *w, struct node *n, int watch) {
 		return r < 0 ? r : 1;
 	}
 	if (tree_within(n, other)) { /* inside itself? */
-		if (w->scanning)
+		if (w->scanning && !w->scanner.marks_mounts)
 			return tell_twin(w, n);
 		watcher_rescan(w); /* our tree is stale */
 		cut(w, n);
 		return 0;
 	}
-	if (other->robbed++ == ROBBED_MAX)
+	if (is_twin(w, other))
 		return tell_twin(w, n);
 	tree_hand_over(&w->tree, other, n);
 	if (other->parent != w->tree.limbo)
@@ -358,7 +366,6 @@ static void end_scan(struct watcher *w) {
 	while (n) {
 		struct node *stale = n->listed == w->generation ? NULL : n;
 
-		n->robbed = 0;
 		n = stale ? tree_skip(w->tree.root, n) : tree_walk(w->tree.root, n);
 		if (stale)
 			cut(w, stale);
@@ -648,6 +655,7 @@ int watcher_work(struct watcher *w) {
 	}
 	if (w->tree.pending)
 		return 0;
+	w->spell++;
 
 	r = let_go(w);
 	if (r < 0)

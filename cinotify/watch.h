@@ -32,6 +32,7 @@ struct watcher {
 	size_t moves_size;
 	int64_t moves_until; /* when the newest is given up, in CLOCK_MONOTONIC's nanoseconds */
 
+	uint32_t spell;      /* counts the times when no visit was pending */
 	uint32_t generation; /* of the full scan that runs or ran last, from 1 */
 	bool scanning;
 	bool again;          /* another full scan must follow */

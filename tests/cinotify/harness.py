@@ -19,11 +19,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from psync.core.entry import Entry, Kind, directory_digest, is_ours, join
+from psync.syscalls import EXCHANGE, renameat2
 
 CREATED, MODIFIED, CLOSED, ATTRIBUTES, DELETED, MOVED_IN, MOVED_OUT, DIRECTORY = (
     1 << n for n in range(8)
 )
 PATIENCE_S = 30.0
+
+
+def exchange(a: Path, b: Path) -> None:
+    """Let two names swap what they name, at once."""
+    above = os.open("/", os.O_PATH)
+    try:
+        renameat2(above, os.fsencode(a), above, os.fsencode(b), EXCHANGE)
+    finally:
+        os.close(above)
 
 
 class Frame(NamedTuple):

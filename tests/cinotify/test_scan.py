@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import native
-from tests.cinotify.harness import DIRECTORY, Cinotify, digests_of, scanned_digests
+from tests.cinotify.harness import DIRECTORY, Cinotify, digests_of, exchange, scanned_digests
 
 CHECKED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 AS_ROOT = os.geteuid() == 0
@@ -260,15 +260,12 @@ class TestFullScan:
         assert [f.path for f in frames if f.type == "D"] == [b"", b"d", b"d/e"]
         assert frames[-1].fields == (1, 3, 2)
 
-    def test_survives_bind_mounts_that_the_kernel_does_not_mark(self, root, checked_dir):
-        program = checked_dir / "cinotify-old-kernel"
-        sources = sorted((native.HERE / "cinotify").glob("*.c"))
-        native.compile_program(sources, program, "gcc", [*CHECKED, "-DKERNEL_ATTR_MOUNT_ROOT=0"])
+    def test_survives_bind_mounts_that_the_kernel_does_not_mark(self, root, old_kernel):
         for name in ["d/e", "loop/inner", "twin"]:
             (root / name).mkdir(parents=True)
         script = f'''mount --bind "{root}/d" "{root}/twin" &&
             mount --bind "{root}/loop" "{root}/loop/inner" && exec "$@"'''
-        command = [*private_mounts(), "-c", script, "sh", str(program), str(root)]
+        command = [*private_mounts(), "-c", script, "sh", old_kernel, str(root)]
 
         watcher = Cinotify(command, root)
         frames = watcher.scanned()
@@ -277,6 +274,19 @@ class TestFullScan:
 
         assert [f.type for f in frames].count("N") == 2
         assert {f.path for f in frames if f.type == "N"} <= {b"d", b"twin", b"loop/inner"}
+
+    def test_takes_no_swap_for_one_that_the_kernel_does_not_mark(self, root, old_kernel):
+        (root / "a").mkdir()
+        (root / "b").mkdir()
+        watcher = Cinotify([old_kernel, str(root)], root)
+        watcher.scanned()
+        told = []
+        for _ in range(20):
+            exchange(root / "a", root / "b")
+            told += watcher.told()
+        assert watcher.end() == 0
+
+        assert "N" not in [f.type for f in told]
 
 
 class TestWatchLimit:
@@ -323,6 +333,15 @@ def unprivileged(root: Path) -> dict[str, Any]:
     for path, _, _ in os.walk(root):
         os.chown(path, 65534, 65534)
     return {"user": 65534, "group": 65534, "extra_groups": []}
+
+
+@pytest.fixture(scope="module")
+def old_kernel(checked_dir) -> str:
+    """The program as it is on a kernel that does not mark the roots of mounts."""
+    program = checked_dir / "cinotify-old-kernel"
+    sources = sorted((native.HERE / "cinotify").glob("*.c"))
+    native.compile_program(sources, program, "gcc", [*CHECKED, "-DKERNEL_ATTR_MOUNT_ROOT=0"])
+    return str(program)
 
 
 def private_mounts() -> tuple[str, ...]:
