@@ -621,6 +621,49 @@ class TestVisitBeforeTheRenameIsRead:
         assert watcher.told() == []
 
 
+class TestWhatIsLostFromSight:
+    """A directory that has left the tree is heard of until all other visits are done."""
+
+    @pytest.fixture
+    def watcher(self, start, root, tmp_path):
+        (root / "filler").touch()
+        (root / "filler2").touch()
+        (root / "f").touch()
+        (root / "g" / "h").mkdir(parents=True)
+        (root / "d" / "c").mkdir(parents=True)
+        for n in range(4000):  # more than it visits while it reads all that happens here
+            (tmp_path / "many" / f"{n}").mkdir(parents=True)
+        watcher = start()
+        watcher.pause()
+        (root / "d").rename(tmp_path / "d")
+        (tmp_path / "many").rename(root / "many")
+        fill_a_read(root)
+        return watcher
+
+    def test_what_moves_there_is_told_as_gone(self, watcher, root, tmp_path):
+        (root / "f").rename(tmp_path / "d" / "f")
+        (root / "g").rename(tmp_path / "d" / "g")
+        watcher.resume()
+
+        told = events(watcher.told())
+
+        assert (MOVED_OUT, b"f") in told
+        assert (MOVED_OUT | DIRECTORY, b"g") in told
+        (tmp_path / "d" / "g" / "h" / "x").touch()
+        assert watcher.told() == []
+
+    def test_what_left_it_there_does_not_come_back_with_it(self, watcher, root, tmp_path):
+        (tmp_path / "d" / "c").rename(tmp_path / "c")
+        fill_a_read(root)
+        (tmp_path / "d").rename(root / "back")
+        watcher.resume()
+
+        assert b"back" in appeared(watcher.told())
+        (tmp_path / "c" / "x").touch()
+        assert watcher.told() == []
+        assert_every_directory_is_watched(watcher, root)
+
+
 class Churn:
     """Somebody who reorganises a tree as fast as he can."""
 
