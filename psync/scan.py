@@ -25,7 +25,7 @@ from hashlib import blake2b
 from typing import Callable, NamedTuple, Optional
 
 from psync.core.entry import Entry, Kind, content_digest
-from psync.syscalls import open_beneath, read_lease
+from psync.syscalls import is_mount, open_beneath, read_lease
 from psync.wire import BUSY, UNREADABLE
 
 __all__ = [
@@ -123,8 +123,8 @@ def entry_at(parent_fd: int, name: bytes, *, owners: bool, strip: bool) -> Optio
                 return entry_from_stat(os.fstat(parent_fd), owners, strip)
             st = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
             if not stat.S_ISLNK(st.st_mode):
-                if stat.S_ISDIR(st.st_mode) and st.st_dev != os.fstat(parent_fd).st_dev:
-                    raise OSError(errno.EXDEV, "is a mount point", name)
+                if stat.S_ISDIR(st.st_mode):
+                    _pass_over_mounts(parent_fd, name, st, os.fstat(parent_fd).st_dev)
                 return entry_from_stat(st, owners, strip)
             return _symlink(parent_fd, name, st, owners, strip)
         except OSError as error:
@@ -134,6 +134,15 @@ def entry_at(parent_fd: int, name: bytes, *, owners: bool, strip: bool) -> Optio
                 return None
             raise
     raise OSError(errno.EBUSY, "changes all the time", name)
+
+
+def _pass_over_mounts(parent_fd: int, name: bytes, st: os.stat_result, device: int) -> None:
+    """See that a directory is not the root of a mount, be it of the same file system.
+
+    Only directories: overlayfs shows files with other device numbers.
+    """
+    if st.st_dev != device or is_mount(parent_fd, name):
+        raise OSError(errno.EXDEV, "is a mount point", name)
 
 
 def _symlink(
@@ -376,9 +385,7 @@ class Looker:
                     if seen is not None:
                         return seen
                 elif kind == stat.S_IFDIR:
-                    # Only directories: overlayfs shows files with other device numbers.
-                    if st.st_dev != self._device:
-                        raise OSError(errno.EXDEV, "is a mount point", name)
+                    _pass_over_mounts(parent_fd, name, st, self._device)
                     return Seen(entry_from_stat(st, owners, strip))
                 elif kind == stat.S_IFLNK:
                     return Seen(_symlink(parent_fd, name, st, owners, strip))

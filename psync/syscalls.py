@@ -32,6 +32,7 @@ __all__ = [
     "EXCHANGE",
     "NOREPLACE",
     "copy_file",
+    "is_mount",
     "lease_intact",
     "memfd",
     "open_beneath",
@@ -183,6 +184,37 @@ def open_beneath(dirfd: int, path: bytes, flags: int, mode: int = 0) -> int:
     finally:
         if at != dirfd:
             os.close(at)
+
+
+# --- mounts -------------------------------------------------------------------------------
+
+_STATX = {"x86_64": 332, "aarch64": 291, "riscv64": 291, "i686": 383, "armv7l": 397}.get(
+    platform.machine()
+)
+_STATX_SIZE = 256
+_STATX_ATTRIBUTES = 8  # where a u64 is in struct statx
+_ATTR_MOUNT_ROOT = 0x2000
+_AT_HOW = 0x100 | 0x800 | 0x1000  # SYMLINK_NOFOLLOW | NO_AUTOMOUNT | EMPTY_PATH
+
+
+def is_mount(dirfd: int, name: bytes) -> bool:
+    """Tell whether the root of a mount is at a name in a directory, of whatever file system.
+
+    Kernels before 5.8 do not know, and some sandboxes do not say: False then.
+
+    Raises:
+        OSError: the name cannot be looked at.
+    """
+    if _STATX is None:
+        return False
+    found = ctypes.create_string_buffer(_STATX_SIZE)
+    if _libc.syscall(_STATX, dirfd, name, _AT_HOW, 0, found):
+        failure = _failure(name)
+        if failure.errno in (errno.ENOSYS, errno.EPERM):
+            return False
+        raise failure
+    (attributes,) = struct.unpack_from("=Q", found, _STATX_ATTRIBUTES)
+    return bool(attributes & _ATTR_MOUNT_ROOT)
 
 
 # --- leases -------------------------------------------------------------------------------

@@ -6,13 +6,14 @@ import errno
 import os
 import socket
 import stat
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from psync import scan
+from psync import scan, syscalls
 from psync.core.entry import Entry, Kind, content_digest
 from psync.scan import (
     ABSENT,
@@ -25,6 +26,7 @@ from psync.scan import (
     read_settled,
 )
 from psync.syscalls import read_lease
+from psync.watch import walk
 from psync.wire import BUSY
 
 
@@ -132,6 +134,61 @@ class TestEntryAt:
             os.close(fd)
 
         assert caught.value.errno == errno.EXDEV
+
+
+@pytest.fixture
+def bound(tmp_path: Path) -> Iterator[Path]:
+    """A directory of the same file system, mounted once more at `m`."""
+    (tmp_path / "d/e").mkdir(parents=True)
+    (tmp_path / "m").mkdir()
+    mount = ["mount", "--bind", tmp_path / "d", tmp_path / "m"]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
+        pytest.skip("may not mount here")
+    yield tmp_path / "m"
+    subprocess.run(["umount", tmp_path / "m"], check=True)
+
+
+class TestBindMounts:
+    """Device numbers do not tell of them."""
+
+    def test_are_mount_points(self, bound: Path, root_fd: int, looker: Looker) -> None:
+        for look in (
+            lambda: entry_at(root_fd, b"m", owners=True, strip=False),
+            lambda: looker.look(b"m"),
+            lambda: looker.look(b"m/e"),
+        ):
+            with pytest.raises(OSError, match=r"mount|link") as caught:
+                look()
+            assert caught.value.errno == errno.EXDEV
+
+        assert looker.look(b"d").entry is not None
+        assert entry_at(root_fd, b"d", owners=True, strip=False) is not None
+
+    def test_are_passed_over_by_a_scan(self, bound: Path, root_fd: int) -> None:
+        events = list(walk(root_fd, b"", False, owners=True, strip=False))
+
+        assert [e[3:] for e in events if e[0] == "D"] == [(1, b""), (1, b"d"), (0, b"d/e")]
+        assert [e for e in events if e[0] == "N"] == [("N", b"m")]
+
+    def test_may_be_the_root(self, bound: Path) -> None:
+        fd = os.open(bound, os.O_RDONLY | os.O_DIRECTORY)
+        looker = Looker(fd, owners=True, strip=False)
+        try:
+            seen = [looker.look(b"").entry, looker.look(b"e").entry]
+            seen.append(entry_at(fd, b"", owners=True, strip=False))
+        finally:
+            looker.forget()
+            os.close(fd)
+
+        assert None not in seen
+
+    def test_are_not_known_to_old_kernels(
+        self, tmp_path: Path, root_fd: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "d").mkdir()
+        monkeypatch.setattr(syscalls, "_STATX", None)
+
+        assert entry_at(root_fd, b"d", owners=True, strip=False) is not None
 
 
 class TestReadSettled:
