@@ -87,6 +87,7 @@ _TOUCH_DELAY = 0.005  # a directory's own mtime follows what happened in it
 _CHAIN_WAIT = 0.005  # a renamed path that is gone again was renamed again: its event comes
 _ECHO_WAIT = 1.0  # our own work is heard of within this, or looked at
 _TROUBLE_RETRY = 15.0
+_TOLD_BY_SCANS = ("mount", "unreadable")
 _DEATHS_MAX = 3
 _DEATHS_WITHIN = 30.0
 
@@ -181,6 +182,7 @@ class Filter:
         self._touched: dict[bytes, None] = {}
         self._touch_at = 0.0
         self._troubles: dict[tuple[str, bytes], str] = {}
+        self._doubted: set[tuple[str, bytes]] = set()  # not told again by the scan yet
         self._unread: set[bytes] = set()
         self._listing: Optional[Iterator[None]] = None
         self._listed = (b"", 0)
@@ -248,10 +250,14 @@ class Filter:
             self._scan_again = True
             return
         self._check_root()
+        self._scan_begins()
+        self._watcher.rescan()
+
+    def _scan_begins(self) -> None:
         self._scan_again = False
         self._generation += 1
         self._scanning = True
-        self._watcher.rescan()
+        self._doubted = {key for key in self._troubles if key[0] in _TOLD_BY_SCANS}
 
     def _died(self, why: str) -> None:
         """The watcher is dead: nothing is known of what happened since. Another one."""
@@ -274,9 +280,7 @@ class Filter:
         if self._scanning:
             self._scan_again = True
         else:
-            self._generation += 1
-            self._scanning = True
-            self._scan_again = False
+            self._scan_begins()
         for flush in self._flushes:
             flush.generation = self._generation + self._scan_again
             flush.target = -1
@@ -339,12 +343,12 @@ class Filter:
         if self._ignored(path):
             return
         self._untrouble("unreadable", path)
+        self._untrouble("mount", path)
         if live:
             self._settle.note(path, LIST | DIRECTORY, now)
             return
         if not self._scanning:  # the watcher had a reason of its own
-            self._generation += 1
-            self._scanning = True
+            self._scan_begins()
         self._digests.append((path, digest))
         if len(self._digests) >= _DIGESTS_MAX:
             self._send_digests()
@@ -395,6 +399,11 @@ class Filter:
             self._touched[new + path[len(old) :]] = None
         for flush in self._flushes:
             flush.target = -1
+        for code, path in self._troubles_at(old):
+            message = self._troubles[code, path]
+            self._untrouble(code, path)
+            if not self._ignored(new):
+                self._trouble(code, new + path[len(old) :], message)
         if self._listing is not None and (self._listed[0] == old or is_below(self._listed[0], old)):
             path, mask = self._listed
             self._listing = None  # what is left of it would come under the wrong name
@@ -446,6 +455,8 @@ class Filter:
         self._scanning = False
         self._send(Scanned(self._generation, directories, entries))
         self._untrouble("overflow", b"")
+        for code, path in self._doubted:
+            self._untrouble(code, path)
         if self._polling:
             self._next_poll = now + self._poll
         if self._scan_again:
@@ -645,6 +656,8 @@ class Filter:
             held.add(d.moved_from)
             self._settle.hold(d.moved_from, now, _CHAIN_WAIT)
             return
+        for code, trouble in self._troubles_at(path):
+            self._untrouble(code, trouble)
         if self._known.tell_absent(path):
             # Also what was reported as deleted: the report may be older than a rename above it.
             self._remember_absent(path, mask & ~HELD)
@@ -989,10 +1002,15 @@ class Filter:
 
     def _trouble(self, code: str, path: bytes, message: str, *, again: bool = False) -> None:
         key = (code, path)
+        self._doubted.discard(key)
         if self._troubles.get(key) != message or again:
             if len(self._troubles) < REMEMBERED_MAX:
                 self._troubles[key] = message
             self._send(Trouble(code, path, message))
+
+    def _troubles_at(self, top: bytes) -> list[tuple[str, bytes]]:
+        """What there is trouble with at a path and below it."""
+        return [key for key in self._troubles if key[1] == top or is_below(key[1], top)]
 
     def _untrouble(self, code: str, path: bytes) -> None:
         if self._troubles.pop((code, path), None) is not None:

@@ -1208,16 +1208,18 @@ class TestTrouble:
             (root / "d").chmod(0o700)
             shutil.rmtree(root)
 
+    @pytest.mark.parametrize("argv", [NORMAL, INOTIFY], ids=["cinotify", "inotify_simple"])
+    @pytest.mark.parametrize("source", ["-t tmpfs none", "--bind .psync.ignore"])
     def test_passes_over_a_mount_point_and_says_so_once(
-        self, root: Path, spawn: Callable[..., Brain]
+        self, root: Path, spawn: Callable[..., Brain], argv: list[str], source: str
     ) -> None:
         unshare = ["unshare", "-m", "--propagation", "private"]
         (root / "m").mkdir()
-        mount = ["mount", "-t", "tmpfs", "none", str(root / "m")]
-        if subprocess.run([*unshare, *mount], capture_output=True, check=False).returncode:
+        (root / ".psync.ignore").mkdir()
+        mount = f'cd "{root}" && mount {source} m && mkdir -p m/inside && cd "{REPO}"'
+        if subprocess.run([*unshare, "sh", "-c", mount], check=False).returncode:
             pytest.skip("no mounts may be made here")
-        script = f'mount -t tmpfs none "{root}/m" && mkdir "{root}/m/inside" && exec "$@"'
-        brain = spawn([*unshare, "sh", "-c", script, "sh", *NORMAL])
+        brain = spawn([*unshare, "sh", "-c", f'{mount} && exec "$@"', "sh", *argv])
         brain.watch(start_message(root))
         brain.say(List_([b""]), Look(0, [b"m/inside"]))
         listing = brain.until(Listing)
@@ -1228,6 +1230,14 @@ class TestTrouble:
         assert [i.path for i in listing.items] == []
         assert [(t.code, t.path) for t in troubles] == [("mount", b"m")]
         assert b"m/inside" not in brain.tree
+
+        enter = ["nsenter", "-t", str(brain.process.pid), "-m"]
+        subprocess.run([*enter, "umount", root / "m"], check=True)
+        brain.say(Rescan())
+        brain.until(Scanned)
+        brain.flush()
+
+        assert [m.message for m in brain.seen if isinstance(m, Trouble)][-1] == ""
 
     def test_ends_when_the_root_is_not_what_it_was(self, root: Path, brain: Brain) -> None:
         root.rename(root.parent / "elsewhere")

@@ -746,3 +746,47 @@ class TestFallback:
         assert events[0] == ("M", True, b"d", b"x")
         assert {e[-1] for e in events[1:]} == {b"x/e/f"}
         assert all(not e[1] & DIRECTORY for e in events[1:])
+
+
+class TestTroubles:
+    """What the brain is told of stays so until it is told otherwise."""
+
+    @pytest.fixture
+    def troubled(self, bench: Bench) -> Bench:
+        (bench.root / "d/m").mkdir(parents=True)
+        (bench.root / "d/x").mkdir()
+        bench.hear(("N", b"d/m"), ("X", 13, b"d/x"))
+        assert self.troubles(bench) == {("mount", b"d/m"): True, ("unreadable", b"d/x"): True}
+        return bench
+
+    def troubles(self, bench: Bench) -> dict[tuple[str, bytes], bool]:
+        return {(m.code, m.path): bool(m.message) for m in bench.work() if isinstance(m, Trouble)}
+
+    @pytest.mark.parametrize("path", ["d", "d/m"])
+    def test_end_with_the_path(self, troubled: Bench, path: str) -> None:
+        (troubled.root / path).rename(troubled.root.parent / "out")
+        troubled.hear(("E", MOVED_OUT | DIRECTORY, os.fsencode(path)))
+
+        assert self.troubles(troubled)["mount", b"d/m"] is False
+
+    def test_end_with_a_scan_that_does_not_tell_of_them_again(self, troubled: Bench) -> None:
+        troubled.filter.rescan()
+        troubled.hear(("D", False, b"0" * 16, 0, b""), ("N", b"d/m"), ("S", 1, 0))
+        assert self.troubles(troubled) == {("unreadable", b"d/x"): False}
+
+        troubled.hear(("D", False, b"0" * 16, 0, b""), ("S", 1, 0))
+        assert self.troubles(troubled) == {("mount", b"d/m"): False}
+
+    def test_go_along_with_a_rename(self, troubled: Bench) -> None:
+        (troubled.root / "d").rename(troubled.root / "e")
+        troubled.hear(("M", True, b"d", b"e"))
+        told = self.troubles(troubled)
+
+        assert told["mount", b"d/m"] is False
+        assert told["mount", b"e/m"] is True
+
+    def test_end_where_a_directory_is_renamed_to_an_ignored_name(self, troubled: Bench) -> None:
+        (troubled.root / "d").rename(troubled.root / "no")
+        troubled.hear(("M", True, b"d", b"no"))
+
+        assert self.troubles(troubled) == {("mount", b"d/m"): False, ("unreadable", b"d/x"): False}
