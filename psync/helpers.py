@@ -242,6 +242,7 @@ class Helpers:
         refusal = _refusal(t)
         if not refusal and intent is None and _displaces(t):
             refusal = trouble
+        t = self._brought_up(t)
         if refusal:
             return Outcome(t.op, FAILED, self._look(t.path), refusal)
         try:
@@ -254,6 +255,15 @@ class Helpers:
             return Outcome(t.op, FAILED, self._look(t.path), message)
         self._remember(t.path, entry)
         return Outcome(t.op, APPLIED, entry, "", kept)
+
+    def _brought_up(self, t: Transition) -> Transition:
+        """What is expected may have lost another name since, by our own doing."""
+        now = self._quarantine.links.now
+        if t.expected is not None:
+            t = t._replace(expected=now(t.expected))
+        if t.source_expected is not None:
+            t = t._replace(source_expected=now(t.source_expected))
+        return t
 
     def _change(self, t: Transition, intent: Optional[Intent]) -> tuple[Optional[Entry], bytes]:
         """Do it; return what is at the path now, and the name of a loser that was kept."""
@@ -434,6 +444,7 @@ class Helpers:
     def _retire(self, held: Held, intent: Intent) -> bytes:
         """Put away what was displaced as planned; return its name in the conflict store."""
         quarantine = self._quarantine
+        quarantine.links.note(held.st, held.fd)
         if intent.keep:
             return quarantine.keep(intent, Reason.LOSER)
         if intent.expected.kind == _SYMLINK:
@@ -506,6 +517,7 @@ class Helpers:
             try:
                 self.step("held")
                 kept = self._move(held, there, old_name, here, name, t.expected, intent)
+                self._quarantine.links.note(held.st, held.fd)
                 st = held.st if not held.is_untouched() else os.fstat(held.fd)
             finally:
                 held.close()

@@ -14,13 +14,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import OrderedDict
 from typing import Union
 
 from psync.core.entry import Entry, Kind
 from psync.syscalls import lease_intact, open_beneath, read_lease
 from psync.wire import CHANGED, IN_USE, NO_PARENT
 
-__all__ = ["Directory", "Held", "UnmetError", "is_expected", "same", "set_times"]
+__all__ = ["Directory", "Held", "Links", "UnmetError", "is_expected", "same", "set_times"]
 
 _FILE, _DIRECTORY, _SYMLINK = int(Kind.FILE), int(Kind.DIRECTORY), int(Kind.SYMLINK)
 _FORMATS = {_FILE: stat.S_IFREG, _DIRECTORY: stat.S_IFDIR, _SYMLINK: stat.S_IFLNK}
@@ -30,6 +31,9 @@ _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_ONLY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _NO_PARENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
+
+
+LINKS_MAX = 16_384  # inodes
 
 
 class UnmetError(Exception):
@@ -142,6 +146,37 @@ class Held:
     def close(self) -> None:
         """Let go of it, and of the lease."""
         os.close(self.fd)
+
+
+class Links:
+    """What our own doings did to the ctime of files that have several names.
+
+    To take one of its names away changes the ctime that a file shows under all of them, and
+    nothing else of it. What is expected at another name is expected as it was before that.
+    """
+
+    def __init__(self) -> None:
+        self._moved: OrderedDict[int, tuple[set[int], int]] = OrderedDict()
+
+    def note(self, before: os.stat_result, fd: int) -> None:
+        """A name of what is open has been changed by us, and was as `before` until then."""
+        if before.st_nlink < 2 or stat.S_ISDIR(before.st_mode):
+            return
+        after = os.fstat(fd)
+        if not same(before, after):
+            return
+        earlier, last = self._moved.pop(before.st_ino, (set[int](), 0))
+        if last != before.st_ctime_ns:
+            earlier = set()  # somebody else has changed it in between
+        earlier.add(before.st_ctime_ns)
+        self._moved[before.st_ino] = (earlier, after.st_ctime_ns)
+        if len(self._moved) > LINKS_MAX:
+            self._moved.popitem(last=False)
+
+    def now(self, entry: Entry) -> Entry:
+        """An entry as it shows itself now, if nobody but us has changed it."""
+        earlier, last = self._moved.get(entry.ino, (set[int](), 0))
+        return entry._replace(ctime_ns=last) if entry.ctime_ns in earlier else entry
 
 
 def is_expected(fd: int, st: os.stat_result, expected: Entry) -> bool:

@@ -30,6 +30,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple, Optional
 
 from psync.core.entry import Entry, printable
+from psync.holding import Links
 from psync.intents import Intent, Journal
 from psync.syscalls import NOREPLACE, lease_intact, read_lease, renameat2
 from psync.wire import Kept
@@ -88,27 +89,27 @@ class _Inspection:
         self._entry = entry
         self._hash = blake2b(digest_size=16)
         self._at = 0
-        self._fd = os.open(name, _OPEN, dir_fd=directory)
+        self.fd = os.open(name, _OPEN, dir_fd=directory)
         self._leased = True
         self.verdict: Optional[int] = None
         try:
-            if not read_lease(self._fd):
+            if not read_lease(self.fd):
                 self.verdict = _BUSY
         except OSError:
             self._leased = False  # not ours to lease, or no leases on this file system
-        self._before = os.fstat(self._fd)
-        if self.verdict is None and self._before.st_size != entry.size:
+        self.before = os.fstat(self.fd)
+        if self.verdict is None and self.before.st_size != entry.size:
             self.verdict = _OTHER
         elif self.verdict is None and not entry.digest:
-            self.verdict = _EQUAL if _same_stamp(self._before, entry) else _OTHER
+            self.verdict = _EQUAL if _same_stamp(self.before, entry) else _OTHER
 
     def advance(self, in_time: Callable[[], bool]) -> bool:
         """Read on while there is time; tell whether `verdict` stands."""
         while self.verdict is None:
-            block = os.pread(self._fd, _BLOCK, self._at)
+            block = os.pread(self.fd, _BLOCK, self._at)
             self._hash.update(block)
             self._at += len(block)
-            if len(block) < _BLOCK and self._at >= self._before.st_size:
+            if len(block) < _BLOCK and self._at >= self.before.st_size:
                 equal = self._hash.digest() == self._entry.digest
                 self.verdict = _EQUAL if equal else _OTHER
             elif not block or not self._undisturbed():
@@ -121,13 +122,13 @@ class _Inspection:
 
     def _undisturbed(self) -> bool:
         if self._leased:
-            return lease_intact(self._fd)
-        now = os.fstat(self._fd)
-        return now.st_ctime_ns == self._before.st_ctime_ns
+            return lease_intact(self.fd)
+        now = os.fstat(self.fd)
+        return now.st_ctime_ns == self.before.st_ctime_ns
 
     def close(self) -> None:
         """End the look, and with it the lease."""
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 def _same_stamp(st: os.stat_result, entry: Entry) -> bool:
@@ -172,6 +173,7 @@ class Quarantine:
     ) -> None:
         self.fd = open_directory(control_fd, b"quarantine")
         self.kept: list[Kept] = []
+        self.links = Links()
         self.unused = unused_names()
         self._conflicts_fd = open_directory(control_fd, b"conflicts")
         self._journal = Journal(control_fd)
@@ -304,6 +306,8 @@ class Quarantine:
                 return False
             if verdict == _EQUAL:
                 os.unlink(waiting.intent.name, dir_fd=self.fd)  # while the lease holds
+                if self._inspection is not None:
+                    self.links.note(self._inspection.before, self._inspection.fd)
         except FileNotFoundError:
             verdict = _EQUAL  # somebody has emptied our directory
         except OSError as error:
@@ -324,12 +328,12 @@ class Quarantine:
         if waiting.reason:
             return _OTHER
         if self._inspection is None:
-            name = waiting.intent.name
+            name, entry = waiting.intent.name, self.links.now(waiting.entry)
             try:
-                self._inspection = _Inspection(self.fd, name, waiting.entry)
+                self._inspection = _Inspection(self.fd, name, entry)
             except PermissionError:  # not readable by us: size and times must do
                 st = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-                return _EQUAL if _same_stamp(st, waiting.entry) else _OTHER
+                return _EQUAL if _same_stamp(st, entry) else _OTHER
         try:
             return self._inspection.verdict if self._inspection.advance(in_time) else None
         except OSError:

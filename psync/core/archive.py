@@ -34,6 +34,7 @@ _IDS_MAX = 100_000
 _READ_MAX = 20_000
 
 Record = tuple[int, Agreed]  # a directory's id (0 for anything else) and what was agreed
+_Place = tuple[int, bytes]  # a directory's id, and a name in it
 
 
 class Rows(Protocol):
@@ -83,7 +84,7 @@ class _Changes:
     def __init__(self) -> None:
         self.by_parent: dict[int, dict[bytes, Record | None]] = {}
         self.where: dict[int, tuple[int, bytes]] = {}  # directory id -> parent and name
-        self.inodes: tuple[dict[int, tuple[int, bytes]], dict[int, tuple[int, bytes]]] = ({}, {})
+        self.inodes: tuple[dict[int, list[_Place]], dict[int, list[_Place]]] = ({}, {})
         self.size = 0
 
     def set(self, parent: int, name: bytes, record: Record | None) -> None:
@@ -95,8 +96,10 @@ class _Changes:
             number, agreed = record
             if number:
                 self.where[number] = (parent, name)
-            self.inodes[0][agreed.left_ino] = (parent, name)
-            self.inodes[1][agreed.right_ino] = (parent, name)
+            for inodes, ino in zip(self.inodes, (agreed.left_ino, agreed.right_ino), strict=True):
+                places = inodes.setdefault(ino, [])
+                if (parent, name) not in places:
+                    places.append((parent, name))
 
 
 class Archive:
@@ -138,18 +141,24 @@ class Archive:
             yield child
 
     def find_inode(self, side: int, ino: int) -> bytes | None:
-        """The path at which an inode of `side` was when last agreed."""
-        places = []
+        """The path at which an inode of `side` was when last agreed; of several, one."""
+        return next(self._places(side, ino), None)
+
+    def find_links(self, side: int, ino: int) -> list[bytes]:
+        """All paths at which an inode of `side` was when last agreed."""
+        return sorted(set(self._places(side, ino)))
+
+    def _places(self, side: int, ino: int) -> Iterator[bytes]:
+        places: list[_Place] = []
         for changes in (self._recent, self._frozen):
-            if changes is not None and ino in changes.inodes[side]:
-                places.append(changes.inodes[side][ino])
+            if changes is not None:
+                places += reversed(changes.inodes[side].get(ino, []))
         places += self._rows.by_inode(side, ino)
         for parent, name in places:
             record = self._at(parent, name)
             directory = self._path(parent)
             if record and directory is not None and record[1].on(side).ino == ino:
-                return join(directory, name)
-        return None
+                yield join(directory, name)
 
     def digest(self, side: int, path: bytes) -> bytes:
         """The digest that a directory has on `side` if nothing has changed; empty: no record.

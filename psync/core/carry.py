@@ -309,6 +309,7 @@ class Carrier:
         assert expected is not None and op.decision.wanted is not None
         if entry.kind == Kind.FILE and not entry.digest:
             entry = entry._replace(digest=expected.digest)
+        self._pair.look_at_links(side, path, entry)
         if op.intact and shown.same_meta(entry):
             self._agree(op, op.decision.wanted, entry, shown)
         else:

@@ -65,7 +65,7 @@ class Flights:
         self.at: dict[bytes, int] = {}  # how many at a path
         self.transfers: set[int] = set()  # operations whose content is still to be brought
         self._void: set[int] = set()
-        self._doomed: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
+        self._doomed: tuple[dict[int, list[bytes]], dict[int, list[bytes]]] = ({}, {})
         self.locked: dict[bytes, int] = {}  # names that a rename is taking away or giving
 
     def begin(
@@ -85,7 +85,7 @@ class Flights:
         op = Op(number, side, path, transition, decision, shown, sequence, intact)
         self.ops[number] = op
         if op.doomed:
-            self._doomed[side][op.doomed] = path
+            self._doomed[side].setdefault(op.doomed, []).append(path)
         self.at[path] = self.at.get(path, 0) + 1
         return op
 
@@ -93,7 +93,10 @@ class Flights:
         """An operation is over; tell whether it was the last at its path."""
         del self.ops[op.number]
         if op.doomed:
-            self._doomed[op.side].pop(op.doomed, None)
+            doomed = self._doomed[op.side]
+            doomed[op.doomed].remove(op.path)
+            if not doomed[op.doomed]:
+                del doomed[op.doomed]
         self.transfers.discard(op.number)
         self._void.discard(op.number)
         left = self.at[op.path] - 1
@@ -115,10 +118,10 @@ class Flights:
         """The first operation of which something is true."""
         return next((op for op in self.ops.values() if wanted(op)), None)
 
-    def doom(self, side: Side, entry: Entry | None) -> bytes | None:
-        """The path of an operation that takes away what a side shows somewhere."""
+    def doom(self, side: Side, entry: Entry | None) -> list[bytes]:
+        """The paths of operations that take away what a side shows somewhere."""
         doomed = self._doomed[side]
-        return doomed.get(entry.ino) if doomed and entry is not None else None
+        return doomed.get(entry.ino, []) if doomed and entry is not None else []
 
     # --- renames -------------------------------------------------------------------------
 

@@ -267,6 +267,8 @@ class News:
         if content is not None and entry is not None:
             replica.keep_content(path, entry, content, asked=want == 1)
         pending.touch(path, began)
+        if want < 0 and not same and entry is not None and not flags & BUSY:
+            self._pair.look_at_links(replica.side, path, entry)
 
     def _check_answer(self, replica: Replica, item: Item, want: int) -> None:
         """A look that did not bring what was asked for is a problem of that path.

@@ -102,6 +102,23 @@ class Pair:
         if replica.link == Link.READY:
             replica.look(path, want)
 
+    def look_at_links(self, side: Side, path: bytes, entry: Entry) -> None:
+        """What is at a path has changed: of other names that it may have nobody tells.
+
+        A name that is new has moved the ctime of the others; that alone says nothing.
+        """
+        replica, base = self.replicas[side], self.archive.get(path)
+        is_known = base is not None and base.on(side).ino == entry.ino
+        if replica.link != Link.READY or entry.kind == Kind.DIRECTORY:
+            return
+        for link in self.archive.find_links(side, entry.ino):
+            shown = replica.shows(link)
+            if link == path or shown is None or shown.ino != entry.ino:
+                continue
+            if shown[:7] != entry[:7] or (is_known and shown.ctime_ns != entry.ctime_ns):
+                replica.look(link, 0)
+                self.pending.touch(link)
+
     def fail(self, path: bytes, side: Side, message: str, *, soon: bool = False) -> None:
         """A path could not be handled; people are told when it does not go away by itself."""
         if self.pending.fail(path, side, message, soon=soon) == QUIET_ATTEMPTS:

@@ -107,6 +107,21 @@ def standing(base: Agreed, side: int, view: View) -> Standing:
     return Standing.MAYBE if view.doubtful or now.mtime_ns == was.mtime_ns else Standing.EDITED
 
 
+def _is_only_stirred(was: Entry, now: Entry) -> bool:
+    """Tell whether of an agreed version only the ctime has moved, as far as is known.
+
+    So it is when another name of the inode has come or gone. Its bytes still have to be read:
+    who restores the mtime changes no more than the ctime. Where the agreed ones were never
+    read there is nothing to compare them with.
+    """
+    return (
+        was[:7] == now[:7]
+        and was.ino == now.ino
+        and (now.kind == Kind.SYMLINK or (now.kind == Kind.FILE and bool(was.digest)))
+        and now.digest in (b"", was.digest)
+    )
+
+
 def same_content(left: Entry, right: Entry, *, trust_times: bool = False) -> bool | None:
     """Tell whether two sides hold the same content; None: only digests can tell.
 
@@ -246,9 +261,13 @@ def decide(base: Agreed | None, left: View, right: View, *, trust_times: bool = 
             # is removed only when empty, so its own times say nothing.)
             there = sides[side.other]
             assert there is not None
-            emptied = there.kind == Kind.DIRECTORY and there.same_identity(base.on(side.other))
+            was = base.on(side.other)
+            emptied = there.kind == Kind.DIRECTORY and there.same_identity(was)
             if stands[side.other] == Standing.SAME or emptied:
                 return Decision(Verb.REMOVE, side)
+            if _is_only_stirred(was, there):
+                is_read = there.kind != Kind.FILE or there.digest
+                return Decision(Verb.REMOVE, side) if is_read else _COMPARE
             return Decision(Verb.COPY, side.other, there.bare())
     assert sides[0] is not None and sides[1] is not None
     if stands == (Standing.SAME, Standing.SAME):

@@ -445,12 +445,13 @@ class Session:
         """Tell whether what a side shows is being removed from elsewhere; then wait, and look.
 
         It was seen here and there, so it has been moved meanwhile, perhaps back to where it is
-        going to be removed from.
+        going to be removed from. Unless both were agreed: then it has both names.
         """
         suspects = self._pair.suspects
         for replica, view in zip(self._replicas, views, strict=True):
-            holder = self._flights.doom(replica.side, view.entry)
-            if holder is not None and holder != path:
+            for holder in self._flights.doom(replica.side, view.entry):
+                if holder == path or self._are_links(replica.side, holder, path):
+                    continue
                 suspects[path] = None
                 self._pending.hold(path, holder)
                 return True
@@ -460,6 +461,12 @@ class Session:
                 replica.look(path, 0)
             return True
         return False
+
+    def _are_links(self, side: Side, one: bytes, two: bytes) -> bool:
+        """Tell whether two paths were agreed as names of one inode of a side."""
+        agreed = (self._archive.get(one), self._archive.get(two))
+        inodes = {base.on(side).ino if base is not None else 0 for base in agreed}
+        return len(inodes) == 1 and 0 not in inodes
 
     def _decide(self, path: bytes, *, emptied: bool = False) -> None:
         """Take the next step for one path, or leave it where it waits.

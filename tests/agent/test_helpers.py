@@ -702,6 +702,90 @@ class TestRename:
         assert replica.tree() == {b"b": b"/", b"b/x": b"new"}
 
 
+class TestLinks:
+    @pytest.fixture
+    def entry(self, replica):
+        entry = replica.write(b"a", b"text")
+        for name in (b"b", b"c"):
+            os.link(replica / b"a", replica / name)
+        return replica.look(b"a")._replace(digest=entry.digest)
+
+    @pytest.mark.parametrize("read", [True, False])
+    def test_of_one_file_go_in_one_batch_and_leave_nothing(self, replica, entry, read):
+        if not read:
+            entry = entry._replace(digest=b"")
+
+        outcomes = replica.apply(*(replica.delete(name, entry) for name in (b"a", b"b", b"c")))
+        replica.finish()
+
+        assert statuses(outcomes) == [APPLIED] * 3
+        assert replica.tree() == {}
+        assert replica.conflicts() == {}
+        assert replica.leftovers() == []
+
+    def test_are_replaced_renamed_and_deleted_each_by_itself(self, replica, entry):
+        new = file(b"new text")
+
+        outcomes = replica.apply(
+            replica.put(b"a", new, b"new text", entry),
+            replica.rename(b"b", entry, b"moved"),
+            replica.delete(b"c", entry),
+        )
+
+        assert statuses(outcomes) == [APPLIED] * 3
+        assert replica.tree() == {b"a": b"new text", b"moved": b"text"}
+        assert outcomes[1].entry.ino == entry.ino
+
+    def test_are_expected_as_before_after_quarantine_too(self, replica, entry):
+        entry = entry._replace(digest=b"")
+        replica.apply(replica.delete(b"a", entry))
+        replica.finish()
+
+        assert statuses(replica.apply(replica.delete(b"b", entry))) == [APPLIED]
+
+    @pytest.mark.parametrize("when", ["before", "between", "after"])
+    def test_written_to_in_between_are_not_what_is_expected(self, replica, entry, when):
+        def write():
+            (replica / b"b").write_bytes(b"TEXT")
+            os.utime(replica / b"b", ns=(0, entry.mtime_ns))
+
+        if when == "before":
+            write()
+        outcomes = replica.apply(replica.delete(b"a", entry))
+        if when == "between":
+            write()
+            outcomes += replica.apply(replica.delete(b"c", entry))
+        outcomes += replica.apply(replica.delete(b"b", entry))
+        if when == "after":
+            write_to = next((replica.root / ".psync/quarantine").iterdir())
+            write_to.write_bytes(b"TEXT")
+        replica.finish()
+
+        expected = {
+            "before": [CHANGED, CHANGED],
+            "between": [APPLIED, CHANGED, CHANGED],
+            "after": [APPLIED, APPLIED],
+        }
+        assert statuses(outcomes) == expected[when]
+        kept = [content for content, _ in replica.conflicts().values()]
+        assert b"TEXT" in [*replica.tree().values(), *kept]
+
+    def test_are_remembered_for_so_many_files(self, replica, monkeypatch):
+        monkeypatch.setattr("psync.holding.LINKS_MAX", 2)
+        entries = []
+        for name in (b"1", b"2", b"3"):
+            replica.write(name, name)
+            os.link(replica / name, replica / (name + b"+"))
+            entries.append(replica.look(name))
+            replica.apply(replica.delete(name, entries[-1]))
+
+        outcomes = replica.apply(
+            *(replica.delete(n, e) for n, e in zip((b"1+", b"2+", b"3+"), entries, strict=True))
+        )
+
+        assert statuses(outcomes) == [CHANGED, APPLIED, APPLIED]
+
+
 class TestMeta:
     def test_sets_mode_and_time_of_a_file(self, replica):
         old = replica.write(b"f", b"text")

@@ -58,14 +58,18 @@ class TestDoom:
     def test_is_what_an_operation_takes_away(self, flights: Flights) -> None:
         op = begin(flights, DELETE)
 
-        assert flights.doom(Side.LEFT, OLD) == b"f"
-        assert flights.doom(Side.RIGHT, OLD) is None
-        assert flights.doom(Side.LEFT, None) is None
-        assert flights.doom(Side.LEFT, OLD._replace(ino=8)) is None
+        link = begin(flights, DELETE, b"g")
+
+        assert flights.doom(Side.LEFT, OLD) == [b"f", b"g"]
+        assert flights.doom(Side.RIGHT, OLD) == []
+        assert flights.doom(Side.LEFT, None) == []
+        assert flights.doom(Side.LEFT, OLD._replace(ino=8)) == []
 
         flights.end(op)
+        assert flights.doom(Side.LEFT, OLD) == [b"g"]
+        flights.end(link)
 
-        assert flights.doom(Side.LEFT, OLD) is None
+        assert flights.doom(Side.LEFT, OLD) == []
 
     @pytest.mark.parametrize(
         ("verb", "expected"), [(META, OLD), (PUT, None), (PUT, directory()._replace(ino=7))]

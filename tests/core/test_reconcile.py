@@ -24,6 +24,7 @@ SAVED = FILE._replace(size=5, mtime_ns=2000, digest=b"saved", ino=11, ctime_ns=2
 NEWER = FILE._replace(size=6, mtime_ns=3000, digest=b"newer", ino=12, ctime_ns=300)
 CHMODDED = FILE._replace(mode=0o600, ctime_ns=200)
 TOUCHED = FILE._replace(mtime_ns=2000, ctime_ns=200)
+STIRRED = FILE._replace(ctime_ns=200)
 REPLACED = FILE._replace(ino=13, ctime_ns=400)  # written anew, with the old size and mtime
 DIRECTORY = Entry(Kind.DIRECTORY, 0o755, 1, 1, 0, 1000, b"", b"", 20, 0)
 LINK = Entry(Kind.SYMLINK, 0, 1, 1, 0, 1000, b"to", b"", 30, 100)
@@ -183,6 +184,23 @@ GONE_ON_ONE_SIDE = [
     case(FILE, None, REPLACED, copy(R, REPLACED), id="a new inode comes back"),
     case(FILE, None, unread(REPLACED), copy(R, unread(REPLACED)), id="what is unread comes back"),
     case(FILE, None, DIRECTORY, copy(R, DIRECTORY), id="another kind of thing comes back"),
+    case(FILE, None, STIRRED, Decision(Verb.REMOVE, L), id="read, and only its ctime moved: goes"),
+    case(FILE, None, unread(STIRRED), COMPARE, id="only its ctime moved: is read"),
+    case(
+        FILE,
+        None,
+        STIRRED._replace(digest=b"other"),
+        copy(R, STIRRED._replace(digest=b"other")),
+        id="an edit with size and mtime put back comes back",
+    ),
+    case(unread(FILE), None, STIRRED, copy(R, STIRRED), id="what was agreed unread comes back"),
+    case(
+        LINK,
+        None,
+        LINK._replace(ctime_ns=200),
+        Decision(Verb.REMOVE, L),
+        id="a symlink whose ctime moved goes",
+    ),
 ]
 
 BOTH_CHANGED = [

@@ -245,3 +245,44 @@ class TestRename:
 
         assert watching.status()["right"]["bytes"] == moved
         assert (watching.right / "renamed/7").stat().st_ino == inode
+
+
+class TestHardLinks:
+    @pytest.mark.parametrize("size", [10, 300_000])
+    def test_deleted_over_there_stay_deleted(self, watching: Pair, size: int) -> None:
+        self.link(watching, size)
+
+        for name in "abc":
+            (watching.right / name).unlink()
+
+        assert watching.settle() == {}
+        assert watching.conflicts("left") == []
+
+    def test_one_deleted_after_the_other_stay_deleted(self, watching: Pair) -> None:
+        self.link(watching, 10)
+        for name in "abc":
+            (watching.right / name).unlink()
+            assert name.encode() not in watching.settle()
+
+    def test_written_through_one_name_change_under_all(self, watching: Pair) -> None:
+        self.link(watching, 10)
+
+        with (watching.left / "a").open("ab") as file:
+            file.write(b"more")
+        after = watching.settle()
+
+        assert {v[-1] for v in after.values()} == {b"0123456789more"}
+
+    def test_changed_in_mode_through_one_name_change_under_all(self, watching: Pair) -> None:
+        self.link(watching, 10)
+
+        (watching.right / "b").chmod(0o600)
+        after = watching.settle()
+
+        assert {v[1] for v in after.values()} == {0o600}
+
+    def link(self, pair: Pair, size: int) -> None:
+        (pair.left / "a").write_bytes(b"0123456789" * (size // 10))
+        for name in "bc":
+            os.link(pair.left / "a", pair.left / name)
+        assert set(pair.settle()) == {b"a", b"b", b"c"}

@@ -120,6 +120,7 @@ class Agent:
         self._inbox: deque[Message] = deque()
         self._work: Iterator[None] | None = None
         self._own: dict[bytes, Entry | None] = {}
+        self._moved_on: dict[int, tuple[set[int], int]] = {}  # as `psync.holding.Links`
         self._absent: dict[bytes, int] = {}
         self._touched: dict[bytes, None] = {}
         self._tree: dict[bytes, int] = {}  # what is watched, and where we believe it to be
@@ -537,6 +538,9 @@ class Agent:
             return self._outcome(t, FAILED)
         kept = len(self._disk.conflicts)
         before = self._disk.at(t.path)
+        t = t._replace(
+            expected=self._now_shown(t.expected), source_expected=self._now_shown(t.source_expected)
+        )
         status = self._dispatch(t)
         if status == APPLIED:
             node = self._disk.at(t.path)
@@ -556,6 +560,17 @@ class Agent:
         if entry is not None and status == APPLIED and t.verb == PUT and t.content is not None:
             entry = entry._replace(digest=content_digest(t.content))
         return Outcome(t.op, status, entry, "" if status == APPLIED else f"status {status}")
+
+    def _now_shown(self, entry: Entry | None) -> Entry | None:
+        """What is expected may have lost another name since, by our own doing."""
+        earlier, last = self._moved_on.get(entry.ino if entry else 0, (set[int](), 0))
+        return entry._replace(ctime_ns=last) if entry and entry.ctime_ns in earlier else entry
+
+    def _moves_on(self, node: Node, ctime: int) -> None:
+        if node.inode.linked:
+            earlier, last = self._moved_on.get(node.ino, (set[int](), 0))
+            earlier = earlier | {ctime} if last == ctime else {ctime}
+            self._moved_on[node.ino] = (earlier, node.ctime)
 
     def _dispatch(self, t: Transition) -> int:
         assert not is_ours(t.path), t
@@ -613,8 +628,9 @@ class Agent:
             self._disk.conflicts.append((t.path, node.data))
         place = node.parent
         assert place is not None
-        before = place.mtime
+        before, ctime = place.mtime, node.ctime
         self._disk.remove(t.path)
+        self._moves_on(node, ctime)
         place.mtime = before
         return APPLIED
 
@@ -654,7 +670,14 @@ class Agent:
             node.kind is Kind.DIRECTORY
         ):
             return CHANGED
-        assert self._disk.rename(t.source, t.path), t
+        ctime, covered_ctime = node.ctime, covered.ctime if covered is not None else 0
+        if covered is not None and covered.inode is node.inode:
+            self._disk.remove(t.source)
+        else:
+            assert self._disk.rename(t.source, t.path), t
+        self._moves_on(node, ctime)
+        if covered is not None and covered.inode is not node.inode:
+            self._moves_on(covered, covered_ctime)
         for place, mtime in zip(places, before, strict=True):
             assert place is not None
             place.mtime = mtime

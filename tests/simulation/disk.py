@@ -4,14 +4,15 @@ Nothing is approximate: inodes keep their numbers through renames, a ctime never
 twice, a directory's mtime follows its names, events are told only for directories that are
 watched, under the path that was right at that moment, and a full queue loses all of them.
 
-**Invariants.** A node hangs at one place. Only `users` and `agents` of the simulation
-call the methods that change something; those return False (and do nothing) where the system
-would say no.
+**Invariants.** A node is a name of an inode, and hangs at one place. Only `users` and `agents`
+of the simulation call the methods that change something; those return False (and do nothing)
+where the system would say no.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from psync.core.entry import Entry, Kind, join, split
 from psync.core.settle import (
@@ -30,12 +31,12 @@ __all__ = ["Disk", "Node"]
 Event = tuple[int, bytes, bytes]  # mask (0: a rename), path, new path of a rename
 
 
-class Node:
-    """An inode."""
+class Inode:
+    """What all names of it share."""
 
     __slots__ = (
-        "children", "ctime", "data", "gid", "ino", "kind", "mode", "mtime", "name", "parent",
-        "stealthy", "uid", "watcher", "writers",
+        "ctime", "data", "gid", "ino", "kind", "linked", "mode", "mtime", "names", "stealthy",
+        "uid", "writers",
     )  # fmt: skip
 
     def __init__(self, ino: int, kind: Kind, now: int) -> None:
@@ -45,9 +46,31 @@ class Node:
         self.uid = self.gid = 0
         self.mtime = self.ctime = now
         self.data = b""  # a file's content, a symlink's target
-        self.children: dict[bytes, Node] = {}
         self.writers = 0
         self.stealthy = False  # written to, and its mtime put back
+        self.names = 1
+        self.linked = False  # had more names than one at some time
+
+
+def _shared(field: str) -> Any:
+    return property(
+        lambda node: getattr(node.inode, field),
+        lambda node, value: setattr(node.inode, field, value),
+    )
+
+
+class Node:
+    """A name of an inode."""
+
+    __slots__ = ("children", "inode", "name", "parent", "watcher")
+
+    ino, kind, mode, uid, gid = map(_shared, ("ino", "kind", "mode", "uid", "gid"))
+    mtime, ctime, data = map(_shared, ("mtime", "ctime", "data"))
+    writers, stealthy = map(_shared, ("writers", "stealthy"))
+
+    def __init__(self, inode: Inode) -> None:
+        self.inode = inode
+        self.children: dict[bytes, Node] = {}
         self.watcher = 0
         self.parent: Node | None = None
         self.name = b""
@@ -76,13 +99,13 @@ class Disk:
         self._queue_max = queue_max
         self._free: list[int] = []
         self._next_ino = 100
-        self.root = Node(2, Kind.DIRECTORY, now_ns())
+        self.root = Node(Inode(2, Kind.DIRECTORY, now_ns()))
         self.watcher = 0  # the agent that listens now
         self.events: list[Event] = []
         self.overflowed = False
         self.conflicts: list[tuple[bytes, bytes]] = []  # path and content of losers kept
         self.quarantine: list[tuple[float, bytes]] = []  # what agents displaced, and when
-        self._durable = self._copy(self.root)
+        self._durable = self._copy(self.root, {})
 
     # --- looking ---------------------------------------------------------------------
 
@@ -110,7 +133,7 @@ class Disk:
             return None
         ino = self._free.pop() if self._free and self._reuse else self._next_ino
         self._next_ino += ino == self._next_ino
-        node = Node(ino, kind, self._now_ns())
+        node = Node(Inode(ino, kind, self._now_ns()))
         node.data = data
         self._link(place, name, node)
         flag = DIRECTORY if kind is Kind.DIRECTORY else 0
@@ -121,6 +144,19 @@ class Disk:
             # Never closed; the real agent asks whether it may wait for that.
             self._tell(place, MOVED_IN, name)
         return node
+
+    def link(self, old: bytes, new: bytes) -> bool:
+        """link(2): another name for a file."""
+        node, (place, name) = self.at(old), self._place(new)
+        if node is None or node.kind is not Kind.FILE or place is None or name in place.children:
+            return False
+        node.inode.names += 1
+        node.inode.linked = True
+        node.ctime = self._now_ns()
+        self._link(place, name, Node(node.inode))
+        self._tell(place, CREATED, name)
+        self._tell(place, MOVED_IN, name)  # as of a symlink
+        return True
 
     def write(self, path: bytes, data: bytes, *, closed: bool = True) -> bool:
         """Write a file in place."""
@@ -144,7 +180,7 @@ class Disk:
         if place is None or node is None or node.children:
             return False
         self._unlink(node)
-        self._free.append(node.ino)
+        self._drop(node)
         flag = DIRECTORY if node.kind is Kind.DIRECTORY else 0
         self._tell(place, DELETED | flag, name)
         return True
@@ -160,10 +196,10 @@ class Disk:
         if covered is not None:
             if (covered.kind is Kind.DIRECTORY) != (node.kind is Kind.DIRECTORY):
                 return False
-            if covered.children:
+            if covered.children or covered.inode is node.inode:
                 return False
             self._unlink(covered)
-            self._free.append(covered.ino)
+            self._drop(covered)
         origin = node.parent
         assert origin is not None
         self._unlink(node)
@@ -202,19 +238,25 @@ class Disk:
 
     def sync(self) -> None:
         """Make all of it durable."""
-        self._durable = self._copy(self.root)
+        self._durable = self._copy(self.root, {})
 
     def cut_power(self) -> None:
         """Fall back to what was durable."""
-        self.root = self._copy(self._durable)
+        self.root = self._copy(self._durable, {})
         self._free.clear()
 
-    def _copy(self, node: Node) -> Node:
-        new = Node(node.ino, node.kind, 0)
+    def _copy(self, node: Node, inodes: dict[int, Inode]) -> Node:
+        inode = inodes.get(node.ino)
+        if inode is None:
+            inode = inodes[node.ino] = Inode(node.ino, node.kind, 0)
+            inode.names = 0
+        inode.names += 1
+        inode.linked = node.inode.linked
+        new = Node(inode)
         new.mode, new.uid, new.gid = node.mode, node.uid, node.gid
         new.mtime, new.ctime, new.data = node.mtime, node.ctime, node.data
         for name, child in node.children.items():
-            twin = self._copy(child)
+            twin = self._copy(child, inodes)
             twin.parent, twin.name = new, name
             new.children[name] = twin
         return new
@@ -239,6 +281,13 @@ class Disk:
         del place.children[node.name]
         node.parent = None
         place.mtime = place.ctime = self._now_ns()
+
+    def _drop(self, node: Node) -> None:
+        node.inode.names -= 1
+        if node.inode.names:
+            node.ctime = self._now_ns()
+        else:
+            self._free.append(node.ino)
 
     def _is_watched(self, place: Node) -> bool:
         return self.watcher != 0 and place.watcher == self.watcher

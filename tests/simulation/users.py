@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 
 from psync.core.entry import LOCAL_SUFFIX, Kind, Side, is_ours, join, split
-from tests.simulation.disk import Disk, Node
+from tests.simulation.disk import Disk, Inode, Node
 
 __all__ = ["Users"]
 
@@ -35,7 +35,7 @@ class Users:
         self._later = later
         self._count = 0
         self._open: list[tuple[Node, int]] = []
-        self._twins: list[Node] = []
+        self._twins: list[Inode] = []
         self.superseded: set[bytes] = set()
         self.blurred: set[bytes] = set()  # moved, copied or touched: more than one line of descent
         self.parents: dict[bytes, bytes] = {}
@@ -56,6 +56,7 @@ class Users:
             weights = (1,) * len(actions)
         action = self._rng.choices(actions, weights)[0]
         done = action(self, self._disks[side])
+        self._blur_links()
         return f"{side.name} {action.__name__} {done}"
 
     def rest(self) -> None:
@@ -96,6 +97,12 @@ class Users:
         for one in [node, *(n for _, n in disk.walk(path))]:
             if one is not None and one.kind is not Kind.DIRECTORY:
                 self.blurred.add(one.data[:8])
+
+    def _blur_links(self) -> None:
+        for disk in self._disks:
+            for _, node in disk.walk():
+                if node.inode.linked:
+                    self.blurred.add(node.data[:8])
 
     # --- doing ---------------------------------------------------------------------------
 
@@ -159,6 +166,7 @@ class Users:
         disk = self._home(node)
         if disk is not None:
             disk.write_node(node, token + b"whole")
+            self._blur_links()
         elif attached:
             self.superseded.add(token)
 
@@ -173,7 +181,8 @@ class Users:
     def do_same_size(self, disk: Disk) -> bytes:
         path = self._pick(disk, Kind.FILE)
         node = disk.at(path)
-        if path and node is not None and node not in self._twins:
+        # What is done under cover through a name that is new is not seen under the old ones.
+        if path and node is not None and node.inode not in self._twins and not node.inode.linked:
             mtime = node.mtime
             node.stealthy = True
             disk.write(path, self._token(node.data) + node.data[8:])
@@ -278,6 +287,14 @@ class Users:
             disk.make(path, Kind.SYMLINK, self._token())
         return path
 
+    def do_hard_link(self, disk: Disk) -> bytes:
+        old, new = self._pick(disk, Kind.FILE), self._free(disk)
+        node = disk.at(old)
+        if old and new and node is not None and node.inode not in self._twins:
+            self._blur(disk, old)
+            disk.link(old, new)
+        return old + b" = " + new
+
     def do_chmod(self, disk: Disk) -> bytes:
         path = self._pick(disk, Kind.FILE, Kind.DIRECTORY)
         node = disk.at(path)
@@ -334,7 +351,7 @@ class Users:
                 each.set_meta(path, mtime=mtime)
                 # Equal size and mtime on both sides are taken for equal content where nothing
                 # was ever agreed: to change one of them under cover is not seen. Documented.
-                self._twins += filter(None, [each.at(path)])
+                self._twins += [node.inode for node in [each.at(path)] if node is not None]
         return path
 
     def do_keep_local(self, disk: Disk) -> bytes:
