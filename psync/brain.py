@@ -41,6 +41,7 @@ from psync.core.session import (
     Limits,
     Note,
     Paused,
+    Problem,
     Resumed,
     Retry,
     Said,
@@ -116,7 +117,7 @@ class _Waiting(NamedTuple):
     """Somebody waits until everything observed up to `mark` is on both sides."""
 
     mark: int
-    done: asyncio.Future[None]
+    done: asyncio.Future[list[Problem]]
 
 
 class Brain:
@@ -675,12 +676,18 @@ class Brain:
     async def _flush_within(self, seconds: float | None) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await self.flush()
+                stuck = await self.flush()
         except TimeoutError:
             raise PsyncError(f"not everything is on both sides after {seconds} s") from None
+        if stuck:
+            raise PsyncError(_told(stuck))
 
-    async def flush(self) -> None:
-        """Return once everything that has happened on either side is on both."""
+    async def flush(self) -> list[Problem]:
+        """Return once everything that has happened on either side is on both.
+
+        Returns:
+            What cannot be, however long one waits.
+        """
         while True:
             self._tell(Retry())
             await self._until_settled(-1)
@@ -692,27 +699,34 @@ class Brain:
             except TransportError:
                 await asyncio.sleep(0.02)  # what the lost link carried comes again
                 continue
-            await self._until_settled(self._session.mark())
-            return
+            return await self._until_settled(self._session.mark())
 
-    async def _until_settled(self, mark: int) -> None:
-        """Wait until everything observed up to `mark` is on both sides (and both are watched)."""
+    async def _until_settled(self, mark: int) -> list[Problem]:
+        """Wait until everything observed up to `mark` is on both sides (and both are watched).
+
+        Or until only problems are left that do not pass: these are returned.
+        """
         waiting = _Waiting(mark, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         try:
             self._wake()
-            await waiting.done
+            return await waiting.done
         finally:
             self._waiting.remove(waiting)
 
     def _wake(self) -> None:
         for waiting in self._waiting:
-            if not waiting.done.done() and self._session.settled(waiting.mark):
-                waiting.done.set_result(None)
+            if waiting.done.done():
+                continue
+            stuck = self._session.stuck(waiting.mark)
+            if stuck or self._session.settled(waiting.mark):
+                waiting.done.set_result(stuck)
 
     async def _end_when_in_sync(self) -> None:
-        await self.flush()
+        stuck = await self.flush()
         await self._commit()
+        if stuck:
+            self._fail(_Refusal(_told(stuck), Exit.FAILED))
         self._end(Exit.STOPPED)
 
     async def _watch_for(self, banned: str) -> None:
@@ -742,6 +756,13 @@ def _in_words(transition: Transition) -> str:
 
 
 _encode = msgspec.msgpack.Encoder().encode
+
+
+def _told(problems: list[Problem]) -> str:
+    """Say in a line what could not be replicated, and why."""
+    some = [f"{printable(each.path)}: {each.message}" for each in problems[:3]]
+    count = f"{len(problems)} path{'s' * (len(problems) > 1)} could not be replicated"
+    return f"{count}: {'; '.join(some)}; see psync status"
 
 
 def _running(banned: str) -> str:

@@ -163,13 +163,17 @@ class State(IntEnum):
 
 
 class Problem(NamedTuple):
-    """A path that could not be handled; it is tried again at `due`."""
+    """A path that could not be handled; it is tried again at `due`.
+
+    `passing`: what is in the way passes by itself.
+    """
 
     path: bytes
     side: Side
     message: str
     attempts: int
     due: float
+    passing: bool = False
 
 
 class Limits(NamedTuple):

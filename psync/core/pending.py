@@ -19,6 +19,7 @@ from psync.core.events import Problem
 __all__ = ["QUIET_ATTEMPTS", "Pending"]
 
 QUIET_ATTEMPTS = 3  # a problem that goes away by itself so soon is nobody's business
+LASTING_ATTEMPTS = 5  # nobody waits for one that has not gone by then
 _RETRY_MIN = 0.05
 _RETRY_MAX = 60.0
 _RETRY_SOON_MAX = 2.0
@@ -97,7 +98,7 @@ class Pending:
         """
         attempts = self._attempts(path) + 1
         wait = min(_RETRY_MIN * 2**attempts, _RETRY_SOON_MAX if soon else _RETRY_MAX)
-        self._put_off(Problem(path, side, message, attempts, self.now + wait))
+        self._put_off(Problem(path, side, message, attempts, self.now + wait, soon))
         return attempts
 
     def changed(self, path: bytes, side: Side) -> None:
@@ -106,7 +107,7 @@ class Pending:
         wait = 0.0
         if attempts >= QUIET_ATTEMPTS:
             wait = min(_RETRY_MIN * 2**attempts, _RETRY_MAX)
-        self._put_off(Problem(path, side, "it keeps changing", attempts, self.now + wait))
+        self._put_off(Problem(path, side, "it keeps changing", attempts, self.now + wait, True))
 
     def _attempts(self, path: bytes) -> int:
         known = self.problems.get(path)
@@ -120,6 +121,18 @@ class Pending:
         """Tell whether a path has to wait for its time."""
         problem = self.problems.get(path)
         return problem is not None and problem.due > self.now
+
+    def lasting(self, path: bytes) -> Problem | None:
+        """What keeps a path, or whom it waits for, from coming to rest, however long one waits."""
+        seen: set[bytes] = set()
+        while path not in seen:
+            seen.add(path)
+            problem = self.problems.get(path)
+            if problem is not None and problem.attempts >= LASTING_ATTEMPTS:
+                if problem.due > self.now and not problem.passing:
+                    return problem
+            path = self._holders.get(path, path)
+        return None
 
     def hurry(self, path: bytes) -> None:
         """Something happened at a path that is put off: that may help."""

@@ -265,11 +265,29 @@ class Session:
 
     def settled(self, mark: int) -> bool:
         """Tell whether everything observed up to `mark` is on both sides."""
-        if self.state != State.WATCHING:
-            return False
-        if any(r.stream or r.survey.pending for r in self._replicas):
+        if not self._is_told:
             return False
         return all(since > mark for since in self._pending.since.values())
+
+    def stuck(self, mark: int) -> list[Problem]:
+        """The problems because of which `settled` will not come true; empty: it may."""
+        if not self._is_told:
+            return []
+        found: dict[bytes, Problem] = {}
+        for path, since in self._pending.since.items():
+            if since <= mark:
+                problem = self._pending.lasting(path)
+                if problem is None:
+                    return []
+                found[problem.path] = problem
+        return list(found.values())
+
+    @property
+    def _is_told(self) -> bool:
+        """Tell whether all that the agents have said and found is taken in."""
+        return self.state == State.WATCHING and not any(
+            replica.stream or replica.survey.pending for replica in self._replicas
+        )
 
     def conflicts(self) -> list[tuple[Side, bytes, bytes]]:
         """The losers kept: side, path, name in that side's conflict store."""

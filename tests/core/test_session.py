@@ -24,6 +24,7 @@ from psync.core.entry import (
     split,
 )
 from psync.core.events import Command, Intend, Intent, Limits, Note, Send, State, Transfer
+from psync.core.pending import LASTING_ATTEMPTS
 from psync.core.reconcile import agree
 from psync.core.replica import Link
 from psync.core.session import (
@@ -42,6 +43,7 @@ from psync.wire import (
     CHANGED,
     DELETE,
     FAILED,
+    IN_USE,
     META,
     META_ONLY,
     NO_PARENT,
@@ -743,6 +745,57 @@ class TestSettled:
 
         assert duo.session.pending > 0
         assert not duo.session.settled(mark)
+        assert duo.session.stuck(mark) == []
+
+
+class TestStuck:
+    def refuse(self, duo: Duo, status: int, times: int) -> None:
+        """Let the right side answer so, again and again."""
+        for attempt in range(times):
+            duo.run_until(RIGHT, Apply)
+            assert duo.session.stuck(duo.session.mark()) == []
+            duo.reply(RIGHT, status, "no space left")
+            duo.obey(RIGHT)
+            if attempt < times - 1 and duo.session.deadline() is not None:
+                duo.wait()
+
+    def test_is_what_has_failed_often_and_all_that_waits_for_it(self) -> None:
+        duo = Duo()
+        for path, what in ((b"d", None), (b"d/f", b"x")):
+            duo.left.make(path, what)
+        duo.see(LEFT, b"d", b"d/f")
+        mark = duo.session.mark()
+        self.refuse(duo, FAILED, LASTING_ATTEMPTS)
+
+        assert not duo.session.settled(mark)
+        assert [p.path for p in duo.session.stuck(mark)] == [b"d"]
+        assert duo.session.stuck(0) == []
+
+        duo.receive(Retry())
+        assert duo.session.stuck(mark) == []  # it may work this time
+
+        duo.settle()
+        assert duo.session.settled(mark)
+        assert duo.session.stuck(mark) == []
+
+    def test_is_nothing_while_other_paths_are_under_way(self) -> None:
+        duo = Duo()
+        duo.write(LEFT, b"f", b"x")
+        self.refuse(duo, FAILED, LASTING_ATTEMPTS)
+        duo.write(LEFT, b"g", b"y")
+
+        assert duo.session.stuck(duo.session.mark()) == []
+        duo.obey(RIGHT)
+        assert [p.message for p in duo.session.stuck(duo.session.mark())] == ["no space left"]
+
+    @pytest.mark.parametrize("status", [CHANGED, IN_USE])
+    def test_is_not_what_passes_by_itself(self, status: int) -> None:
+        duo = Duo()
+        duo.write(LEFT, b"f", b"x")
+        self.refuse(duo, status, LASTING_ATTEMPTS)
+
+        assert duo.session.problems() != []
+        assert duo.session.stuck(duo.session.mark()) == []
 
 
 class TestWriters:

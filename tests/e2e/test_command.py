@@ -80,6 +80,25 @@ class TestFlush:
         assert b"x" in watching.settle()
 
 
+    def test_does_not_wait_for_what_waiting_does_not_solve(self, watching: Pair) -> None:
+        (watching.left / "d/e").mkdir(parents=True)
+        watching.settle()
+        os.mkfifo(watching.left / "d/e/fifo")
+        (watching.right / "d/e").rmdir()
+        (watching.right / "d").rmdir()
+        (watching.right / "new").write_text("new")
+
+        run = watching.psync("flush", "--timeout", "100", timeout=30)
+
+        assert run.returncode == 1
+        assert len(run.stderr.splitlines()) == 1
+        assert "2 paths could not be replicated: " in run.stderr
+        assert "d/e: the directory holds entries that are not replicated" in run.stderr
+        assert (watching.left / "new").read_text() == "new"
+        (watching.left / "d/e/fifo").unlink()
+        assert watching.settle().keys() == {b"new"}
+
+
 class TestStop:
     def test_by_signal_leaves_no_process(self, watching: Pair) -> None:
         agents = watching.agents()
@@ -113,6 +132,19 @@ class TestOneShot:
         assert run.wait(WAIT_S) == 0
         assert (pair.right / "a").read_text() == "a"
         assert (pair.left / "b").stat().st_size == 500_000
+
+    def test_ends_when_something_can_never_be_the_same(self, pair: Pair) -> None:
+        (pair.left / "d").mkdir()
+        (pair.left / "f").touch()
+        pair.start()
+        pair.stop()
+        os.mkfifo(pair.left / "d/fifo")
+        (pair.right / "d").rmdir()
+
+        run = pair.launch("-s")
+
+        assert run.wait(WAIT_S) == 2
+        assert "1 path could not be replicated: d: the directory holds" in pair.output()
 
 
 class TestSideBySide:
