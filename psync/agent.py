@@ -436,6 +436,8 @@ class Agent:
             raise RootLost(f"{shown} is gone: {error.strerror}") from None
         if (st.st_dev, st.st_ino) != self._identity:
             raise RootLost(f"{shown} is not the directory any more that it was")
+        if self._helpers is not None and not marker(self._root_fd)[0]:
+            raise RootLost(f"{shown} has lost its marker (.psync/marker)")
 
     def _on_watch(self, watch: Watch) -> None:
         start = self._start

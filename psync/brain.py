@@ -84,7 +84,6 @@ from psync.wire import (
     Ping,
     Pong,
     Ready,
-    Rescan,
     Results,
     Start,
     Stop,
@@ -100,6 +99,8 @@ _BACKOFF_MIN_S = 0.2
 _BACKOFF_MAX_S = 30.0
 _READY_S = 60.0  # the lock of an agent that is just ending may have to be waited for
 _STOP_S = 4.0
+_RESUME_S = 2.0  # to see what becomes of it; whoever asks waits for 3
+_UNDECIDED = (State.STARTING, State.DISCONNECTED, State.SCANNING)
 _UNCOMMITTED_MAX = 20_000
 _BANNED_S = 5.0
 _ROOT_GONE = frozenset(("no-root", "not-a-directory", "root-lost"))
@@ -134,6 +135,7 @@ class Brain:
         self._peers = [Peer(s, h, r) for s, h, r in zip(Side, hosts, roots, strict=True)]
         self._greeted = asyncio.Event()  # both agents have said who they are
         self._inspected = asyncio.Event()  # both have said how their root is
+        self._accepting = asyncio.Event()  # somebody has accepted what a root lacks
         self._rows = Rows(
             state.database,
             durable=options.durability == "strict",
@@ -275,6 +277,13 @@ class Brain:
             self._inspected.set()
         await peer.until(self._inspected)
         pair = self._check_roots(peer)
+        lacking = self._disaster(peer)
+        if lacking:
+            # Until then it is not touched: a marker would make it ours.
+            self._halt(peer, lacking)
+            peer.trouble = lacking
+            self._accepting.clear()
+            await peer.until(self._accepting)
         if other.up and other.owners != owners:
             other.lose(TransportError("the other side's user is another now"))
         peer.send(Watch(pair))
@@ -284,7 +293,7 @@ class Brain:
         if rebooted:
             self._intents.drop(self._intents.rotate())
         now = asyncio.get_running_loop().time()
-        self._session.receive(SideUp(peer.side, rebooted), now)
+        self._session.receive(SideUp(peer.side, rebooted, accepted=bool(lacking)), now)
         self._rows.set_meta(f"boot_id.{peer.side.name.lower()}", peer.hello.boot_id)
         self._log.info("side.connected", side=peer.side, host=peer.host.describe())
         self._pump()
@@ -366,14 +375,19 @@ class Brain:
                     "remove .psync/marker in both"
                 )
         assert pair is not None
-        if self._archive.count and (peer.ready.empty or not peer.ready.marker_pair):
-            what = "is empty" if peer.ready.empty else "has lost its marker (.psync/marker)"
-            self._halt(
-                f"{peer.name}: {peer.root} {what}, but {self._archive.count} entries were "
-                "agreed: is its file system mounted? If it is meant to be so: "
-                "psync resume --accept-deletes"
-            )
         return pair
+
+    def _disaster(self, peer: Peer) -> str:
+        """Say what is wrong with a root that is not what it was; empty: nothing."""
+        assert peer.ready is not None
+        if not self._archive.count or (peer.ready.marker_pair and not peer.ready.empty):
+            return ""
+        what = "is empty" if peer.ready.empty else "has lost its marker (.psync/marker)"
+        return (
+            f"{peer.name}: {peer.root} {what}, but {self._archive.count} entries were agreed: is "
+            "its file system mounted? When it is back: psync resume. If it is meant to be so: "
+            "psync resume --accept-deletes"
+        )
 
     def _lost(self, peer: Peer, error: PsyncError) -> None:
         """Tell people, and the session; raise what trying again cannot mend."""
@@ -387,9 +401,15 @@ class Brain:
                 "side.lost", side=peer.side, message=f"{peer.name}: {error}; trying again"
             )
         peer.trouble = str(error)
+        self._drop(peer, error)
+        self._pump()
+
+    def _drop(self, peer: Peer, error: PsyncError) -> None:
+        """Let nothing be decided any more by what a side shows, or said."""
+        if isinstance(error, TransportError):
+            peer.lose(error)
         peer.up = False
         self._session.receive(SideDown(peer.side), asyncio.get_running_loop().time())
-        self._pump()
 
     async def _ping(self) -> None:
         """Notice a link that carries nothing any more."""
@@ -443,16 +463,15 @@ class Brain:
     def _on_fatal(self, peer: Peer, message: Fatal) -> None:
         """An agent says that it cannot serve."""
         if message.code in _ROOT_GONE and peer.was_up:
-            self._halt(f"{peer.name}: {message.message}; when it is back: psync resume")
+            self._halt(peer, f"{peer.name}: {message.message}; when it is back: psync resume")
         if message.code in ("internal", "protocol") or peer.was_up:
             peer.lose(TransportError(message.message))
         else:
             peer.lose(RefusedError(f"{peer.name}: {message.message}"))
 
-    def _halt(self, reason: str) -> None:
-        if not self._session.halted:
-            self._session.halt(reason)
-            self._pump()
+    def _halt(self, peer: Peer, reason: str) -> None:
+        self._session.halt(peer.side, reason)
+        self._pump()
 
     def _pump(self) -> None:
         """Carry out what the session wants done now."""
@@ -618,7 +637,7 @@ class Brain:
         elif verb == "pause":
             self._tell(Paused())
         elif verb == "resume":
-            self._resume(accept=bool(args.get("accept_deletes")))
+            await self._resume(accept=bool(args.get("accept_deletes")))
         elif verb == "conflicts":
             return [
                 {"side": side.name.lower(), "path": printable(path), "kept": printable(kept)}
@@ -632,15 +651,27 @@ class Brain:
         self._session.receive(event, asyncio.get_running_loop().time())
         self._pump()
 
-    def _resume(self, *, accept: bool) -> None:
-        """Go on after a pause, or after a halt whose cause is gone or accepted."""
-        halted = self._session.halted
-        if halted and not accept and "--accept-deletes" in halted:
-            raise PsyncError(f"the session has halted: {halted}")
-        self._tell(Resumed(accept=True))
-        if halted and not accept:
+    async def _resume(self, *, accept: bool) -> None:
+        """Go on after a pause, or after a halt whose cause is gone or accepted.
+
+        Raises:
+            PsyncError: the cause is still there.
+        """
+        session = self._session
+        if session.halted and not accept:
+            # Both roots are looked at from the beginning; what is still wrong halts again.
             for peer in self._peers:
-                peer.send(Rescan())
+                if peer.connected:
+                    self._drop(peer, TransportError("looked at anew, for psync resume"))
+        else:
+            self._accepting.set()
+        self._tell(Resumed(accept=True))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RESUME_S):
+                while session.state in _UNDECIDED:  # noqa: ASYNC110  # no event tells of it
+                    await asyncio.sleep(0.05)
+        if session.halted:
+            raise PsyncError(f"the session has halted: {session.halted}")
 
     def status(self) -> dict[str, Any]:
         """Say how things stand, as `psync status --json` prints it."""

@@ -41,10 +41,12 @@ class SideUp(NamedTuple):
     """An agent has begun to watch and scan this side.
 
     `rebooted`: its host may have lost what was not durable since the side was up last.
+    `accepted`: a person has said that what is missing from it is to be deleted.
     """
 
     side: Side
     rebooted: bool = False
+    accepted: bool = False
 
 
 class SideDown(NamedTuple):

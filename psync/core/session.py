@@ -147,7 +147,8 @@ class Session:
         self._moves = Moves(self._pair)
         self._carrier = Carrier(self._pair, self._moves)
         self._news = News(self._pair, self._moves, self._carrier)
-        self._halted = ""
+        self._halts: dict[Side, str] = {}
+        self._accepted: set[Side] = set()  # sides whose next scan may lack whatever it lacks
         self._paused = False
 
     # --- the five verbs ------------------------------------------------------------------
@@ -165,6 +166,8 @@ class Session:
                 self._guard(event.side, event.message.entries)
         elif isinstance(event, SideUp):
             self._side_down(event.side, Link.SCANNING)
+            if event.accepted:
+                self._accepted.add(event.side)
             if event.rebooted:
                 self._roll_back(event.side.other)
         elif isinstance(event, SideDown):
@@ -176,7 +179,7 @@ class Session:
         elif isinstance(event, Resumed):
             self._paused = False
             if event.accept:
-                self._halted = ""
+                self._halts.clear()
         else:
             self._pending.hurry_all()
 
@@ -230,7 +233,7 @@ class Session:
             "conflicts": len(self._pair.conflicts),
             "problems": len(self.problems()) + len(self.troubles()),
             "agreed": self._archive.count,
-            "halted": self._halted,
+            "halted": self.halted,
         }
 
     # --- more to ask ---------------------------------------------------------------------
@@ -238,7 +241,7 @@ class Session:
     @property
     def state(self) -> State:
         """What the session is doing."""
-        if self._halted:
+        if self._halts:
             return State.HALTED
         if self._paused:
             return State.PAUSED
@@ -251,7 +254,7 @@ class Session:
     @property
     def halted(self) -> str:
         """Why the session has halted; empty: it has not."""
-        return self._halted
+        return "; ".join(self._halts.values())
 
     @property
     def pending(self) -> int:
@@ -342,17 +345,18 @@ class Session:
                 remains[name] = remains.get(name, 0) + count
         return remains
 
-    def halt(self, reason: str) -> None:
+    def halt(self, side: Side, reason: str) -> None:
         """Begin nothing new until a person says `Resumed(accept=True)`."""
-        self._halted = reason
-        self._pair.note("session.halted", None, ROOT, reason)
+        if self._halts.get(side) != reason:
+            self._halts[side] = reason
+            self._pair.note("session.halted", None, ROOT, reason)
 
     # --- sides that go and come ----------------------------------------------------------
 
     @property
     def _active(self) -> bool:
         return (
-            not self._halted
+            not self._halts
             and not self._paused
             and all(replica.link == Link.READY for replica in self._replicas)
         )
@@ -360,15 +364,14 @@ class Session:
     def _guard(self, side: Side, entries: int) -> None:
         """Halt if so much is missing from a scan that it cannot be meant."""
         agreed, limits = self._archive.count, self._limits
-        if (
-            agreed >= limits.max_delete_min
-            and entries < agreed * (1 - limits.max_delete)
-            and not self._halted
-        ):
+        if side in self._accepted:
+            self._accepted.remove(side)
+        elif agreed >= limits.max_delete_min and entries < agreed * (1 - limits.max_delete):
             self.halt(
+                side,
                 f"{side.name.lower()} shows {entries} entries where {agreed} were agreed: "
                 f"more than {limits.max_delete:.0%} would be deleted. If that is right: "
-                "psync resume --accept-deletes"
+                "psync resume --accept-deletes",
             )
 
     def _side_down(self, side: Side, link: Link) -> None:

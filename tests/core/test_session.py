@@ -686,6 +686,19 @@ class TestGuard:
         assert duo.session.halted == ""
         assert len(duo.shape(RIGHT)) == 1
 
+    def test_asks_nobody_who_has_accepted_already(self) -> None:
+        duo = Duo({b"%d" % i: b"x" for i in range(4)}, Limits(max_delete_min=4), start=False)
+        for name in list(duo.left.tree):
+            duo.left.remove(name)
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+        duo.receive(SideUp(LEFT, accepted=True))
+        duo.say(LEFT, *duo.left.scan())
+
+        duo.assert_rest()
+        assert duo.session.halted == ""
+        assert duo.shape(RIGHT) == {}
+
     def test_says_it_once(self) -> None:
         duo = self.scanned(1, Limits(max_delete_min=4))
         duo.say(LEFT, *duo.left.scan())
@@ -1151,11 +1164,14 @@ class TestHalt:
     def test_is_told_with_its_reason(self) -> None:
         duo = Duo()
 
-        duo.session.halt("the disk is full")
+        duo.session.halt(LEFT, "the disk is full")
+        duo.session.halt(LEFT, "the disk is full")
+        duo.session.halt(RIGHT, "the root is gone")
         duo.pump()
 
-        assert duo.session.halted == "the disk is full"
-        assert [n.text for n in duo.notes("session.halted")] == ["the disk is full"]
+        assert duo.session.halted == "the disk is full; the root is gone"
+        told = [n.text for n in duo.notes("session.halted")]
+        assert told == ["the disk is full", "the root is gone"]
 
 
 class TestRetry:

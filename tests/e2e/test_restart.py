@@ -195,3 +195,62 @@ class TestMount:
             subprocess.run(["umount", str(pair.left / "data")], check=True)
         pair.start()
         assert pair.settle()[b"data/precious"][-1] == b"precious"
+
+
+class TestRootLost:
+    """A root that is not what it was is no deletion of what was in it, whatever `resume` says."""
+
+    def test_and_replaced_while_running(self, pair: Pair) -> None:
+        _tree(pair.left)
+        pair.start()
+        before = pair.settle()
+        aside = pair.base / "aside"
+        pair.left.rename(aside)
+        pair.left.mkdir()
+        (pair.right / "new").write_text("n")  # so that somebody looks at the left
+        pair.wait_for("halted")
+
+        for _ in range(2):
+            refused = pair.psync("resume")
+            assert "is empty" in refused.stderr, refused.stderr
+            assert refused.returncode == 1
+        assert before.items() <= tree(pair.right).items()
+        assert list(pair.left.iterdir()) == []
+
+        pair.left.rmdir()
+        aside.rename(pair.left)
+        assert pair.psync("resume").returncode == 0
+        assert pair.settle()[b"new"][-1] == b"n"
+        assert before.items() <= tree(pair.left).items()
+
+    def test_and_meant_to_be_empty(self, pair: Pair) -> None:
+        _tree(pair.left)
+        pair.start()
+        pair.settle()
+        pair.stop()
+        shutil.rmtree(pair.left)
+        pair.left.mkdir()
+        pair.launch()
+        pair.wait_for("halted")
+
+        assert pair.psync("resume", "--accept-deletes").returncode == 0
+
+        pair.wait_for("watching")
+        assert pair.settle() == {}
+
+    def test_its_marker(self, pair: Pair) -> None:
+        _tree(pair.left)
+        pair.start()
+        before = pair.settle()
+        shutil.rmtree(pair.right / ".psync")
+        (pair.left / "new").write_text("n")
+        assert "has lost its marker" in pair.wait_for("halted")["halted"]
+        assert before.items() <= tree(pair.right).items()
+
+        assert pair.psync("resume").returncode == 1
+        assert pair.psync("resume", "--accept-deletes").returncode == 0
+
+        pair.wait_for("watching")
+        after = pair.settle()
+        assert after[b"new"][-1] == b"n"
+        assert before.items() <= after.items()
