@@ -558,7 +558,7 @@ class Brain:
     def _report_progress(self) -> None:
         """Show how far the first synchronization is; say so when it is over."""
         session = self._session
-        if session.state not in (State.SCANNING, State.WATCHING):
+        if session.state not in (State.SCANNING, State.WATCHING) or self._ended.done():
             return
         done = sum(session.applied)
         self._console.progress(done, sum(session.bytes_moved), done + session.pending)

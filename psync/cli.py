@@ -59,6 +59,7 @@ _BEFORE_VERB = ("--state-dir", "--config")
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    _have_standard_files()
     try:
         if arguments[:1] == ["agent"]:
             from psync.agent import main as agent
@@ -87,6 +88,16 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  # the last line of defence
         return _complain(f"internal error: {type(error).__name__}: {error}", Exit.INTERNAL)
     return code
+
+
+def _have_standard_files() -> None:
+    """Open what is closed of 0, 1 and 2: else a database could get such a number."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _complain(message: str, code: int) -> int:

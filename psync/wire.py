@@ -676,7 +676,7 @@ class Framer:
         self._buffer = bytearray()
         self._fault: Optional[AgentError] = None
 
-    def feed(self, data: bytes) -> List[Any]:
+    def feed(self, data: Union[bytes, memoryview]) -> List[Any]:
         """Take what arrived; return the messages that are whole now.
 
         Raises:

@@ -2,13 +2,15 @@
 
 A `Link` is the same for an agent that is a child on this host and one at the far end of
 SSH; what carries the bytes is a `Line`, which `transport` makes. Everything happens in
-callbacks of the loop: no task is made and no queue is filled for a message.
+callbacks of the loop; no task is made for a message. A message is taken as it arrives;
+when an agent talks for longer than `_TURN_S`, what it says waits while others have a turn.
 
 **Invariants.** Until the magic has come, what arrives is not the agent's but its host's
 login shell's (a banner, a complaint); it is kept, up to `GREETING_MAX`, for the error
 message, and never taken for a frame. `on_lost` is called at most once, never before
-`greet` has returned, and never after `close` was called. After the end nothing is
-delivered any more.
+`greet` has returned, after all that the agent has said, and never after `close` was called.
+After the end nothing is delivered any more. What waits is bounded: past `_UNHEARD_MAX` the
+agent is not read from.
 
 It does not reconnect and does not measure silence: the brain's `Ping`s do.
 """
@@ -16,7 +18,9 @@ It does not reconnect and does not measure silence: the brain's `Ping`s do.
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
+from collections import deque
 from typing import TYPE_CHECKING
 
 from psync import __version__
@@ -35,6 +39,9 @@ __all__ = ["GREETING_MAX", "Line", "Link"]
 GREETING_MAX = 32 * 1024
 _STDERR_MAX = 4096
 _SAID_MAX = 300  # characters of what a remote shell said, in an error message
+_TURN_S = 0.02
+_BITE = 16 * 1024  # what is taken at once: some hundred entries
+_UNHEARD_MAX = 8 * 1024 * 1024
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # exit statuses of every shell
 
 
@@ -56,6 +63,14 @@ class Line(ABC):
     @abstractmethod
     def unsent(self) -> int:
         """How many bytes are queued."""
+
+    @abstractmethod
+    def hold(self) -> None:
+        """Read no more from the agent until `go_on`."""
+
+    @abstractmethod
+    def go_on(self) -> None:
+        """Read from the agent again."""
 
     @abstractmethod
     async def close(self, grace: float) -> None:
@@ -92,6 +107,11 @@ class Link:
         self._framer: Framer | None = None  # None until the magic came
         self._early: list[Message] = []  # what came right behind Hello
         self._begun = False  # `greet` has returned: the brain has the link
+        self._inbox: deque[bytes | memoryview] = deque()
+        self._unheard = 0  # bytes in it
+        self._turn: asyncio.Handle | None = None
+        self._held = False
+        self._ending: TransportError | None = None  # once the inbox is empty
         self._lost: TransportError | None = None
         self._closed = False
 
@@ -142,6 +162,7 @@ class Link:
                 cannot be reached any more, it ends when it notices.
         """
         self._closed = True
+        self._inbox.clear()
         try:
             await self._line.close(grace)
         except asyncio.CancelledError:
@@ -154,6 +175,38 @@ class Link:
         """Take bytes of the agent's standard output."""
         if self._lost is not None or self._closed:
             return
+        self._inbox.append(data)
+        self._unheard += len(data)
+        if self._turn is None:
+            self._hear()
+        elif self._unheard > _UNHEARD_MAX and not self._held:
+            self._held = True
+            self._line.hold()
+
+    def _hear(self) -> None:
+        """Take what has arrived, for a while; then let others have a turn."""
+        self._turn = None
+        until = time.monotonic() + _TURN_S  # the loop's own clock stands still meanwhile
+        inbox = self._inbox
+        while inbox and self._lost is None and time.monotonic() < until:
+            data = inbox.popleft()
+            if len(data) > _BITE:
+                whole = memoryview(data)
+                data = whole[:_BITE]
+                inbox.appendleft(whole[_BITE:])
+            self._unheard -= len(data)
+            self._take(data)
+        if self._lost is not None or self._closed:
+            inbox.clear()
+        elif inbox:
+            self._turn = self._loop.call_soon(self._hear)
+        elif self._ending is not None:
+            self._end(self._ending)
+        elif self._held:
+            self._held = False
+            self._line.go_on()
+
+    def _take(self, data: bytes | memoryview) -> None:
         try:
             messages = self._feed(data)
         except AgentError as error:
@@ -185,11 +238,15 @@ class Link:
                 because the connection ended first.
             error: what ended the connection.
         """
-        self._end(self._explain(status, error))
+        loss = self._explain(status, error)
+        if self._inbox:
+            self._ending = loss
+        else:
+            self._end(loss)
 
     # --- the greeting --------------------------------------------------------------------
 
-    def _feed(self, data: bytes) -> list[Message]:
+    def _feed(self, data: bytes | memoryview) -> list[Message]:
         if self._framer is not None:
             return self._framer.feed(data)
         greeting = self._greeting

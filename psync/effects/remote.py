@@ -207,6 +207,14 @@ class _SshLine(Line, asyncssh.SSHClientSession[bytes]):
         """See `Line.unsent`; what the network has still to take, 2 MiB at most, is not counted."""
         return self._channel.get_write_buffer_size()
 
+    def hold(self) -> None:
+        """See `Line.hold`."""
+        self._channel.pause_reading()
+
+    def go_on(self) -> None:
+        """See `Line.go_on`."""
+        self._channel.resume_reading()
+
     async def close(self, grace: float) -> None:
         """See `Line.close`."""
         if self._writable:

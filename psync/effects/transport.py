@@ -219,6 +219,16 @@ class _LocalLine(Line, asyncio.Protocol):
         """See `Line.unsent`."""
         return self._transport.get_write_buffer_size()
 
+    def hold(self) -> None:
+        """See `Line.hold`."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        """See `Line.go_on`."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
     async def close(self, grace: float) -> None:
         """See `Line.close`."""
         if not self._transport.is_closing():

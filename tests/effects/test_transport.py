@@ -21,6 +21,7 @@ from typing import TypeVar
 import pytest
 
 import psync
+from psync.effects import link as link_module
 from psync.effects.link import GREETING_MAX, Link
 from psync.effects.remote import SshHost
 from psync.effects.spawn import listen
@@ -38,6 +39,7 @@ from psync.wire import (
     MAGIC,
     PROTOCOL,
     Hello,
+    Log,
     Look,
     Message,
     Observed,
@@ -294,6 +296,56 @@ class TestLocalAgent:
                     await link.close(60.0)
 
             await gone(link.hello.pid)
+
+
+class TestTurns:
+    """An agent that has much to say: everything is heard, in order, and others get on."""
+
+    @pytest.mark.parametrize("unheard_max", [1 << 17, 1 << 30])
+    @pytest.mark.parametrize("where", ["local", "ssh"])
+    async def test_leave_room_for_others(
+        self,
+        sshd: Sshd,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        where: str,
+        unheard_max: int,
+    ) -> None:
+        hello, said = tmp_path / "hello", tmp_path / "said"
+        hello.write_bytes(MAGIC + encode(_HELLO))
+        texts = [f"{number}{'.' * 1000}" for number in range(2000)]
+        said.write_bytes(b"".join(encode(Log(20, text)) for text in texts))
+        command = f"cat {hello}; head -c 1 >/dev/null; cat {said}"
+        monkeypatch.setattr(link_module, "_UNHEARD_MAX", unheard_max)
+        monkeypatch.setattr("psync.effects.transport.local_command", lambda: ["sh", "-c", command])
+        sshd.through(command)
+        heard: list[str] = []
+        ended = asyncio.Event()
+        turns = 0
+
+        def on_messages(messages: list[Message]) -> None:
+            for message in messages:
+                assert isinstance(message, Log)
+                heard.append(message.message)
+                time.sleep(0.0005)  # what a brain has to do
+
+        async def others() -> None:
+            nonlocal turns
+            while not ended.is_set():
+                await asyncio.sleep(0)
+                turns += 1
+
+        host = LocalHost() if where == "local" else SshHost(sshd.alias)
+        running = asyncio.create_task(others())
+        link = await host.start_agent(on_messages, lambda _: ended.set())
+        link.send(Ping(1))
+        async with asyncio.timeout(_PATIENCE_S):
+            await running
+        await link.close(0)
+        await host.close()
+
+        assert heard == texts
+        assert turns > 20
 
 
 class TestConnection:
