@@ -60,11 +60,14 @@ class Moves:
         if entry is None or ignored(new):
             return
         earlier = replica.moves.get(old)
-        if earlier is not None and earlier.hinted and earlier.entry.ino == entry.ino:
+        chained = earlier is not None and (earlier.hinted or entry.kind == Kind.FILE)
+        if earlier is not None and chained and earlier.entry.ino == entry.ino:
             self._forget(replica, old)
             self._pending.touch(old)
             old = earlier.old
         base = self._archive.get(old)
+        if base is None and self._is_on_its_way(replica, old, item):
+            return
         if base is None or ignored(old) or not self._is_agreed(replica, old, base, entry):
             if entry.kind == Kind.DIRECTORY:
                 self._lose_track(replica, old, new)
@@ -83,6 +86,19 @@ class Moves:
             else:
                 self._give_up(replica, new)
                 self._lose_track(replica, old, new)
+
+    def _is_on_its_way(self, replica: Replica, old: bytes, item: Item) -> bool:
+        """Remember a further rename of what is just being renamed over there."""
+        op = self._flights.find(lambda op: op.path == old and op.side != replica.side)
+        entry = item.entry
+        if op is None or not op.is_rename or op.shown is None or entry is None:
+            return False
+        if entry.kind != Kind.FILE or op.shown.ino != entry.ino:
+            return False
+        same = entry.size == op.shown.size and entry.mtime_ns == op.shown.mtime_ns
+        intact = bool(item.flags & META_ONLY) and op.intact and same
+        self._remember(replica, item.path, Move(old, entry, intact, hinted=True))
+        return True
 
     def _is_agreed(self, replica: Replica, old: bytes, base: Agreed, entry: Entry) -> bool:
         """Tell whether what was renamed is what was agreed at its old path."""
@@ -125,6 +141,21 @@ class Moves:
         replica.moves[new] = move
         replica.leaving[move.old] = new
 
+    def first(self, dirty: dict[bytes, None]) -> dict[bytes, None]:
+        """Put the new paths of renames first: once the old ones are removed it is too late."""
+        if not any(replica.moves for replica in self._replicas):
+            return dirty
+        moved = []
+        for replica in self._replicas:
+            moves, leaving = replica.moves, replica.leaving
+            for path in dirty:
+                if path in moves:
+                    moved.append(path)
+                new = leaving.get(path, path)
+                if new in moves and moves[new].asked and path not in replica.awaited:
+                    moved.append(new)
+        return dict.fromkeys([*moved, *dirty])
+
     # --- what waits for renames ------------------------------------------------------------
 
     def holder(self, path: bytes) -> bytes | None:
@@ -140,10 +171,15 @@ class Moves:
         return None
 
     def _goes_on(self, replica: Replica, old: bytes, new: bytes) -> bool:
-        """Tell whether a rename waits for nothing but results: then its old path waits for it."""
+        """Tell whether a rename waits for nothing but results: then its old path waits for it.
+
+        Or for its directory, which nobody at the old path waits for.
+        """
         if new not in replica.moves or replica.shows(old) is not None:
             return False
         if new in self._replicas[replica.side.other].stalled:
+            return True
+        if self._pending.waits_for(new) == parent(new) != parent(old):
             return True
         return self._flights.find(lambda op: below_or_at(op.path, old)) is not None
 
@@ -193,13 +229,18 @@ class Moves:
         target = self._replicas[replica.side.other]
         old = replica.moves[new].old
         turning = replica.turning == new
-        if parent(old) in replica.survey.pending:
-            if turning:
-                self._give_up(replica, new)
-                return False
+        if parent(old) in replica.survey.pending and turning:
+            self._give_up(replica, new)
+            return False
+        if any(parent(old) in each.survey.pending for each in (replica, target)) and not turning:
             self._pending.hold(new, parent(old))
             return True
         base = self._archive.get(old)
+        if base is None and old in self._flights.at:
+            self._pending.hold(new, old)
+            return True
+        if self._has_asked(replica, old, new, base):
+            return True
         if base is None or not self._is_news(replica, old, new, base):
             self._give_up(replica, new)
             return False
@@ -219,6 +260,18 @@ class Moves:
             target.stalled[new] = None
             return True
         self._send(replica, target, old, new, base, there)
+        return True
+
+    def _has_asked(self, replica: Replica, old: bytes, new: bytes, base: Agreed | None) -> bool:
+        """What was found at a new path may have left its old one, and nobody has said so yet."""
+        move, here = replica.moves[new], replica.shows(old)
+        if move.hinted or move.asked or base is None or here is None:
+            return False
+        if here.ino != move.entry.ino or base.on(replica.side).ino != here.ino:
+            return False
+        replica.moves[new] = move._replace(asked=True)
+        replica.look(old, 0)
+        self._pending.hold(new, old)
         return True
 
     def _is_news(self, replica: Replica, old: bytes, new: bytes, base: Agreed) -> bool:

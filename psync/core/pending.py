@@ -60,6 +60,10 @@ class Pending:
         self.held.setdefault(holder, {})[path] = None
         self._holders[path] = holder
 
+    def waits_for(self, path: bytes) -> bytes | None:
+        """The path that a path is held by."""
+        return self._holders.get(path)
+
     def _let_go(self, path: bytes) -> None:
         """A path waits for nobody any more."""
         holder = self._holders.pop(path, None)

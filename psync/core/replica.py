@@ -52,12 +52,14 @@ class Move(NamedTuple):
         entry: what was there then.
         intact: only the name has changed since it was agreed.
         hinted: the agent saw it happen; else it was guessed from an inode that was found.
+        asked: it is being looked whether it is still at its old path.
     """
 
     old: bytes
     entry: Entry
     intact: bool
     hinted: bool
+    asked: bool = False
 
 
 class Views:

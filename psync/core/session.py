@@ -415,7 +415,7 @@ class Session:
         while going_on:
             while pending.dirty:
                 dirty, pending.dirty = pending.dirty, {}
-                for path in dirty:
+                for path in self._moves.first(dirty):
                     self._decide(path)
             going_on = self._walk_on() or self._moves.turn() or self._news.catch_up()
         if not any(replica.survey.pending for replica in self._replicas):

@@ -11,6 +11,7 @@ from psync.wire import (
     BUSY,
     CHANGED,
     DELETE,
+    FAILED,
     META_ONLY,
     PUT,
     RENAME,
@@ -118,10 +119,107 @@ class TestFile:
         duo.left.make(b"d", None)
         duo.see(LEFT, b"d")
         duo.move(LEFT, b"f", b"d/f")
-        assert (PUT, b"d") in verbs(duo)
+        assert verbs(duo) == [(PUT, b"d")]
 
         duo.assert_rest()
         assert duo.shape(RIGHT) == {b"d": None, b"d/f": b"one"}
+        assert [t.verb for t in duo.sent()] == [PUT, RENAME]
+
+    def test_that_a_new_directorys_listing_shows_moves_no_bytes(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.make(b"d", None)
+        duo.left.rename(b"f", b"d/f")
+        duo.say(LEFT, duo.left.listing(b"d"), Observed([Item(b"f", None)]))
+
+        duo.assert_rest()
+        assert [t.verb for t in duo.sent()] == [PUT, RENAME]
+
+    @pytest.mark.parametrize("what", [b"one", None])
+    def test_that_is_found_before_it_is_missed_moves_no_bytes(self, what: bytes | None) -> None:
+        duo = Duo({b"f": what})
+        duo.left.make(b"d", None)
+        duo.left.rename(b"f", b"d/f")
+        duo.say(LEFT, duo.left.listing(b"d"))
+        assert (0, b"f") in duo.looked(LEFT)
+        duo.see(LEFT, b"d/f", b"d")  # something else happens before that is answered
+        assert not duo.session.settled(duo.session.mark())
+
+        duo.assert_rest()
+        assert [t.verb for t in duo.sent()] == [PUT, RENAME]
+
+    def test_that_is_still_where_it_was_is_none(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.make(b"d", None)
+        duo.left.tree[b"d/f"] = duo.left.tree[b"f"]
+        duo.left.content[b"d/f"] = b"one"
+        duo.say(LEFT, duo.left.listing(b"d"))
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"d": None, b"d/f": b"one", b"f": b"one"}
+
+    def test_that_is_found_and_renamed_further_is_one(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.make(b"d", None)
+        duo.left.rename(b"f", b"d/f")
+        duo.say(LEFT, duo.left.listing(b"d"))
+        duo.move(LEFT, b"d/f", b"d/g")
+        duo.see(LEFT, b"f")
+
+        duo.assert_rest()
+        assert [(t.verb, t.source) for t in duo.sent()] == [(PUT, b""), (RENAME, b"f")]
+
+    def test_into_a_directory_that_cannot_be_made_waits_with_it(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.make(b"d", None)
+        duo.see(LEFT, b"d")
+        duo.move(LEFT, b"f", b"d/f")
+        duo.reply(RIGHT, FAILED, "no space left")
+        assert duo.transitions(RIGHT) == []
+        duo.left.remove(b"d")
+        duo.see(LEFT, b"d", b"d/f")
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {}
+
+    def test_twice_heard_of_at_once_is_one(self) -> None:
+        duo = Duo({b"f": b"one"})
+        items = []
+        for old, new in ((b"f", b"g"), (b"g", b"h")):
+            duo.left.rename(old, new)
+            items += [duo.left.item(new, read=False, moved_from=old, flags=META_ONLY)]
+            items += [Item(old, None)]
+        duo.say(LEFT, Observed(items))
+
+        duo.assert_rest()
+        assert [(t.verb, t.source, t.path) for t in duo.sent()] == [(RENAME, b"f", b"h")]
+
+    def test_again_while_it_is_being_renamed_follows(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.move(LEFT, b"f", b"g")
+        duo.move(LEFT, b"g", b"h")
+        duo.move(LEFT, b"h", b"i")
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"i": b"one"}
+        assert [(t.verb, t.path) for t in duo.sent()] == [(RENAME, b"g"), (RENAME, b"i")]
+
+    def test_again_and_edited_while_it_is_being_renamed_follows_with_the_edit(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.move(LEFT, b"f", b"g")
+        duo.left.edit(b"g", b"two")
+        duo.move(LEFT, b"g", b"h", flags=0)
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"h": b"two"}
+
+    def test_again_while_a_rename_fails_is_dealt_with_as_gone(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.move(LEFT, b"f", b"g")
+        duo.move(LEFT, b"g", b"h")
+        duo.reply(RIGHT, FAILED)
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"h": b"one"}
 
     def test_waits_for_an_operation_at_its_old_name(self) -> None:
         duo = Duo({b"f": b"one"})
@@ -169,6 +267,34 @@ class TestFile:
 
         duo.assert_rest()
         assert duo.shape(RIGHT) == {b"d": None, b"d/x": b"2", b"g": b"one"}
+        assert sorted(t.verb for t in duo.sent()) == sorted((PUT, RENAME))
+
+    @pytest.mark.parametrize("order", [(ROOT, b"d", b"e"), (b"e", b"d", ROOT), (b"d", ROOT, b"e")])
+    def test_is_found_in_whatever_order_directories_are_listed(self, order) -> None:
+        duo = Duo({b"e/f": b"one", b"d/x": b"1"}, start=False)
+        duo.left.rename(b"e/f", b"d/f")
+        for side in Side:
+            duo.up(side)
+            duo.say(side, *duo.hands[side].scan())
+        duo.obey(RIGHT)
+        duo.left.inbox.clear()
+        for path in order:
+            duo.say(LEFT, duo.left.listing(path))
+
+        duo.assert_rest()
+        assert [t.verb for t in duo.sent()] == [RENAME]
+
+    def test_waits_until_its_old_directory_is_listed_over_there(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.move(LEFT, b"f", b"g")
+        duo.down(RIGHT)
+        duo.right.rename(b"f", b"g")
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+        assert duo.transitions(RIGHT) == []
+
+        duo.assert_rest()
+        assert [t.verb for t in duo.sent()] == [RENAME]
 
     def test_that_both_sides_have_renamed_is_agreed_at_once(self) -> None:
         duo = Duo({b"f": b"one"})
@@ -521,6 +647,7 @@ class TestLostLink:
 
         duo.assert_rest()
         assert duo.shape(RIGHT) == {b"g": b"one"}
+        assert {t.verb for t in duo.sent()} == {RENAME}
 
     def test_finds_a_files_rename_done(self) -> None:
         duo = Duo({b"f": b"one"})

@@ -246,6 +246,34 @@ class TestRename:
         assert watching.status()["right"]["bytes"] == moved
         assert (watching.right / "renamed/7").stat().st_ino == inode
 
+    @pytest.mark.parametrize("how", ["into a new directory", "twice", "back and on"])
+    def test_of_a_file_keeps_the_file(self, watching: Pair, how: str) -> None:
+        (watching.left / "f").write_bytes(os.urandom(300_000))
+        watching.settle()
+        moved = watching.status()["right"]["bytes"]
+        inode = (watching.right / "f").stat().st_ino
+        names = {"into a new directory": ["d/f"], "twice": ["g", "d/f"], "back and on": ["g", "f"]}
+
+        (watching.left / "d").mkdir()
+        old = watching.left / "f"
+        for name in [*names[how], "d/last"]:
+            old = old.rename(watching.left / name)
+        watching.settle()
+
+        assert (watching.right / "d/last").stat().st_ino == inode
+        assert watching.status()["right"]["bytes"] == moved
+
+    def test_into_a_new_directory_again_and_again_keeps_the_file(self, watching: Pair) -> None:
+        (watching.left / "f").write_bytes(os.urandom(300_000))
+        watching.settle()
+        inode = (watching.right / "f").stat().st_ino
+        old = watching.left / "f"
+        for i in range(10):
+            (watching.left / f"d{i}").mkdir()
+            old = old.rename(watching.left / f"d{i}/f")
+            watching.settle()
+            assert (watching.right / f"d{i}/f").stat().st_ino == inode, i
+
 
 class TestHardLinks:
     @pytest.mark.parametrize("size", [10, 300_000])
