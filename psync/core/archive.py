@@ -246,15 +246,21 @@ class Archive:
         return changes
 
     def replay(self, change: Change) -> None:
-        """Make a change again that an earlier process made, perhaps on top of itself."""
+        """Make a change again that an earlier process made, perhaps on top of itself.
+
+        All that came up to some later change may be here already. So a rename is known by its
+        inodes: what is at either path may be something else by now, with other things in it.
+        """
         path, agreed, old = change
         if agreed is None:
             self.remove(path)
         elif not self.has_directory(split(path)[0]):
             pass  # it went with its directory
-        elif old and self.get(old) is not None:
+        elif old and _is_same(self.get(old), agreed) and not _is_same(self.get(path), agreed):
             self.rename(old, path, agreed)
         else:
+            if old and _is_same(self.get(old), agreed):
+                self.remove(old)  # put there again by the change before
             self.put(path, agreed)
         self._unsaid.clear()
 
@@ -397,3 +403,12 @@ class Archive:
             names.append(place[1])
             number = place[0]
         return b"/".join(reversed(names))
+
+
+def _is_same(there: Agreed | None, agreed: Agreed) -> bool:
+    """Tell whether two records are of the same inodes."""
+    return there is not None and (there.kind, there.left_ino, there.right_ino) == (
+        agreed.kind,
+        agreed.left_ino,
+        agreed.right_ino,
+    )

@@ -93,7 +93,7 @@ class Moves:
         entry = item.entry
         if op is None or not op.is_rename or op.shown is None or entry is None:
             return False
-        if entry.kind != Kind.FILE or op.shown.ino != entry.ino:
+        if op.shown.kind != Kind.FILE or op.shown.ino != entry.ino:
             return False
         same = entry.size == op.shown.size and entry.mtime_ns == op.shown.mtime_ns
         intact = bool(item.flags & META_ONLY) and op.intact and same
@@ -239,7 +239,7 @@ class Moves:
         if base is None and old in self._flights.at:
             self._pending.hold(new, old)
             return True
-        if self._has_asked(replica, old, new, base):
+        if self._has_asked(replica, old, new):
             return True
         if base is None or not self._is_news(replica, old, new, base):
             self._give_up(replica, new)
@@ -262,12 +262,10 @@ class Moves:
         self._send(replica, target, old, new, base, there)
         return True
 
-    def _has_asked(self, replica: Replica, old: bytes, new: bytes, base: Agreed | None) -> bool:
+    def _has_asked(self, replica: Replica, old: bytes, new: bytes) -> bool:
         """What was found at a new path may have left its old one, and nobody has said so yet."""
         move, here = replica.moves[new], replica.shows(old)
-        if move.hinted or move.asked or base is None or here is None:
-            return False
-        if here.ino != move.entry.ino or base.on(replica.side).ino != here.ino:
+        if move.hinted or move.asked or here is None or here.ino != move.entry.ino:
             return False
         replica.moves[new] = move._replace(asked=True)
         replica.look(old, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -333,6 +334,43 @@ class TestReplay:
             archive.replay(change)
 
         assert content(archive) == before
+
+    @pytest.mark.parametrize("names", [(b"a", b"c"), (b"a", b"c", b"d"), (b"a", b"c", b"a", b"c")])
+    @pytest.mark.parametrize("again", [True, False])
+    def test_of_a_renamed_directory_keeps_what_is_in_it(self, archive, rows, names, again):
+        flush(archive)
+        archive.take_changes()
+        for number, (old, new) in enumerate(itertools.pairwise(names), 10):
+            archive.rename(old, new, directory(1))
+            archive.put(new + b"/g", file(number))
+            if again:  # another one comes to the old path, and goes again where the first returns
+                archive.remove(old)
+                archive.put(old, directory(90 + number))
+                archive.put(old + b"/x", file(80 + number))
+        flush(archive)
+        before = content(archive)
+        changes = archive.take_changes()
+
+        later = Archive(rows)
+        for change in changes:
+            later.replay(change)
+
+        assert content(later) == before
+        assert later.get(names[-1] + b"/b/f") == file(3)
+
+    def test_of_a_new_directory_that_was_renamed_makes_one(self, archive, rows):
+        flush(archive)
+        archive.take_changes()
+        archive.put(b"n", directory(10))
+        archive.put(b"n/f", file(11))
+        archive.rename(b"n", b"m", directory(10))
+        flush(archive)
+        later = Archive(rows)
+        for change in archive.take_changes():
+            later.replay(change)
+
+        assert content(later) == content(archive)
+        assert later.count == archive.count
 
     def test_passes_over_what_went_with_its_directory(self, archive):
         changes = archive.take_changes()

@@ -203,6 +203,17 @@ class TestFile:
         assert duo.shape(RIGHT) == {b"i": b"one"}
         assert [(t.verb, t.path) for t in duo.sent()] == [(RENAME, b"g"), (RENAME, b"i")]
 
+    def test_of_another_file_to_that_name_while_it_is_being_renamed_is_not_taken_for_it(
+        self,
+    ) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.move(LEFT, b"f", b"g")
+        duo.left.make(b"g", b"two")
+        duo.move(LEFT, b"g", b"h")
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"h": b"two"}
+
     def test_again_and_edited_while_it_is_being_renamed_follows_with_the_edit(self) -> None:
         duo = Duo({b"f": b"one"})
         duo.move(LEFT, b"f", b"g")

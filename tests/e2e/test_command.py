@@ -79,7 +79,6 @@ class TestFlush:
         watching.psync("resume")
         assert b"x" in watching.settle()
 
-
     def test_does_not_wait_for_what_waiting_does_not_solve(self, watching: Pair) -> None:
         (watching.left / "d/e").mkdir(parents=True)
         watching.settle()
