@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from psync.core.carry import Carrier
-from psync.core.entry import ROOT, Entry, Kind, join, printable, valid_path
+from psync.core.entry import ROOT, Entry, Kind, join, parent, printable, valid_path
 from psync.core.events import Send
 from psync.core.moves import Moves
 from psync.core.pair import Pair
@@ -310,6 +310,19 @@ class News:
             self._pair.note(event, replica.side, message.path, message.message)
         replica.troubles[key] = message.message
         self._listed(replica, message.path)
+        self._cannot_look(replica, message)
+
+    def _cannot_look(self, replica: Replica, message: Trouble) -> None:
+        """Trouble may be all the answer that a question gets: then it is asked again later.
+
+        Of a directory that cannot be entered it is told once for all that is in it.
+        """
+        unanswered = [message.path] if message.path in replica.awaited else []
+        if message.code == "unreadable":
+            unanswered += [p for p in replica.awaited if p and parent(p) == message.path]
+        for path in unanswered:
+            replica.answered(path)
+            self._pair.fail(path, replica.side, message.message)
 
     def _on_kept(self, replica: Replica, message: Kept) -> None:
         _check(message.path)

@@ -8,6 +8,7 @@ import pytest
 
 from psync.core.entry import ROOT, Entry, is_ours
 from psync.core.events import Limits, State
+from psync.core.pending import LASTING_ATTEMPTS
 from psync.errors import AgentError
 from psync.wire import (
     APPLIED,
@@ -429,6 +430,26 @@ class TestTrouble:
 
         assert duo.session.state is State.WATCHING
         assert duo.transitions(RIGHT) == []  # not taken for empty
+
+    @pytest.mark.parametrize(("code", "where"), [("io", b"d/f"), ("unreadable", b"d")])
+    def test_answers_for_a_look_that_is_asked_again_later(self, code: str, where: bytes) -> None:
+        duo = Duo({b"d/f": b"one", b"g": b"x"})
+        duo.left.edit(b"d/f", b"second")
+        duo.left.edit(b"g", b"more")
+        duo.see(LEFT, b"d/f", b"g", read=False)
+        for _ in range(LASTING_ATTEMPTS):
+            assert (1, b"d/f") in duo.looked(LEFT)
+            duo.left.inbox = []
+            duo.say(LEFT, Trouble(code, where, "it cannot be"))
+            assert b"d/f" not in [path for _, path in duo.looked(LEFT)]
+            stuck = duo.session.stuck(duo.session.mark())
+            duo.wait()
+
+        assert stuck == []  # nobody has answered for `g`
+        assert [(p.path, p.message) for p in duo.session.problems()] == [(b"d/f", "it cannot be")]
+        duo.see(LEFT, b"g")
+        duo.settle()
+        assert duo.shape(LEFT) == duo.shape(RIGHT)
 
     def test_hides_what_a_mount_covers_and_takes_nothing_for_gone(self) -> None:
         duo = Duo({b"d/f": b"one"})
