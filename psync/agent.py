@@ -69,7 +69,6 @@ from psync.wire import (
     Log,
     Look,
     Message,
-    Observed,
     Opened,
     OpenSource,
     Ping,
@@ -238,7 +237,7 @@ class Agent:
                 if due <= now:
                     observer.live(now + _SLICE)
                     due = observer.deadline()
-            if due is None or due > 0:
+            if (due is None or due > 0) and not observer.turning:
                 self._work()
         out.flush()
 
@@ -267,7 +266,8 @@ class Agent:
                 until = min(until, due)
             if self._tick_at is not None:
                 until = min(until, self._tick_at)
-        if self._bulk and self._out.size < BULK_OUTPUT:
+        turning = self._filter is not None and self._filter.turning
+        if self._bulk and self._out.size < BULK_OUTPUT and not turning:
             return 0
         left = until - now
         return 0 if left <= 0 else int(left * 1000) + 1
@@ -563,8 +563,7 @@ class Agent:
 
     def _answer(self, path: bytes, seen: Seen) -> Callable[[], None]:
         def answer() -> None:
-            self._backlog -= 1
-            self._send(Observed([self._observer().asked(path, seen)]))
+            self._bulk.append((1, self._observer().digested(path, seen)))
 
         return answer
 

@@ -181,6 +181,7 @@ class Filter:
         self._echoes: dict[bytes, float] = {}
         self._touched: dict[bytes, None] = {}
         self._touch_at = 0.0
+        self._turning: set[bytes] = set()  # directories of which a rename is to be told yet
         self._troubles: dict[tuple[str, bytes], str] = {}
         self._doubted: set[tuple[str, bytes]] = set()  # not told again by the scan yet
         self._unread: set[bytes] = set()
@@ -237,6 +238,11 @@ class Filter:
     def fd(self) -> int:
         """Readable when `read` has something to do; -1: never. May change after `read`."""
         return self._watcher.fd
+
+    @property
+    def turning(self) -> bool:
+        """A directory's rename is to be told before anything that was asked is answered."""
+        return bool(self._turning)
 
     def close(self) -> None:
         """Stop watching."""
@@ -336,6 +342,7 @@ class Filter:
         if self._settle.overflowed:
             self._log(30, f"more than {PENDING_MAX} paths are pending: scanning everything")
             self._settle.clear()
+            self._turning.clear()
             self._absent_lost = now
             self.rescan()
 
@@ -379,6 +386,9 @@ class Filter:
             self._touch(parent(old), now)
             self._touch(parent(new), now)
             self._settle.rename(old, new, directory, now)
+            if directory:
+                self._turning.discard(old)
+                self._turning.add(new)
         if directory:
             self._directory_moved(old, new, now)
 
@@ -397,6 +407,9 @@ class Filter:
         for path in [p for p in self._touched if p == old or is_below(p, old)]:
             del self._touched[path]
             self._touched[new + path[len(old) :]] = None
+        for path in [p for p in self._turning if is_below(p, old)]:
+            self._turning.discard(path)
+            self._turning.add(new + path[len(old) :])
         for flush in self._flushes:
             flush.target = -1
         for code, path in self._troubles_at(old):
@@ -561,6 +574,7 @@ class Filter:
             path = d.path
             if path in held:
                 continue
+            self._turning.discard(path)
             if d.mask & LIST and self._is_directory(path):
                 if d.moved_from:
                     self._look(d, items, held)
@@ -653,6 +667,8 @@ class Filter:
         if d.moved_from and not mask & (HELD | _GONE) and not d.force:
             now = self._now()
             self._settle.hold(path, now, _CHAIN_WAIT)
+            if mask & DIRECTORY:
+                self._turning.add(path)
             held.add(d.moved_from)
             self._settle.hold(d.moved_from, now, _CHAIN_WAIT)
             return
@@ -743,9 +759,10 @@ class Filter:
             if live:
                 for name in names:
                     self._echoes.pop(join(path, name), None)
-                if self._known.is_our_work(
+                ours = self._known.is_our_work(
                     path, entry, names, lambda name: self._looker.look_at(fd, name).entry
-                ):
+                )
+                if ours and not deep:
                     return
                 self._known.tell(path, entry)
             after = b""
@@ -856,7 +873,7 @@ class Filter:
             except OSError as error:
                 self._cannot(path, error, again=True)
             else:
-                items.append(self.asked(path, seen))
+                items.append(self._asked(path, seen))
                 size += len(seen.content or b"")
             if size >= _FRAME_BYTES or count % _SLICE == 0:
                 self._looker.forget()
@@ -868,7 +885,21 @@ class Filter:
         if items:
             self._send(Observed(items))
 
-    def asked(self, path: bytes, seen: Seen) -> Item:
+    def digested(self, path: bytes, seen: Seen) -> Iterator[None]:
+        """Answer a `Look` for a digest, if what was hashed is still there: yields once."""
+        try:
+            now = self._looker.look(path)
+        except OSError as error:
+            self._cannot(path, error, again=True)
+        else:
+            if seen.entry is None or now.entry is None or not same_state(now.entry, seen.entry):
+                is_file = now.entry is not None and now.entry.kind == _FILE
+                seen = now._replace(flags=BUSY) if is_file else now
+            self._send(Observed([self._asked(path, seen)]))
+        self._looker.forget()
+        yield
+
+    def _asked(self, path: bytes, seen: Seen) -> Item:
         """Make the answer to a question for one path; it is never held back as known."""
         if seen.flags:
             self._known.forget(path)
@@ -878,6 +909,8 @@ class Filter:
                 self._unread.add(path)
         else:
             self._known.answer(path, seen.entry)
+            if seen.entry is None:  # it may be on its way with a directory above it
+                self._remember_absent(path, LIST | DEEP)
         return Item(path, seen.entry, seen.content, b"", seen.flags)
 
     def again(self, path: bytes) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Optional
 
-from psync.core.entry import Entry, Kind, join
+from psync.core.entry import Entry, Kind, is_below, join
 from psync.wire import APPLIED, PUT, RENAME, Outcome, Transition
 
 __all__ = ["NOT_OURS", "Known", "same_state"]
@@ -139,6 +139,8 @@ class Known:
                 self._told.pop(transition.source, None)
             if outcome.status != APPLIED or not self._suppress:
                 continue
+            if transition.verb == RENAME and outcome.entry is not None:
+                self._renamed(path, outcome.entry)
             if transition.verb in (PUT, RENAME):
                 directory, _, name = path.rpartition(b"/")
                 if directory in made:
@@ -146,6 +148,12 @@ class Known:
                 wanted = transition.wanted
                 if transition.verb == PUT and wanted is not None and wanted.kind == _DIRECTORY:
                     made.setdefault(path, set())
+
+    def _renamed(self, path: bytes, entry: Entry) -> None:
+        """We renamed a directory: what we left below its new name before is not there any more."""
+        if entry.kind == _DIRECTORY:
+            for below in [p for p in self._own if is_below(p, path)]:
+                del self._own[below]
 
     def is_our_work(
         self,

@@ -28,10 +28,13 @@ from psync.core.settle import (
 )
 from psync.filter import PENDING_MAX, Filter, RootLost
 from psync.known import NOT_OURS, REMEMBERED_MAX, Known
+from psync.scan import Seen
 from psync.watch import Event, Inotify, Polling, walk
 from psync.wire import (
     APPLIED,
+    BUSY,
     PUT,
+    RENAME,
     Digests,
     Flushed,
     Item,
@@ -251,6 +254,52 @@ class TestLateRenames:
 
         assert {m.path for m in listings} == {b"e"}
         assert sum(len(m.items) for m in listings) == 300
+
+    def test_looks_again_for_what_an_answer_called_absent(self, bench: Bench) -> None:
+        (bench.root / "e/sub").mkdir(parents=True)
+        (bench.root / "e/f").write_bytes(b"text")
+        (bench.root / "e/sub/g").write_bytes(b"deep")
+        for _ in bench.filter.look(1, [b"d/f", b"d/sub"]):
+            pass
+        assert bench.items() == [Item(b"d/f", None), Item(b"d/sub", None)]
+
+        bench.hear(("M", True, b"d", b"e"))
+        sent = bench.work()
+        told = {i.path: i.content for m in sent if isinstance(m, Observed) for i in m.items}
+        listed = {m.path: m for m in sent if isinstance(m, Listing)}
+
+        assert told[b"e/f"] == b"text"
+        assert listed[b"e/sub"].items[0].content == b"deep"
+
+    def test_are_told_before_anything_is_answered(self, bench: Bench) -> None:
+        bench.hear(("M", True, b"d", b"e"))
+        assert bench.filter.turning
+        assert bench.items() == []  # `e` is gone again: its next rename is waited for
+        assert bench.filter.turning
+
+        (bench.root / "g").mkdir()
+        bench.hear(("M", True, b"e", b"g"))
+        assert bench.filter.turning
+        assert next((i.path, i.moved_from) for i in bench.items()) == (b"g", b"d")
+        assert not bench.filter.turning
+
+    @pytest.mark.parametrize("further", ["above", "overflow", "gone"])
+    def test_are_not_waited_for_in_vain(self, bench: Bench, further: str) -> None:
+        (bench.root / "q").mkdir()
+        bench.hear(("M", True, b"d", b"p/e"))
+        if further == "above":
+            (bench.root / "q/e").mkdir()
+            bench.hear(("M", True, b"p", b"q"))
+        elif further == "overflow":
+            bench.hear(*(("E", MODIFIED, b"f%d" % i) for i in range(PENDING_MAX + 1)))
+        bench.work(1.0)
+
+        assert not bench.filter.turning
+
+    def test_touch_the_directory_where_it_is_now(self, bench: Bench) -> None:
+        bench.hear(("E", CREATED | CLOSED, b"d/f"), ("M", True, b"d", b"e"))
+
+        assert set(bench.filter._touched) == {b"", b"e"}
 
 
 class TestExchangedNames:
@@ -631,8 +680,70 @@ class TestEchoes:
         listing = next(m for m in bench.work() if isinstance(m, Listing))
         assert [i.path for i in listing.items] == [b"b"]
 
+    def test_do_not_hide_what_was_in_a_directory_before(self, bench: Bench) -> None:
+        """Both directories were there already when the brain had them put."""
+        bench.hear(("M", True, b"no", b"d"))
+        (bench.root / "d/s").mkdir(parents=True)
+        (bench.root / "d/s/f").write_bytes(b"x")
+        transitions, outcomes = [], []
+        for op, path in enumerate([b"d", b"d/s"]):
+            entry = bench.own[path] = bench.filter._looker.look(path).entry
+            transitions.append(Transition(op, PUT, path, None, entry))
+            outcomes.append(Outcome(op, APPLIED, entry))
+        bench.filter._looker.forget()
+        bench.filter.applied(transitions, outcomes)
+        listed = {m.path: m for m in bench.work() if isinstance(m, Listing)}
+
+        assert listed[b"d/s"].items[0].content == b"x"
+
+
+class TestAnswersWithADigest:
+    """They come from another thread, which looked while we were looking ourselves."""
+
+    def answer(self, bench: Bench, seen: Seen) -> Item:
+        for _ in bench.filter.digested(b"f", seen):
+            pass
+        (item,) = [i for m in bench.sent for i in m.items]
+        return item
+
+    def test_are_given_for_what_is_still_there(self, bench: Bench) -> None:
+        (bench.root / "f").write_bytes(b"x")
+        entry = entry_of(bench.root / "f", content_digest(b"x"))
+
+        assert self.answer(bench, Seen(entry)) == Item(b"f", entry)
+
+    def test_are_not_given_for_what_was_there(self, bench: Bench) -> None:
+        (bench.root / "f").write_bytes(b"x")
+        was = entry_of(bench.root / "f", content_digest(b"x"))
+        (bench.root / "f").write_bytes(b"longer")
+
+        item = self.answer(bench, Seen(was))
+        assert item.entry is not None
+        assert (item.entry.size, item.entry.digest, item.flags) == (6, b"", BUSY)
+
+    @pytest.mark.parametrize("there", [True, False])
+    def test_are_of_what_is_there_now(self, bench: Bench, there: bool) -> None:
+        if there:
+            (bench.root / "f").mkdir()
+        item = self.answer(bench, Seen(None) if there else Seen(NOT_OURS))
+
+        assert (item.entry is not None) is there
+        assert not item.flags
+
 
 class TestKnown:
+    def test_forgets_what_was_below_the_new_name_of_a_directory_we_renamed(self) -> None:
+        was = Entry(Kind.DIRECTORY, 0o700, 0, 0, 0, 1, b"", b"", 5, 0)
+        own: dict[bytes, Entry | None] = {b"b/f": None, b"a": None, b"b": was, b"bf": None}
+        known = Known(own, suppress=True)
+
+        known.applied(
+            [Transition(1, RENAME, b"b", None, was, b"a", was)], [Outcome(1, APPLIED, was)]
+        )
+
+        assert known.tell_absent(b"b/f")
+        assert not known.tell_absent(b"bf")
+
     def test_is_bounded(self) -> None:
         known = Known({}, suppress=True)
         for i in range(REMEMBERED_MAX + 5):
