@@ -186,14 +186,14 @@ class Limits(NamedTuple):
         views_max: so many paths with news on one side; past it the side is scanned anew.
         contents_max: bytes of content kept for a side until they can be sent; past it they
             are asked for again when needed.
-        max_delete: the share of the archive that may be missing from a scan, and
-        max_delete_min: the size from which an archive is so guarded.
+        max_delete: what may be missing from a scan: a share of the archive, if it has at least
+            `max_delete_min` entries, or, as an int, so many entries.
         compare: reconcile what a scan shows; False: trust that it is as agreed.
     """
 
     inline_max: int = 256 * 1024
     views_max: int = 500_000
     contents_max: int = 64 * 1024 * 1024
-    max_delete: float = 0.5
+    max_delete: float | int = 0.5
     max_delete_min: int = 100
     compare: bool = True

@@ -363,14 +363,19 @@ class Session:
 
     def _guard(self, side: Side, entries: int) -> None:
         """Halt if so much is missing from a scan that it cannot be meant."""
-        agreed, limits = self._archive.count, self._limits
+        agreed, limit = self._archive.count, self._limits.max_delete
+        if isinstance(limit, int):
+            told, few = f"{limit} entries", agreed - limit
+        else:
+            guarded = agreed >= self._limits.max_delete_min
+            told, few = f"{limit:.0%}", agreed * (1 - limit) if guarded else 0
         if side in self._accepted:
             self._accepted.remove(side)
-        elif agreed >= limits.max_delete_min and entries < agreed * (1 - limits.max_delete):
+        elif entries < few:
             self.halt(
                 side,
                 f"{side.name.lower()} shows {entries} entries where {agreed} were agreed: "
-                f"more than {limits.max_delete:.0%} would be deleted. If that is right: "
+                f"more than {told} would be deleted. If that is right: "
                 "psync resume --accept-deletes",
             )
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -662,6 +663,8 @@ class TestGuard:
             pytest.param(2, Limits(max_delete_min=4), False, id="just the share"),
             pytest.param(0, Limits(max_delete_min=5), False, id="too few to be guarded"),
             pytest.param(0, Limits(max_delete_min=4, max_delete=1.0), False, id="all may go"),
+            pytest.param(1, Limits(max_delete=2), True, id="more than the number"),
+            pytest.param(2, Limits(max_delete=2), False, id="just the number"),
         ],
     )
     def test_halts_when_too_much_is_missing(self, left: int, limits: Limits, halts: bool) -> None:
@@ -671,7 +674,8 @@ class TestGuard:
         assert bool(duo.session.halted) == halts
         assert len(duo.notes("session.halted")) == halts
         if halts:
-            assert "more than 50% would be deleted" in duo.session.status()["halted"]
+            told = duo.session.status()["halted"]
+            assert re.search("more than (50%|2 entries) would be deleted", told)
 
     def test_lets_nothing_begin_until_a_person_accepts(self) -> None:
         duo = self.scanned(1, Limits(max_delete_min=4))
