@@ -80,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         _discard_stdout()
-        return _complain(str(error), 1)
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _complain(f"{where}{error.strerror or error}", 1)
     except ImportError as error:
         return _complain(
             f"{error}: a package that psync needs is missing; install psync again", Exit.FAILED

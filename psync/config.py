@@ -25,7 +25,7 @@ import shlex
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -164,6 +164,9 @@ def make_options(values: Mapping[str, Any], where: str) -> Options:
         at = _FIELD_OF.search(text)
         key = at[1] + ": " if at and at[1] else ""
         said = _FIELD_OF.sub("", text).replace("Object missing required field", "missing key")
+        choices = get_args(get_type_hints(Options).get(at[1])) if at else ()
+        if choices and said.startswith("Invalid enum value"):
+            said += f"; there are: {', '.join(choices)}"
         raise ConfigError(f"{where}: {key}{said.replace('`', '')}") from None
     _check(options, where)
     if not options.name:

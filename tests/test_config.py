@@ -81,7 +81,10 @@ class TestOptions:
             ({"timeout": 61}, "here: timeout: Expected float <= 60.0"),
             ({"timeout": float("nan")}, "here: timeout: "),
             ({"max_delay": float("inf")}, "here: max_delay: "),
-            ({"durability": "very"}, "here: durability: Invalid enum value 'very'"),
+            (
+                {"durability": "very"},
+                "here: durability: Invalid enum value 'very'; there are: lazy, strict",
+            ),
             ({"dry_run": "yes"}, "here: dry_run: Expected bool, got str"),
             ({"excludes": [1]}, "here: excludes: Expected str, got int"),
             ({"excludes": ["ok", "("]}, "here: excludes: '(' is no regular expression: missing )"),

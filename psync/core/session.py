@@ -365,7 +365,7 @@ class Session:
         """Halt if so much is missing from a scan that it cannot be meant."""
         agreed, limit = self._archive.count, self._limits.max_delete
         if isinstance(limit, int):
-            told, few = f"{limit} entries", agreed - limit
+            told, few = f"{limit} entries", float(agreed - limit)
         else:
             guarded = agreed >= self._limits.max_delete_min
             told, few = f"{limit:.0%}", agreed * (1 - limit) if guarded else 0

@@ -81,7 +81,7 @@ class WatchedFile:
             raise UsageError(f"cannot write the log {path}: {reason(error)}") from None
 
     def _open(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         fd = os.open(self._path, flags, 0o600)
         status = os.fstat(fd)
         self.close()

@@ -162,6 +162,8 @@ def find_route(destination: str, ssh_options: list[str] | None, timeout: float) 
                 [*files, *_texts(config.get("GlobalKnownHostsFile", _SYSTEM_KNOWN_HOSTS))]
             )
             known_as = found.host_key_alias or found.host
+            if not 0 < found.port < 65536:
+                raise ValueError(f"{found.port} is no port")
             wait_s = min(timeout, float(str(config.get("ConnectTimeout", timeout))))
         except (OSError, ValueError) as error:
             where = str(error).replace(front, "ssh options,")

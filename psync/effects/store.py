@@ -161,10 +161,14 @@ class Rows:
                 self._open()
         except apsw.Error as error:
             self._fail(error)
+        except OSError as error:
+            raise StoreError(f"cannot use the archive {path}: {reason(error)}") from None
         except UnicodeEncodeError:
             raise StoreError(f"the name of the archive {path} is not valid UTF-8") from None
 
     def _open(self) -> None:
+        # SQLite gives its other files the mode that this one has.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         db = self._db = apsw.Connection(os.fspath(self._path))
         # Nobody else may open it, so that no lock is taken for a read, and nothing is
         # mapped: a state directory on NFS works.
@@ -184,7 +188,6 @@ class Rows:
                 db.execute(_TABLES)
                 db.execute(_SET_META, ("next_id", str(ROOT_ID + 1)))
                 db.pragma("user_version", SCHEMA)
-            self._path.chmod(0o600)
         closed = db.execute(_META, ("closed",)).get
         if version and closed != "cleanly" and db.pragma("quick_check") != "ok":
             raise apsw.CorruptError("its pages contradict each other")

@@ -151,6 +151,7 @@ class _LocalLine(Line, asyncio.Protocol):
         self._link = link
         self._awaited = {"output", "errors", "process"}
         self._over = False
+        self._held = False
         self.on_end: Callable[[], None] = lambda: None
 
     @classmethod
@@ -197,7 +198,13 @@ class _LocalLine(Line, asyncio.Protocol):
         if not self._awaited:
             self._end()
         elif first:
-            asyncio.get_running_loop().call_later(_STRAGGLING_S, self._end)
+            asyncio.get_running_loop().call_later(_STRAGGLING_S, self._straggled)
+
+    def _straggled(self) -> None:
+        if self._held:  # it has said more than was read
+            asyncio.get_running_loop().call_later(_STRAGGLING_S, self._straggled)
+        else:
+            self._end()
 
     def _end(self) -> None:
         if self._over:
@@ -221,11 +228,13 @@ class _LocalLine(Line, asyncio.Protocol):
 
     def hold(self) -> None:
         """See `Line.hold`."""
+        self._held = True
         if not self._transport.is_closing():
             self._transport.pause_reading()
 
     def go_on(self) -> None:
         """See `Line.go_on`."""
+        self._held = False
         if not self._transport.is_closing():
             self._transport.resume_reading()
 

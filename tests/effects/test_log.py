@@ -173,6 +173,13 @@ class TestRotation:
 
 
 class TestUnwritableLog:
+    def test_that_nobody_reads_is_refused(self, tmp_path):
+        """A fifo: to open it would wait for ever."""
+        os.mkfifo(tmp_path / "fifo")
+
+        with pytest.raises(UsageError, match="cannot write the log"):
+            WatchedFile(tmp_path / "fifo")
+
     def test_is_refused_at_the_start(self, tmp_path):
         (tmp_path / "file").write_text("")
 

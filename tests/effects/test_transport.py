@@ -746,6 +746,7 @@ class TestOptions:
             (["22"], "'22' is no ssh option"),
             (["-F", "/nowhere/config"], "/nowhere/config cannot be read"),
             (["-p", "many"], "ssh options, line 1"),
+            (["-p", "99999"], "99999 is no port"),
         ],
     )
     async def test_that_make_no_sense_are_refused(
