@@ -259,7 +259,8 @@ class News:
                 self._archive.put(path, base._replace(digest=entry.digest))
         # While an operation is under way the archive may be about to say something else: then
         # even what is as it was is news.
-        if same and path not in self._flights.at:
+        flights = self._flights
+        if same and path not in flights.at and flights.lock_above(path) is None:
             replica.views.pop(path)
         else:
             replica.views.set(path, replica.renewed(path, base, entry, flags, asked=want >= 0))

@@ -742,3 +742,17 @@ class TestWriters:
 
         assert duo.session.remains()["busy"] == 0
         duo.assert_rest()
+
+
+class TestShownAtItsOldPathWhileTheRenameIsUnderWay:
+    def test_as_it_was_agreed_is_news(self) -> None:
+        """A directory that comes back brings its files as they were, ctime and all."""
+        duo = Duo({b"f": b"one"})
+        was = duo.left.tree[b"f"]
+        duo.move(LEFT, b"f", b"g")
+        duo.left.rename(b"g", b"f")
+        duo.left.tree[b"f"] = was
+        duo.say(LEFT, Observed([Item(b"f", was), Item(b"g", None)]))
+
+        duo.settle()
+        assert duo.shape(RIGHT) == duo.shape(LEFT) == {b"f": b"one"}
