@@ -66,14 +66,14 @@ bool scan_is_mount(const struct scanner *s, const struct kernel_statx *st) {
 	       st->attributes & KERNEL_ATTR_MOUNT_ROOT;
 }
 
-bool scan_is_ours(bool in_root, struct bytes name) {
+bool scan_is_ours(struct bytes name) {
 	const size_t suffix = sizeof(local_suffix) - 1;
 	const size_t control = sizeof(control_name) - 1;
 
 	if (name.size >= suffix &&
 	    memcmp(name.data + name.size - suffix, local_suffix, suffix) == 0)
 		return true;
-	return in_root && name.size == control && memcmp(name.data, control_name, control) == 0;
+	return name.size == control && memcmp(name.data, control_name, control) == 0;
 }
 
 /* --- the trail of open directories ------------------------------------------------------ */
@@ -218,7 +218,7 @@ static int name_append(struct scanner *s, const char *name, uint8_t type) {
 }
 
 /* Collect the names that may be replicated, in byte order, into `s->names`. */
-static int collect(struct scanner *s, bool is_root) {
+static int collect(struct scanner *s) {
 	s->names_size = 0;
 	for (size_t at = 0; at < s->dirents_size;) {
 		struct kernel_dirent *d = (struct kernel_dirent *) (s->dirents + at);
@@ -229,7 +229,7 @@ static int collect(struct scanner *s, bool is_root) {
 			continue;
 		if (d->type == DT_FIFO || d->type == DT_SOCK || d->type == DT_CHR || d->type == DT_BLK)
 			continue;
-		if (scan_is_ours(is_root, (struct bytes) { name, strlen(name) }))
+		if (scan_is_ours((struct bytes) { name, strlen(name) }))
 			continue;
 		int r = name_append(s, name, d->type);
 		if (r < 0)
@@ -301,7 +301,7 @@ static uint8_t kind_of(uint16_t mode) {
 	}
 }
 
-int scan_list(struct scanner *s, int fd, bool is_root, const struct kernel_statx *own,
+int scan_list(struct scanner *s, int fd, const struct kernel_statx *own,
 	      uint8_t ret_digest[static DIGEST_SIZE], uint32_t *ret_entries) {
 	struct blake2b digest;
 	uint32_t entries = 0;
@@ -317,7 +317,7 @@ int scan_list(struct scanner *s, int fd, bool is_root, const struct kernel_statx
 	r = read_dirents(s, fd);
 	if (r < 0)
 		return r;
-	r = collect(s, is_root);
+	r = collect(s);
 	if (r < 0)
 		return r;
 

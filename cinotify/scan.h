@@ -76,14 +76,14 @@ int scan_look(int fd, struct kernel_statx *ret);
 /* Is the directory the root of a mount, or on another file system than the tree? */
 bool scan_is_mount(const struct scanner *s, const struct kernel_statx *st);
 
-/* Does a name stay on its own replica? (`.psync` at the root, `*.psync.ignore` anywhere) */
-bool scan_is_ours(bool in_root, struct bytes name);
+/* Does a name stay on its own replica? (`.psync`, `*.psync.ignore`) */
+bool scan_is_ours(struct bytes name);
 
 /*
  * List and digest an open directory; `s->names` then holds its names in byte order.
  * Returns 0 or -errno, and nothing is written to the results then.
  */
-int scan_list(struct scanner *s, int fd, bool is_root, const struct kernel_statx *own,
+int scan_list(struct scanner *s, int fd, const struct kernel_statx *own,
 	      uint8_t ret_digest[static DIGEST_SIZE], uint32_t *ret_entries);
 
 #endif

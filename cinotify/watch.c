@@ -335,7 +335,7 @@ static int visit(struct watcher *w, struct node *n, enum want want) {
 		want = changed || !due ? WANT_LIVE : WANT_SCAN;
 	}
 
-	r = scan_list(&w->scanner, fd, n == w->tree.root, &own, digest, &entries);
+	r = scan_list(&w->scanner, fd, &own, digest, &entries);
 	if (r < 0)
 		goto refused;
 	r = announce(w, n, want == WANT_LIVE, entries, digest);
@@ -528,7 +528,7 @@ static int handle_name(struct watcher *w, const struct inotify_event *e, struct 
 	uint32_t mask = 0;
 	int r;
 
-	if (scan_is_ours(parent == w->tree.root, name))
+	if (scan_is_ours(name))
 		return handle_ours(w, e, parent, name);
 	if (e->mask & IN_MOVED_FROM)
 		return move_begins(w, e, parent, name);

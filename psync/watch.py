@@ -285,7 +285,7 @@ def walk(
             enter(path, fd)
             own = entry_from_stat(os.fstat(fd), owners, strip)
             for name in list_names(fd):
-                if name.endswith(LOCAL_SUFFIX) or (not path and name == CONTROL_NAME):
+                if name.endswith(LOCAL_SUFFIX) or name == CONTROL_NAME:
                     continue
                 try:
                     entry = looker.look_at(fd, name).entry
@@ -516,7 +516,7 @@ class Inotify(Polling):
     def _take(self, events: list[Event], mask: int, cookie: int, path: bytes) -> None:
         is_directory = bool(mask & _IN_ISDIR)
         flag = DIRECTORY if is_directory else 0
-        local = path.endswith(LOCAL_SUFFIX)
+        local = path.endswith((LOCAL_SUFFIX, b"/" + CONTROL_NAME))
         if mask & _IN_MOVED_FROM:
             if self._half is not None:
                 self._moved_out(events)

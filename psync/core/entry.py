@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 ROOT = b""
-CONTROL_NAME = b".psync"  # psync's own directory at each root
+CONTROL_NAME = b".psync"  # psync's own directory in each root
 LOCAL_SUFFIX = b".psync.ignore"  # a name that ends so stays on its replica
 
 
@@ -224,26 +224,28 @@ def below_or_at(path: bytes, directory: bytes) -> bool:
 
 
 def is_ours(path: bytes) -> bool:
-    """Tell whether a path is never replicated: psync's own directory, or a local name."""
-    if path == CONTROL_NAME or path.startswith(CONTROL_NAME + b"/"):
-        return True
-    return LOCAL_SUFFIX in path and any(c.endswith(LOCAL_SUFFIX) for c in path.split(b"/"))
+    """Tell whether a path is never replicated: psync's own directory, or a local name.
+
+    A directory inside may be another pair's root: its `.psync` is nobody else's either.
+    """
+    return CONTROL_NAME in path and any(
+        c == CONTROL_NAME or c.endswith(LOCAL_SUFFIX) for c in path.split(b"/")
+    )
 
 
 def valid_path(path: bytes) -> bool:
     """Tell whether a path that a peer sent names something inside the root.
 
     Accepts the root. Rejects NUL, absolute paths, empty components, `.` and `..`,
-    components over 255 bytes, and psync's own directory.
+    components over 255 bytes, and psync's own directories.
     """
     if not path:
         return True
     if b"\0" in path or len(path) > 65535:
         return False
-    parts = path.split(b"/")
-    if parts[0] == CONTROL_NAME:
-        return False
-    return all(p and p != b"." and p != b".." and len(p) <= 255 for p in parts)
+    return all(
+        p and p not in (b".", b"..", CONTROL_NAME) and len(p) <= 255 for p in path.split(b"/")
+    )
 
 
 def printable(path: bytes) -> str:

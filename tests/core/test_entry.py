@@ -167,6 +167,8 @@ class TestPath:
         [
             b".psync",
             b".psync/conflicts/x",
+            b"a/.psync",
+            b"a/.psync/marker",
             b"a.psync.ignore",
             b"a/.psync.ignore",
             b"b.psync.ignore/c",
@@ -176,7 +178,7 @@ class TestPath:
         assert is_ours(path)
 
     @pytest.mark.parametrize(
-        "path", [b"", b".psyncs", b"a/.psync", b"a.psync.ignored", b"a.psync.ignored/b"]
+        "path", [b"", b".psyncs", b"a/.psyncs", b"a.psync.ignored", b"a.psync.ignored/b"]
     )
     def test_that_only_looks_like_psyncs_is_the_users(self, path):
         assert not is_ours(path)
@@ -187,7 +189,7 @@ class TestValidPath:
     @example(b"\n")
     @example(b"\xff/...")
     @example(b"x" * 255)
-    @example(b"a/.psync")
+    @example(b"a/.psyncs")
     @example(b"/".join([b"x" * 255] * 255))
     def test_takes_every_path_inside_the_root(self, path):
         assert valid_path(path)
@@ -207,6 +209,7 @@ class TestValidPath:
             pytest.param(b"a\0b", id="a NUL"),
             pytest.param(b".psync", id="psync's own directory"),
             pytest.param(b".psync/marker", id="in psync's own directory"),
+            pytest.param(b"a/.psync/marker", id="in another pair's"),
             pytest.param(b"a/" + b"x" * 256, id="a name too long"),
             pytest.param(b"/".join([b"x"] * 32769), id="a path too long"),
         ],

@@ -163,3 +163,21 @@ class TestInUse:
         assert pair.conflicts("right") == [b"old and a late line"]
         assert pair.settle()[b"f"][-1] == b"new"
         until(lambda: pair.status()["conflicts"] == 1, "the count of conflicts")
+
+
+def test_a_root_inside_keeps_its_own_business(pair: Pair) -> None:
+    """Another pair's root inside of ours: its `.psync` is neither copied nor removed."""
+    inner = pair.left / "inner"
+    (inner / ".psync").mkdir(parents=True)
+    (inner / ".psync/marker").write_text("another pair's")
+    (inner / "f").write_text("f")
+    pair.start()
+    (pair.left / "late/.psync").mkdir(parents=True)
+    (pair.left / "late/.psync/marker").write_text("another pair's")
+    pair.flush()
+
+    assert set(tree(pair.right)) == {b"inner", b"inner/f", b"late"}
+    (inner / "f").unlink()
+    pair.flush()
+    assert set(tree(pair.right)) == {b"inner", b"late"}
+    assert (inner / ".psync/marker").exists()
