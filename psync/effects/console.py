@@ -77,7 +77,7 @@ class Console:
 
     def _isatty(self) -> bool:
         try:
-            return self._err.isatty()
+            return self._err.isatty() and os.environ.get("TERM") != "dumb"
         except (OSError, ValueError):
             return False
 

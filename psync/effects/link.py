@@ -18,6 +18,7 @@ It does not reconnect and does not measure silence: the brain's `Ping`s do.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -42,6 +43,7 @@ _SAID_MAX = 300  # characters of what a remote shell said, in an error message
 _TURN_S = 0.02
 _BITE = 16 * 1024  # what is taken at once: some hundred entries
 _UNHEARD_MAX = 8 * 1024 * 1024
+_FORCED = re.compile(r"\bpsync\b.*(not found|[Pp]ermission denied|[Nn]o such file)")
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # exit statuses of every shell
 
 
@@ -315,6 +317,11 @@ class Link:
             return RefusedError(
                 f"{name}: python3 there is {version}, psync needs {needed} or newer: install one "
                 "that comes first in the PATH of a non-interactive shell"
+            )
+        if status in (_NOT_FOUND, _NOT_EXECUTABLE) and _FORCED.search(errors):
+            return RefusedError(
+                f"{name}: the key is bound to psync agent, and psync cannot be started there: "
+                f"install it, and name it by its whole path in authorized_keys{self._said()}"
             )
         if status in (_NOT_FOUND, _NOT_EXECUTABLE):
             return RefusedError(
