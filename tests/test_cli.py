@@ -329,7 +329,7 @@ class TestOutput:
         with open("/dev/full", "w") as full:
             done = psync("status", stdout=full)
 
-        assert done.stderr == "psync: [Errno 28] No space left on device\n"
+        assert done.stderr == "psync: No space left on device\n"
         assert done.returncode == 1
 
     def test_without_any_terminal_works(self, psync):

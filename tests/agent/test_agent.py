@@ -555,7 +555,7 @@ class TestListing:
         while listings[-1].upto is not None:
             listings.append(one.until(Listing))
 
-        assert len(listings) == 3
+        assert len(listings) == 10
         assert [i.path for m in listings for i in m.items] == names
         assert [m.after for m in listings[1:]] == [m.upto for m in listings[:-1]]
 
