@@ -126,12 +126,16 @@ class Moves:
         )
 
     def guess(self, replica: Replica, path: bytes, entry: Entry) -> None:
-        """A new name was found: it may be an agreed inode that was elsewhere."""
+        """A new name was found: it may be an agreed inode that was elsewhere.
+
+        Or one whose number was given again, as it is at once: so a directory whose content has
+        changed as well is not taken for one that was renamed; the files in it may be.
+        """
         old = self._archive.find_inode(replica.side, entry.ino)
         base = self._archive.get(old) if old else None
         if old is None or base is None or old == path or base.kind != entry.kind:
             return
-        if entry.kind == Kind.FILE and (entry.size != base.size or entry.mtime_ns != base.mtime_ns):
+        if entry.size != base.size or entry.mtime_ns != base.mtime_ns:
             return
         self._remember(replica, path, Move(old, entry, intact=False, hinted=False))
 

@@ -20,19 +20,19 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from psync.core.archive import Archive
-from psync.core.entry import ROOT, Agreed, Entry, Kind, Side, is_below, join
+from psync.core.entry import ROOT, Agreed, Entry, Kind, Side, is_below, join, parent
 from psync.core.events import Limits
 from psync.core.plan import Plan
 from psync.core.reconcile import View
 from psync.core.survey import Survey
 from psync.wire import META_ONLY, Credit, Listing, Look, Message, Observed, Results
 
-__all__ = ["Link", "Move", "Replica", "Views"]
+__all__ = ["NOTHING", "Link", "Move", "Replica", "Views"]
 
 ASKING_MAX = 8 * 1024 * 1024
 CREDIT_MIN = 256 * 1024
 
-_NOTHING = View(None)
+NOTHING = View(None)
 
 
 class Link(IntEnum):
@@ -187,8 +187,16 @@ class Replica:
         """What is at a path, and whether its content is the agreed one."""
         view = self.views.get(path)
         if view is None:
-            view = View(base.on(self.side), True) if base is not None else _NOTHING
+            view = View(base.on(self.side), True) if base is not None else NOTHING
         return view
+
+    def lacks_parent(self, path: bytes) -> bool:
+        """Tell whether a directory above a path is known to be none (any more)."""
+        while path := parent(path):
+            view = self.views.get(path)
+            if view is not None and (view.entry is None or view.entry.kind != Kind.DIRECTORY):
+                return True
+        return False
 
     def renewed(
         self, path: bytes, base: Agreed | None, entry: Entry | None, flags: int, *, asked: bool
@@ -199,7 +207,7 @@ class Replica:
         writes right after a `chmod` is seen, but not heard yet: then the mtime tells.
         """
         if entry is None:
-            return _NOTHING
+            return NOTHING
         was = self.view(path, base)
         old = was.entry
         if old is None or (old.kind, old.size, old.ino) != (entry.kind, entry.size, entry.ino):

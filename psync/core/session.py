@@ -67,7 +67,7 @@ from psync.core.news import News
 from psync.core.pair import Pair
 from psync.core.pending import QUIET_ATTEMPTS
 from psync.core.reconcile import Decision, Verb, View, agree, decide
-from psync.core.replica import Link
+from psync.core.replica import NOTHING, Link, Replica
 from psync.wire import List_, Scanned
 
 __all__ = [
@@ -587,8 +587,7 @@ class Session:
             there = replica.view(path, base).entry
             if intent.wanted is None and there is None:
                 # Removed by us; what the other side shows, or shows again, has come after that.
-                if base is not None and path not in source.views:
-                    source.views.set(path, source.view(path, base))
+                self._hold_view(source, path, base)
                 self._archive.remove(path)
                 break
             if intent.wanted is None or intent.source is None or there is None:
@@ -602,13 +601,21 @@ class Session:
                     continue
             # A side without news shows what was agreed so far, not what is agreed now.
             for each in self._replicas:
-                if path not in each.views:
-                    each.views.set(path, each.view(path, base))
+                self._hold_view(each, path, base)
             sides = (intent.source, there) if intent.target else (there, intent.source)
             self._archive.put(path, agree(intent.wanted, *sides))
             break
         del intents[path]
         return False
+
+    def _hold_view(self, replica: Replica, path: bytes, base: Agreed | None) -> None:
+        """Keep what a side shows without any news, before something else is agreed.
+
+        That is what was agreed, unless it went with a directory above it.
+        """
+        if path not in replica.views:
+            gone = replica.lacks_parent(path)
+            replica.views.set(path, NOTHING if gone else replica.view(path, base))
 
 
 def _is_made_as(wanted: Entry, there: Entry, before: Entry | None) -> bool:

@@ -21,7 +21,7 @@ from psync.wire import (
     Outcome,
     Results,
 )
-from tests.core.test_session import LEFT, RIGHT, Duo, Side
+from tests.core.test_session import LEFT, RIGHT, Duo, Side, file
 
 
 def verbs(duo: Duo, side: Side = RIGHT) -> list[tuple[int, bytes]]:
@@ -756,3 +756,23 @@ class TestShownAtItsOldPathWhileTheRenameIsUnderWay:
 
         duo.settle()
         assert duo.shape(RIGHT) == duo.shape(LEFT) == {b"f": b"one"}
+
+
+class TestInodeGivenAgain:
+    """A number is given to something else as soon as its file is gone."""
+
+    def test_to_a_new_directory_is_no_rename(self) -> None:
+        duo = Duo({b"d": None, b"d/f": b"one"}, start=False)
+        number = duo.left.tree[b"d"].ino
+        duo.left.remove(b"d/f")
+        duo.left.remove(b"d")
+        duo.left.make(b"e", None, mtime_ns=file(b"").mtime_ns + 5)
+        duo.left.tree[b"e"] = duo.left.tree[b"e"]._replace(ino=number)
+        duo.right.make(b"d/late", b"late")
+        for side in Side:
+            duo.up(side)
+        for side in Side:
+            duo.say(side, *duo.hands[side].scan())
+
+        duo.settle()
+        assert duo.shape(LEFT) == duo.shape(RIGHT) == {b"d": None, b"d/late": b"late", b"e": None}

@@ -1043,6 +1043,24 @@ class TestRestart:
         again.assert_rest()
         assert again.shape(RIGHT) == {b"f": b"new"}
 
+    @pytest.mark.parametrize("first", Side)
+    def test_recognises_what_it_removed_below_what_is_no_directory_now(self, first: Side) -> None:
+        duo = self.agreed({b"d": None, b"d/e": None})
+        duo.delete(LEFT, b"d/e")
+        duo.do_unheard()
+        again = self.killed(duo)
+        again.left.remove(b"d")
+        again.left.make(b"d", b"a file now")
+        again.right.make(b"d/late", b"late")
+        for side in (first, first.other):
+            again.up(side)
+        for side in (first, first.other):
+            again.say(side, *again.hands[side].scan())
+
+        again.settle()
+        assert again.shape(LEFT) == again.shape(RIGHT)
+        assert b"d/e" not in again.shape(LEFT)
+
     def test_removes_what_it_had_only_meant_to_remove(self) -> None:
         duo = self.agreed({b"f": b"one"})
         duo.delete(LEFT, b"f")
