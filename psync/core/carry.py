@@ -70,6 +70,11 @@ class Carrier:
         if _is_directory(expected) and not _is_directory(entry) and not emptied:
             self._walk(source, path)
             return
+        if _is_directory(entry) and not _is_directory(expected) and not emptied:
+            # It comes back without what was agreed in it: that went with it, unseen.
+            if self._archive.children(path):
+                self._walk(target.side, path)
+                return
         if entry.kind == Kind.FILE and entry.size > self._pair.limits.inline_max:
             keep = bool(decision.conflict)
             transition = Transition(0, PUT, path, expected, wanted, keep=keep)

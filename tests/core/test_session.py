@@ -1215,3 +1215,52 @@ class TestRetry:
         assert duo.looked(LEFT) == [(1, b"f")]
         duo.assert_rest()
         assert duo.session.problems() == []
+
+
+class TestDirectoryThatComesBack:
+    """What was agreed in a directory that is gone went with it, although nobody said so."""
+
+    def agreed(self) -> Duo:
+        return Duo({b"d": None, b"d/e": None, b"d/e/f": b"one", b"d/g": b"two"})
+
+    def test_for_what_is_new_in_it(self) -> None:
+        duo = self.agreed()
+        for path in (b"d/e/f", b"d/e", b"d/g", b"d"):
+            duo.left.remove(path)
+        duo.right.make(b"d/e/new", b"new")
+        duo.say(LEFT, Observed([Item(b"d", None)]))
+        duo.see(RIGHT, b"d/e/new")
+
+        duo.settle()
+        assert duo.shape(LEFT) == duo.shape(RIGHT)
+        assert duo.shape(LEFT) == {b"d": None, b"d/e": None, b"d/e/new": b"new"}
+
+    def test_for_what_was_new_in_it_before(self) -> None:
+        duo = self.agreed()
+        duo.right.make(b"d/e/new", b"new")
+        for path in (b"d/e/f", b"d/e", b"d/g", b"d"):
+            duo.left.remove(path)
+        duo.receive(
+            Said(RIGHT, Observed([duo.right.item(b"d/e/new")])),
+            Said(LEFT, Observed([Item(b"d", None)])),
+        )
+
+        duo.settle()
+        assert duo.shape(LEFT) == duo.shape(RIGHT)
+        assert duo.shape(LEFT) == {b"d": None, b"d/e": None, b"d/e/new": b"new"}
+
+    def test_in_the_place_of_a_file(self) -> None:
+        duo = self.agreed()
+        for path in (b"d/e/f", b"d/e", b"d/g", b"d"):
+            duo.left.remove(path)
+        duo.left.make(b"d", b"a file now")
+        duo.right.edit(b"d", mode=0o700)
+        duo.right.make(b"d/new", b"new")
+        duo.receive(
+            Said(RIGHT, Observed([duo.right.item(b"d/new"), duo.right.item(b"d")])),
+            Said(LEFT, Observed([duo.left.item(b"d")])),
+        )
+
+        duo.settle()
+        assert duo.shape(LEFT) == duo.shape(RIGHT)
+        assert duo.shape(LEFT) == {b"d": None, b"d/new": b"new"}
