@@ -19,7 +19,7 @@ from psync.core.events import Problem
 __all__ = ["QUIET_ATTEMPTS", "Pending"]
 
 QUIET_ATTEMPTS = 3  # a problem that goes away by itself so soon is nobody's business
-LASTING_ATTEMPTS = 5  # nobody waits for one that has not gone by then
+LASTING_ATTEMPTS = 7  # within 6 s; nobody waits for one that has not gone by then
 _RETRY_MIN = 0.05
 _RETRY_MAX = 60.0
 _RETRY_SOON_MAX = 2.0
