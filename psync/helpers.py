@@ -40,7 +40,7 @@ from psync.core.entry import (
     split,
     valid_path,
 )
-from psync.holding import Directory, Held, UnmetError, is_expected, same
+from psync.holding import Directory, Held, Loan, UnmetError, is_closed, is_expected, same
 from psync.intents import Intent
 from psync.quarantine import Quarantine, Reason
 from psync.recovery import recover
@@ -275,6 +275,7 @@ class Helpers:
         here = self._enter(directory)
         if verb == META:
             return self._set_meta(here.fd, name, t), b""
+        self._open_up(here)
         if verb == PUT:
             return self._put(t, here, name, intent)
         if verb == RENAME:
@@ -513,10 +514,18 @@ class Helpers:
         if old_directory != here.path:
             there = Directory(self._root_fd, old_directory, 0.0)
         try:
+            self._open_up(there)
             held = Held(there.fd, old_name, expected, lease=False)
             try:
                 self.step("held")
-                kept = self._move(held, there, old_name, here, name, t.expected, intent)
+                loan = None
+                if expected.kind == _DIRECTORY and there is not here:  # its ".." changes, too
+                    loan = self._lend(held.fd, held.st, t.path, t.source)
+                try:
+                    kept = self._move(held, there, old_name, here, name, t.expected, intent)
+                finally:
+                    if loan is not None:
+                        loan.end()
                 self._quarantine.links.note(held.st, held.fd)
                 st = held.st if not held.is_untouched() else os.fstat(held.fd)
             finally:
@@ -648,6 +657,37 @@ class Helpers:
             self._leave()
         self._here = here = Directory(self._root_fd, path, now)
         return here
+
+    def _open_up(self, here: Directory) -> None:
+        """Let names be changed in a directory of our own that is read-only, until it is left."""
+        if here.loan is None:
+            here.loan = self._lend(here.fd, here.st, here.path)
+
+    def _lend(
+        self, fd: int, st: os.stat_result, path: bytes, source: bytes = b""
+    ) -> Optional[Loan]:
+        """Lend ourselves what a directory's mode keeps from us; see that a crash ends it, too.
+
+        Args:
+            fd: the directory.
+            st: what it is.
+            path: where it is, or will be.
+            source: where else it may be.
+
+        Raises:
+            OSError: it cannot be written down.
+        """
+        if not is_closed(st):
+            return None
+        mode = stat.S_IMODE(st.st_mode)
+        own = self._entry(st)._replace(mode=mode)
+        quarantine = self._quarantine
+        quarantine.intend([Intent(quarantine.unused(), path, own, None, False, source)])
+        loan = Loan(fd, mode)
+        with suppress(OSError):  # then the act itself says what is wrong
+            loan.begin()
+        self.step("lent")
+        return loan
 
     def _leave(self) -> None:
         if self._here is not None:

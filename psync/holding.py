@@ -15,13 +15,24 @@ import errno
 import os
 import stat
 from collections import OrderedDict
-from typing import Union
+from contextlib import suppress
+from typing import Optional, Union
 
 from psync.core.entry import Entry, Kind
 from psync.syscalls import lease_intact, open_beneath, read_lease
 from psync.wire import CHANGED, IN_USE, NO_PARENT
 
-__all__ = ["Directory", "Held", "Links", "UnmetError", "is_expected", "same", "set_times"]
+__all__ = [
+    "Directory",
+    "Held",
+    "Links",
+    "Loan",
+    "UnmetError",
+    "is_closed",
+    "is_expected",
+    "same",
+    "set_times",
+]
 
 _FILE, _DIRECTORY, _SYMLINK = int(Kind.FILE), int(Kind.DIRECTORY), int(Kind.SYMLINK)
 _FORMATS = {_FILE: stat.S_IFREG, _DIRECTORY: stat.S_IFDIR, _SYMLINK: stat.S_IFLNK}
@@ -31,7 +42,8 @@ _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_ONLY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _NO_PARENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)
-
+_NEEDED = stat.S_IWUSR | stat.S_IXUSR  # to change names in a directory of our own
+_LENT = stat.S_ISVTX | _NEEDED
 
 LINKS_MAX = 16_384  # inodes
 
@@ -51,12 +63,13 @@ class Directory:
     and it is the users' doings that count.
     """
 
-    __slots__ = ("changed", "fd", "path", "since", "st")
+    __slots__ = ("changed", "fd", "loan", "path", "since", "st")
 
     def __init__(self, root_fd: int, path: bytes, now: float) -> None:
         self.path = path
         self.since = now
         self.changed = False
+        self.loan: Optional[Loan] = None
         try:
             try:
                 self.fd = open_beneath(root_fd, path, os.O_RDONLY | os.O_DIRECTORY)
@@ -69,10 +82,36 @@ class Directory:
         self.st = os.fstat(self.fd)
 
     def leave(self) -> None:
-        """Put the time back, if we have changed names in it, and close it."""
+        """Put mode and time back, if we have changed names in it, and close it."""
+        if self.loan is not None:
+            self.loan.end()
         if self.changed:
             set_times(self.fd, self.st.st_atime_ns, self.st.st_mtime_ns)
         os.close(self.fd)
+
+
+class Loan:
+    """Permission to change names in a directory, which its owner, who we are, lacks: for a while.
+
+    The sticky bit marks it, which means nothing to an owner: a user who sets the mode
+    meanwhile sets another one, and that stays.
+    """
+
+    def __init__(self, fd: int, mode: int) -> None:
+        """Prepare it; `mode` is the directory's own."""
+        self._fd = fd
+        self._mode = mode
+
+    def begin(self) -> None:
+        """Lend, unless the mode is not the one that was seen any more."""
+        if stat.S_IMODE(os.fstat(self._fd).st_mode) == self._mode:
+            _set_mode(self._fd, self._mode | _LENT)
+
+    def end(self) -> None:
+        """Put the mode back, if it is the one that was lent."""
+        if stat.S_IMODE(os.fstat(self._fd).st_mode) == self._mode | _LENT:
+            with suppress(OSError):
+                _set_mode(self._fd, self._mode)
 
 
 class Held:
@@ -179,6 +218,17 @@ class Links:
         return entry._replace(ctime_ns=last) if entry.ctime_ns in earlier else entry
 
 
+def is_closed(st: os.stat_result) -> bool:
+    """Tell whether a directory's own mode is what keeps us, its owner, from changing names in it.
+
+    One whose mode could not be put back, because to set it clears a bit, is left alone.
+    """
+    me, mode = os.geteuid(), st.st_mode
+    if not me or st.st_uid != me or mode & _NEEDED == _NEEDED:
+        return False
+    return not mode & stat.S_ISGID or st.st_gid in (os.getegid(), *os.getgroups())
+
+
 def is_expected(fd: int, st: os.stat_result, expected: Entry) -> bool:
     """Tell whether what was looked at is the very version that is expected."""
     if stat.S_IFMT(st.st_mode) != _FORMATS.get(expected.kind):
@@ -218,6 +268,15 @@ def set_times(fd: int, atime_ns: int, mtime_ns: int) -> None:
             os.utime(_reference(fd), ns=(atime_ns, mtime_ns))
     except OSError:
         pass  # then they are what the system made them
+
+
+def _set_mode(fd: int, mode: int) -> None:
+    try:
+        os.fchmod(fd, mode)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+        os.chmod(_reference(fd), mode)
 
 
 def _reference(fd: int) -> bytes:

@@ -36,6 +36,9 @@ class Intent(NamedTuple):
             that moves here from there.
         keep: it is a conflict's loser.
         source: the old path of what takes its place by a rename, else empty.
+
+    If `expected` is a directory, nothing is displaced: it is read-only and being opened up to
+    change names in it, and its mode is to become that again. It is at `path`, or at `source`.
     """
 
     name: bytes

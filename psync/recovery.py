@@ -4,9 +4,10 @@ Each displacement was written into the journal first. Here, when an agent starts
 lies in quarantine is judged by what it *is*, not by what the journal hoped for: the
 version that was to be displaced (then the operation is complete), the one that was to
 take its place (then it was undone, or never begun), or somebody's own, caught in
-between, which goes back to where it was.
+between, which goes back to where it was. And a read-only directory that was opened up to
+change names in it becomes read-only again.
 
-**Invariants.** Only renames, each of which destroys nothing: `NOREPLACE`, or `EXCHANGE`
+**Invariants.** Things move by renames only, none of which destroys: `NOREPLACE`, or `EXCHANGE`
 with a name of ours. What can be judged neither way goes to the conflict store. So
 recovery may itself be killed anywhere and simply begins again.
 
@@ -17,9 +18,11 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from typing import Optional
 
 from psync.core.entry import Entry, Kind, content_digest, split
+from psync.holding import Loan
 from psync.intents import Intent
 from psync.quarantine import Quarantine, Reason
 from psync.syscalls import EXCHANGE, NOREPLACE, open_beneath, renameat2
@@ -37,7 +40,9 @@ _AT = os.O_PATH | os.O_DIRECTORY
 
 def recover(root_fd: int, quarantine: Quarantine) -> None:
     """Finish or undo what an earlier agent was doing, before anything else is done."""
-    intents = quarantine.recorded()
+    recorded = quarantine.recorded().values()
+    loans = [intent for intent in recorded if intent.expected.kind == Kind.DIRECTORY]
+    intents = {i.name: i for i in recorded if i.expected.kind != Kind.DIRECTORY}
     found = {os.fsencode(name) for name in os.listdir(quarantine.fd)}
     for intent in intents.values():
         if (
@@ -52,8 +57,22 @@ def recover(root_fd: int, quarantine: Quarantine) -> None:
             _judge(root_fd, quarantine, intent)
         except OSError:  # it can neither be looked at nor go back: nobody shall miss it
             quarantine.report(intent.path, quarantine.keep(intent, Reason.DISPLACED))
+    for loan in reversed(loans):
+        _end_loan(root_fd, loan)
     quarantine.rewrite_journal()
     quarantine.settle()
+
+
+def _end_loan(root_fd: int, loan: Intent) -> None:
+    """Put back the mode of a directory in which names were being changed."""
+    for path in {loan.path, loan.source or loan.path}:
+        with suppress(OSError):
+            fd = open_beneath(root_fd, path, _AT)
+            try:
+                if os.fstat(fd).st_ino == loan.expected.ino:
+                    Loan(fd, loan.expected.mode).end()
+            finally:
+                os.close(fd)
 
 
 def _unknown(name: bytes) -> Intent:

@@ -53,6 +53,10 @@ def as_user(work: Callable[[], None]) -> None:
     assert not trouble, trouble
 
 
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
 def on(root: Path) -> Callable[[Callable[[Replica], None]], None]:
     """Run the decorated function at once, as the user, on a replica at `root`."""
 
@@ -115,35 +119,112 @@ class TestOwnFiles:
             r.finish()
             assert r.conflicts() == {}
 
-    def test_a_directory_that_may_not_be_written_to_can_be_made(self, root):
+    def test_a_directory_that_may_not_be_written_to_can_be_made_and_filled(self, root):
         @on(root)
         def _(r: Replica) -> None:
             made, child = r.apply(r.put(b"d", directory(0o555)), r.put(b"d/f", file(b"x"), b"x"))
+            (later,) = r.apply(r.put(b"d/e", directory(0o500)))
 
-            assert made.status == APPLIED
+            assert made.status == child.status == later.status == APPLIED
             assert made.entry == r.look(b"d")
-            assert stat.S_IMODE((root / "d").stat().st_mode) == 0o555
-            assert (child.status, child.message) == (
-                FAILED, "cannot write d/f: Permission denied",
-            )  # fmt: skip
+            assert r.tree() == {b"d": b"/", b"d/e": b"/", b"d/f": b"x"}
+            assert mode_of(root / "d") == 0o555
 
-    def test_a_directory_that_may_not_be_written_to_keeps_what_it_has(self, root):
+    def test_names_in_a_read_only_directory_of_our_own_change(self, root):
         @on(root)
         def _(r: Replica) -> None:
-            old = r.write(b"d/f", b"old")
+            files = {name: r.write(b"d/" + name, name) for name in (b"a", b"b", b"c")}
+            (root / "d/s").mkdir()
             (root / "d").chmod(0o555)
+            before = r.look(b"d")
 
             outcomes = r.apply(
                 r.put(b"d/g", file(b"x"), b"x"),
-                r.put(b"d/f", file(b"x"), b"x", old),
-                r.delete(b"d/f", old),
-                r.rename(b"d/f", old, b"g"),
-                r.put(b"d/e", directory()),
+                r.put(b"d/a", file(b"new"), b"new", files[b"a"]),
+                r.delete(b"d/b", files[b"b"]),
+                r.rename(b"d/c", files[b"c"], b"g"),
+                r.rmdir(b"d/s", r.look(b"d/s")),
             )
 
-            assert [o.status for o in outcomes] == [FAILED] * 5
-            assert all("Permission denied" in o.message for o in outcomes)
-            assert r.tree() == {b"d": b"/", b"d/f": b"old"}
+            assert [o.status for o in outcomes] == [APPLIED] * 5
+            assert r.tree() == {b"d": b"/", b"d/a": b"new", b"d/g": b"x", b"g": b"c"}
+            assert r.look(b"d") == before
+
+    def test_a_read_only_directory_moves_between_such(self, root):
+        @on(root)
+        def _(r: Replica) -> None:
+            for path in ("a/d", "b"):
+                (root / path).mkdir(parents=True)
+                (root / path).chmod(0o555)
+            (root / "a").chmod(0o555)
+
+            (moved,) = r.apply(r.rename(b"a/d", r.look(b"a/d"), b"b/d"))
+
+            assert moved.status == APPLIED
+            assert moved.entry == r.look(b"b/d")
+            assert [mode_of(root / path) for path in ("a", "b", "b/d")] == [0o555] * 3
+
+    @pytest.mark.parametrize("mode", [0o000, 0o755, 0o777])
+    def test_the_mode_that_a_user_sets_meanwhile_stays(self, root, mode):
+        @on(root)
+        def _(r: Replica) -> None:
+            (root / "d").mkdir(0o555)
+            r.helpers.step = lambda at: (root / "d").chmod(mode) if at == "published" else None
+
+            (made,) = r.apply(r.put(b"d/f", file(b"x"), b"x"))
+
+            assert made.status == APPLIED
+            assert mode_of(root / "d") == mode
+
+    @pytest.mark.parametrize("at", ["lent", "published", "moved"])
+    def test_a_mode_is_put_back_after_a_crash(self, root, at):
+        def dies(r: Replica) -> None:
+            for path in ("a/d", "b"):
+                (root / path).mkdir(parents=True)
+                (root / path).chmod(0o555)
+            (root / "a").chmod(0o511)
+            old = r.look(b"a/d")
+            r.helpers.step = lambda now: os._exit(0) if now == at else None
+            r.apply(r.put(b"b/f", file(b"x"), b"x"), r.rename(b"a/d", old, b"b/d"))
+
+        as_user(lambda: dies(Replica(root)))
+        lent = [
+            p for p in ("a", "b", "a/d", "b/d") if (root / p).is_dir() and mode_of(root / p) & 0o200
+        ]
+
+        @on(root)
+        def _(r: Replica) -> None:
+            assert lent
+            assert mode_of(root / "a") == 0o511
+            assert mode_of(root / "b") == 0o555
+            assert mode_of(root / ("b/d" if at == "moved" else "a/d")) == 0o555
+
+    def test_the_mode_that_a_user_sets_after_a_crash_stays(self, root):
+        def dies(r: Replica) -> None:
+            (root / "d").mkdir(0o555)
+            r.helpers.step = lambda at: os._exit(0)
+            r.apply(r.put(b"d/f", file(b"x"), b"x"))
+
+        as_user(lambda: dies(Replica(root)))
+        (root / "d").chmod(0o755)
+
+        @on(root)
+        def _(r: Replica) -> None:
+            assert mode_of(root / "d") == 0o755
+
+    def test_nothing_is_lent_that_could_not_be_put_back(self, root):
+        (root / "d").mkdir()
+        os.chown(root / "d", USER, STRANGER)
+        (root / "d").chmod(0o2555)  # not in this group, one loses the bit
+
+        @on(root)
+        def _(r: Replica) -> None:
+            (outcome,) = r.apply(r.put(b"d/f", file(b"x"), b"x"))
+
+            assert (outcome.status, outcome.message) == (
+                FAILED, "cannot write d/f: Permission denied",
+            )  # fmt: skip
+            assert mode_of(root / "d") == 0o2555
 
     def test_a_directory_that_may_not_be_listed(self, root):
         @on(root)
@@ -166,11 +247,24 @@ class TestOwnFiles:
             (root / "d").chmod(0o600)
 
             outcomes = r.apply(r.put(b"d/g", file(b"x"), b"x"), r.delete(b"d/f", old))
+
+            assert [o.status for o in outcomes] == [APPLIED] * 2
+            assert mode_of(root / "d") == 0o600
+            (root / "d").chmod(0o700)
+            assert r.tree() == {b"d": b"/", b"d/g": b"x"}
+
+    def test_what_is_below_one_that_may_not_be_searched_is_out_of_reach(self, root):
+        @on(root)
+        def _(r: Replica) -> None:
+            old = r.write(b"d/e/f", b"old")
+            (root / "d").chmod(0o600)
+
+            outcomes = r.apply(r.put(b"d/e/g", file(b"x"), b"x"), r.delete(b"d/e/f", old))
             (root / "d").chmod(0o700)
 
             assert [o.status for o in outcomes] == [FAILED] * 2
             assert [o.entry for o in outcomes] == [None, None]
-            assert r.tree() == {b"d": b"/", b"d/f": b"old"}
+            assert r.tree() == {b"d": b"/", b"d/e": b"/", b"d/e/f": b"old"}
 
     def test_stands_in_the_group_of_a_shared_directory(self, root):
         (root / "shared").mkdir()
