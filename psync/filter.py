@@ -183,6 +183,7 @@ class Filter:
         self._touch_at = 0.0
         self._turning: set[bytes] = set()  # directories of which a rename is to be told yet
         self._troubles: dict[tuple[str, bytes], str] = {}
+        self._closed: set[bytes] = set()  # unreadable to us, while the watcher had read them
         self._doubted: set[tuple[str, bytes]] = set()  # not told again by the scan yet
         self._unread: set[bytes] = set()
         self._listing: Optional[Iterator[None]] = None
@@ -597,9 +598,9 @@ class Filter:
         if items:
             self._send(Observed(items))
 
-    def _list_soon(self, path: bytes) -> None:
+    def _list_soon(self, path: bytes, mask: int = LIST | DEEP | DIRECTORY) -> None:
         """A directory is new here, and nobody else says so of what is in it."""
-        self._settle.note(path, LIST | DEEP | DIRECTORY, self._now())
+        self._settle.note(path, mask, self._now())
         for flush in self._flushes:
             flush.target = -1
 
@@ -648,7 +649,10 @@ class Filter:
             self._absent.pop(path, None)
         if self._troubles:
             if entry.kind == _DIR and ("unreadable", path) in self._troubles:
-                return self._look_flawed(d, entry, UNREADABLE, items)
+                if path not in self._closed or not self._may_list(path):
+                    return self._look_flawed(d, entry, UNREADABLE, items)
+                self._untrouble("unreadable", path)
+                self._list_soon(path, LIST | DIRECTORY)
             self._untrouble("io", path)
             self._untrouble("mount", path)
         if d.moved_from:  # a listing may have shown it before, but not where it came from
@@ -795,6 +799,25 @@ class Filter:
         finally:
             os.close(fd)
 
+    def _close(self, path: bytes) -> None:
+        """A directory keeps us out; the watcher may have nothing to say when that ends."""
+        if len(self._closed) < REMEMBERED_MAX:
+            self._closed.add(path)
+
+    def _may_list(self, path: bytes) -> bool:
+        """Tell whether the names in a directory can be read and looked at."""
+        try:
+            fd = open_directory(self._root_fd, path)
+        except OSError:
+            return False
+        try:
+            os.stat(b".", dir_fd=fd)
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        return True
+
     def _is_at(self, path: bytes, st: os.stat_result) -> bool:
         """Tell whether a directory is still where it was when it was opened."""
         if not path:
@@ -855,6 +878,8 @@ class Filter:
         elif number == errno.EXDEV:
             self._trouble("mount", path, "is a mount point: what is in it stays here", again=True)
         else:
+            if number in (errno.EACCES, errno.EPERM):
+                self._close(path)
             if live:
                 self._settle.note(path, ATTRIBUTES | DIRECTORY, self._now())
             self._trouble("unreadable", path, os.strerror(number), again=True)
@@ -1027,6 +1052,7 @@ class Filter:
             self._trouble("mount", path, "is (in) a mount point and stays here", again=again)
             return
         if number in (errno.EACCES, errno.EPERM):
+            self._close(parent(path))
             self._trouble("unreadable", parent(path), os.strerror(number), again=again)
         else:
             self._trouble("io", path, os.strerror(number), again=again)
@@ -1046,5 +1072,6 @@ class Filter:
         return [key for key in self._troubles if key[1] == top or is_below(key[1], top)]
 
     def _untrouble(self, code: str, path: bytes) -> None:
+        self._closed.discard(path)
         if self._troubles.pop((code, path), None) is not None:
             self._send(Trouble(code, path, ""))

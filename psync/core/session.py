@@ -316,8 +316,16 @@ class Session:
         return [replica.bytes_moved for replica in self._replicas]
 
     def entries(self, side: Side) -> int:
-        """How many entries the last scan of a side found."""
-        return self._replicas[side].entries
+        """How many entries a side has; while much is new there, what its last scan found counts."""
+        replica, count = self._replicas[side], self._archive.count
+        views = replica.views
+        if len(views) > COUNTED_MAX or replica.survey.pending:
+            return max(count, replica.entries)
+        for path in views:
+            view = views.get(path)
+            there = view is not None and view.entry is not None
+            count += there - (self._archive.get(path) is not None)
+        return count
 
     def is_ready(self, side: Side) -> bool:
         """Tell whether a side's scan is over."""

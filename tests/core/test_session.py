@@ -499,6 +499,29 @@ class TestState:
         assert duo.session.entries(LEFT) == 2
         assert duo.session.in_flight() == Intend([], [])
 
+    def test_counts_what_was_brought_to_a_side_and_what_is_new_there(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.write(LEFT, b"g", b"two")
+
+        assert [duo.session.entries(side) for side in (LEFT, RIGHT)] == [3, 3]
+
+        duo.session.pause()
+        duo.write(LEFT, b"h", b"three")
+        duo.delete(RIGHT, b"g")
+
+        assert [duo.session.entries(side) for side in (LEFT, RIGHT)] == [4, 2]
+
+    def test_counts_at_least_what_was_scanned_while_much_is_new(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("psync.core.session.COUNTED_MAX", 1)
+        duo = Duo({b"d/f": b"one"})
+        duo.session.pause()
+        for name in (b"1", b"2"):
+            duo.write(LEFT, name, name)
+
+        assert duo.session.entries(LEFT) == 2
+
 
 class TestSides:
     def test_that_hold_what_was_agreed_are_asked_for_the_root_only(self) -> None:

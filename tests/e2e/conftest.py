@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +33,22 @@ def local(tmp_path: Path, programs: list[Path]) -> Iterator[Pair]:
     """Two directories on this machine, without SSH; nothing runs yet."""
     with opened(tmp_path) as made:
         yield made
+
+
+@pytest.fixture
+def plain(tmp_path: Path, programs: list[Path]) -> Iterator[Pair]:
+    """Like `local`, with a session of an ordinary user: whom a mode keeps out."""
+    if os.geteuid() != 0:
+        with opened(tmp_path) as made:
+            yield made
+        return
+    base = Path(tempfile.mkdtemp())  # he may not enter those of pytest
+    try:
+        os.chown(base, 54321, 54321)
+        with opened(base, None, {"HOME": str(base)}) as made:
+            yield made
+    finally:
+        shutil.rmtree(base)
 
 
 @pytest.fixture

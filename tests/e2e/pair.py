@@ -77,6 +77,10 @@ class Pair:
     """Two roots, a state directory, and the session between them when it runs."""
 
     def __init__(self, base: Path, host: str | None, env: dict[str, str]) -> None:
+        st = base.stat()
+        self.owner: dict[str, Any] = {}  # whom the programs run as
+        if st.st_uid != os.geteuid():
+            self.owner = {"user": st.st_uid, "group": st.st_gid, "extra_groups": []}
         self.base = base
         self.host = host
         self.left = base / "left"
@@ -86,16 +90,23 @@ class Pair:
         self.options: list[str] = []
         self.process: subprocess.Popen[str] | None = None
         self._printed = (base / "output").open("a")
-        self.left.mkdir()
-        self.right.mkdir()
+        for root in (self.left, self.right):
+            root.mkdir()
+            os.chown(root, st.st_uid, st.st_gid)
 
     def root(self, side: str) -> Path:
         return self.left if side == "left" else self.right
 
+    def shell(self, script: str) -> None:
+        """Do something as the user whose session it is, where both roots are."""
+        subprocess.run(
+            ["sh", "-ec", script], cwd=self.base, timeout=WAIT_S, check=True, **self.owner
+        )
+
     def psync(self, *args: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*command(), *args], env=self.env, text=True, capture_output=True, timeout=timeout,
-            check=False,
+            check=False, **self.owner,
         )  # fmt: skip
 
     def launch(self, *extra: str) -> subprocess.Popen[str]:
@@ -104,7 +115,7 @@ class Pair:
         self.process = subprocess.Popen(
             [*command(), *remote, *self.options, *extra, str(self.left), str(self.right)],
             env=self.env, text=True, stdin=subprocess.DEVNULL,
-            stdout=self._printed, stderr=subprocess.STDOUT,
+            stdout=self._printed, stderr=subprocess.STDOUT, **self.owner,
         )  # fmt: skip
         return self.process
 

@@ -1,0 +1,58 @@
+"""An ordinary user's session: directories whose mode keeps him out, as their own owner."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.pair import Pair, tree, until
+
+SIDES = ("left", "right")
+
+
+class TestReadOnlyDirectories:
+    @pytest.mark.parametrize("side", SIDES)
+    def test_are_filled_changed_and_emptied(self, plain: Pair, side: str) -> None:
+        root = plain.root(side)
+        make = f"mkdir -p {side}/mod/a; echo 1 >{side}/mod/a/f; echo 2 >{side}/mod/g; "
+        plain.shell(
+            make + f"head -c 5000000 /dev/urandom >{side}/mod/a/large; chmod -R a-w {side}/mod"
+        )
+        plain.start()
+
+        found = plain.settle()
+
+        assert found.keys() == {b"mod", b"mod/a", b"mod/a/f", b"mod/a/large", b"mod/g"}
+        assert found[b"mod"][1] == found[b"mod/a"][1] == 0o555
+
+        plain.shell(
+            f"cd {side}; chmod u+w mod mod/a; rm mod/g; echo 3 >mod/new; mv mod/a/f mod/f; "
+            "mkdir b; mv mod/a b; chmod a-w b b/a mod"
+        )
+        found = plain.settle()
+
+        assert found.keys() == {b"b", b"b/a", b"b/a/large", b"mod", b"mod/f", b"mod/new"}
+        assert [found[path][1] for path in (b"b", b"b/a", b"mod")] == [0o555] * 3
+
+        plain.shell(f"cd {side}; chmod -R u+w b mod; rm -r b mod")
+
+        assert plain.settle() == tree(root) == {}
+
+
+class TestUnreadableDirectories:
+    @pytest.mark.parametrize("when", ["before", "live"])
+    @pytest.mark.parametrize("mode", ["0000", "0311", "0444"])
+    def test_are_told_of_until_they_can_be_read(self, plain: Pair, mode: str, when: str) -> None:
+        new = "left/.psync.ignore"
+        if when == "live":
+            plain.start()
+        plain.shell(f"mkdir {new}; echo 1 >{new}/f; chmod {mode} {new}; mv {new} left/d")
+        if when == "before":
+            plain.launch()
+            plain.wait_for("watching")
+        until((plain.right / "d").exists, "the directory over there")
+        until(lambda: plain.status()["problems"], "a problem")
+
+        plain.shell("chmod 0755 left/d")
+
+        until(lambda: not plain.status()["problems"], "the end of all problems")
+        assert plain.settle()[b"d/f"][-1] == b"1\n"
