@@ -108,6 +108,7 @@ STATES: dict[tuple[Link, Link], State] = {
 
 _DEFAULTS = Limits()
 _BACKLOG_MAX = 50_000
+_COUNTED_MAX = 1000  # views
 _SCANNED = (b"\0left", b"\0right")  # no paths: who waits for the end of a side's scan waits there
 
 
@@ -319,7 +320,7 @@ class Session:
         """How many entries a side has; while much is new there, what its last scan found counts."""
         replica, count = self._replicas[side], self._archive.count
         views = replica.views
-        if len(views) > COUNTED_MAX or replica.survey.pending:
+        if len(views) > _COUNTED_MAX or replica.survey.pending:
             return max(count, replica.entries)
         for path in views:
             view = views.get(path)

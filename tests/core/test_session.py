@@ -502,10 +502,11 @@ class TestState:
     def test_counts_what_was_brought_to_a_side_and_what_is_new_there(self) -> None:
         duo = Duo({b"d/f": b"one"})
         duo.write(LEFT, b"g", b"two")
+        duo.run()
 
         assert [duo.session.entries(side) for side in (LEFT, RIGHT)] == [3, 3]
 
-        duo.session.pause()
+        duo.receive(Paused())
         duo.write(LEFT, b"h", b"three")
         duo.delete(RIGHT, b"g")
 
@@ -514,9 +515,9 @@ class TestState:
     def test_counts_at_least_what_was_scanned_while_much_is_new(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("psync.core.session.COUNTED_MAX", 1)
+        monkeypatch.setattr("psync.core.session._COUNTED_MAX", 1)
         duo = Duo({b"d/f": b"one"})
-        duo.session.pause()
+        duo.receive(Paused())
         for name in (b"1", b"2"):
             duo.write(LEFT, name, name)
 
