@@ -153,7 +153,8 @@ class Archive:
         for changes in (self._recent, self._frozen):
             if changes is not None:
                 places += reversed(changes.inodes[side].get(ino, []))
-        places += self._rows.by_inode(side, ino)
+        if self._rows.count:  # a first filling asks for each name
+            places += self._rows.by_inode(side, ino)
         for parent, name in places:
             record = self._at(parent, name)
             directory = self._path(parent)

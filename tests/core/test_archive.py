@@ -390,6 +390,17 @@ class TestReplay:
 
 
 class TestFindInode:
+    def test_asks_no_rows_while_there_are_none(
+        self, rows: MemoryRows, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        archive = Archive(rows)
+        monkeypatch.delattr(MemoryRows, "by_inode")
+
+        archive.put(b"a", file(1))
+
+        assert archive.find_inode(Side.LEFT, 1) == b"a"
+        assert archive.find_links(Side.LEFT, 2) == []
+
     def test_knows_no_place_whose_directory_is_gone(self, archive, rows):
         flush(archive)
         # The rows still name a/b/f; a/b has gone to another place, and something else stands there.
