@@ -51,6 +51,26 @@ class TestViews:
         assert list(views) == []
 
 
+class TestParents:
+    @pytest.mark.parametrize(
+        ("news", "lacks"),
+        [
+            pytest.param({}, False, id="no news"),
+            pytest.param({b"a": View(directory()), b"a/b": View(directory())}, False, id="there"),
+            pytest.param({b"a/b": View(None)}, True, id="gone"),
+            pytest.param({b"a": View(FILE), b"a/b": View(directory())}, True, id="a file above"),
+            pytest.param({b"a/b/c": View(None)}, False, id="only itself gone"),
+        ],
+    )
+    def test_are_looked_for_all_the_way_up(
+        self, replica: Replica, news: dict[bytes, View], lacks: bool
+    ) -> None:
+        for path, view in news.items():
+            replica.views.set(path, view)
+
+        assert replica.lacks_parent(b"a/b/c") == lacks
+
+
 class TestRenewal:
     @pytest.mark.parametrize(
         ("entry", "flags", "asked", "expected"),
