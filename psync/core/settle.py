@@ -207,6 +207,9 @@ class Settle:
         if record.moved_from == new:  # there and back again: no move, but look
             record.moved_from = b""
         if directory:
+            prefix = new + b"/"  # noted of what was here before: it comes after what is here now
+            for path in [p for p in self._ready if p.startswith(prefix)]:
+                self._ready[path] = self._ready.pop(path)
             prefix = old + b"/"
             for pending in (self._ready, self._waiting):
                 for path in [p for p in pending if p.startswith(prefix)]:

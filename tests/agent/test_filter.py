@@ -296,6 +296,21 @@ class TestLateRenames:
 
         assert not bench.filter.turning
 
+    def test_come_before_what_we_did_at_their_new_name(self, bench: Bench) -> None:
+        """We put a file into what came to the name when another directory had left it."""
+        (bench.root / "e").mkdir()
+        (bench.root / "e/f").write_bytes(b"ours")
+        entry = bench.own[b"e/f"] = bench.filter._looker.look(b"e/f").entry
+        bench.filter._looker.forget()
+        bench.filter.applied(
+            [Transition(1, PUT, b"e/f", None, entry)], [Outcome(1, APPLIED, entry)]
+        )
+        (bench.root / "g").mkdir()
+        bench.hear(("M", True, b"e", b"g"), ("M", True, b"d", b"e"), ("E", CLOSED, b"e/f"))
+        told = [i.path for i in bench.items(1.0)]
+
+        assert told.index(b"e") < told.index(b"e/f")
+
     def test_touch_the_directory_where_it_is_now(self, bench: Bench) -> None:
         bench.hear(("E", CREATED | CLOSED, b"d/f"), ("M", True, b"d", b"e"))
 

@@ -193,6 +193,13 @@ class TestRename:
         assert paths(settle.due(10.0)) == [b"dx", b"e", b"d", b"e/ready"]
         assert paths(settle.due(10.05)) == [b"e/waiting"]
 
+    def test_comes_before_what_was_noted_of_its_new_name(self, settle: Settle) -> None:
+        settle.note(b"e/f", CLOSED, 10.0)
+        settle.note(b"ex", CLOSED, 10.0)
+        settle.rename(b"d", b"e", True, 10.0)
+
+        assert paths(settle.due(10.0)) == [b"ex", b"e", b"d", b"e/f"]
+
     def test_of_a_directory_that_is_new_keeps_its_listing(self, settle: Settle) -> None:
         settle.note(b"d", LIST | DIRECTORY, 10.0)
         settle.rename(b"d", b"e", True, 10.0)
