@@ -516,7 +516,7 @@ class Filter:
         if self._listing is not None or self._watcher.scanning() or self._may_flush():
             return 0.0
         times = [self._settle.deadline(), self._watcher.deadline()]
-        if self._touched:
+        if self._touched and not self._turning:
             times.append(self._touch_at)
         if self._echoes:
             times.append(next(iter(self._echoes.values())))
@@ -552,7 +552,7 @@ class Filter:
                 if self._now() >= until:
                     break
             now = self._now()
-            if self._touched and (now >= self._touch_at or self._flushes):
+            if self._touched and not self._turning and (now >= self._touch_at or self._flushes):
                 self._look_at_touched()
             if self._polling and not self._scanning and now >= self._next_poll:
                 self.rescan()

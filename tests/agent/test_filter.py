@@ -311,6 +311,16 @@ class TestLateRenames:
 
         assert told.index(b"e") < told.index(b"e/f")
 
+    def test_are_told_before_the_state_of_a_directory_in_them(self, bench: Bench) -> None:
+        (bench.root / "e/s").mkdir(parents=True)
+        bench.hear(("E", DELETED, b"d/s/f"), *(("E", DELETED, b"%d" % i) for i in range(200)))
+        bench.hear(("M", True, b"d", b"e"))
+        bench.now += 0.1
+        bench.filter.live(bench.now)  # no time for more than some of it
+        told = [i.path for m in bench.work(1.0) if isinstance(m, Observed) for i in m.items]
+
+        assert told.index(b"e") < told.index(b"e/s")
+
     def test_touch_the_directory_where_it_is_now(self, bench: Bench) -> None:
         bench.hear(("E", CREATED | CLOSED, b"d/f"), ("M", True, b"d", b"e"))
 
