@@ -388,10 +388,16 @@ class Filter:
             self._touch(parent(new), now)
             self._settle.rename(old, new, directory, now)
             if directory:
-                self._turning.discard(old)
-                self._turning.add(new)
+                self._turn(old, new)
         if directory:
             self._directory_moved(old, new, now)
+
+    def _turn(self, old: bytes, new: bytes) -> None:
+        """A directory's rename is to be told, and those of directories in it go along."""
+        for path in [p for p in self._turning if p == old or is_below(p, old)]:
+            self._turning.discard(path)
+            self._turning.add(new + path[len(old) :])
+        self._turning.add(new)
 
     def _directory_moved(self, old: bytes, new: bytes, now: float) -> None:
         """Forget what a directory's move has made wrong, and look again for what it hid.
@@ -408,9 +414,6 @@ class Filter:
         for path in [p for p in self._touched if p == old or is_below(p, old)]:
             del self._touched[path]
             self._touched[new + path[len(old) :]] = None
-        for path in [p for p in self._turning if is_below(p, old)]:
-            self._turning.discard(path)
-            self._turning.add(new + path[len(old) :])
         for flush in self._flushes:
             flush.target = -1
         for code, path in self._troubles_at(old):

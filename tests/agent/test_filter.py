@@ -321,6 +321,12 @@ class TestLateRenames:
 
         assert told.index(b"e") < told.index(b"e/s")
 
+    def test_are_not_waited_for_under_a_name_that_is_none_of_ours(self, bench: Bench) -> None:
+        bench.hear(("M", True, b"a", b"d/e"), ("M", True, b"d", b"no"))
+        bench.work(1.0)
+
+        assert not bench.filter.turning
+
     def test_touch_the_directory_where_it_is_now(self, bench: Bench) -> None:
         bench.hear(("E", CREATED | CLOSED, b"d/f"), ("M", True, b"d", b"e"))
 
