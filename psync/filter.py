@@ -181,7 +181,7 @@ class Filter:
         self._echoes: dict[bytes, float] = {}
         self._touched: dict[bytes, None] = {}
         self._touch_at = 0.0
-        self._turning: set[bytes] = set()  # directories of which a rename is to be told yet
+        self._turning: dict[bytes, bytes] = {}  # directories' renames to be told yet, new to old
         self._troubles: dict[tuple[str, bytes], str] = {}
         self._closed: set[bytes] = set()  # unreadable to us, while the watcher had read them
         self._doubted: set[tuple[str, bytes]] = set()  # not told again by the scan yet
@@ -394,10 +394,9 @@ class Filter:
 
     def _turn(self, old: bytes, new: bytes) -> None:
         """A directory's rename is to be told, and those of directories in it go along."""
-        for path in [p for p in self._turning if p == old or is_below(p, old)]:
-            self._turning.discard(path)
-            self._turning.add(new + path[len(old) :])
-        self._turning.add(new)
+        self._turning[new] = self._turning.pop(old, old)
+        for path in [p for p in self._turning if is_below(p, old)]:
+            self._turning[new + path[len(old) :]] = self._turning.pop(path)
 
     def _directory_moved(self, old: bytes, new: bytes, now: float) -> None:
         """Forget what a directory's move has made wrong, and look again for what it hid.
@@ -578,7 +577,7 @@ class Filter:
             path = d.path
             if path in held:
                 continue
-            self._turning.discard(path)
+            self._turning.pop(path, None)
             if d.mask & LIST and self._is_directory(path):
                 if d.moved_from:
                     self._look(d, items, held)
@@ -675,7 +674,7 @@ class Filter:
             now = self._now()
             self._settle.hold(path, now, _CHAIN_WAIT)
             if mask & DIRECTORY:
-                self._turning.add(path)
+                self._turning[path] = d.moved_from
             held.add(d.moved_from)
             self._settle.hold(d.moved_from, now, _CHAIN_WAIT)
             return
@@ -971,13 +970,27 @@ class Filter:
                 continue
             echoes.pop(path, None)
             echoes[path] = now + _ECHO_WAIT
+            self._doubt(path, now)
             if transition.verb == RENAME:
                 echoes.pop(transition.source, None)
                 echoes[transition.source] = now + _ECHO_WAIT
+                self._doubt(transition.source, now)
         while len(echoes) > REMEMBERED_MAX:
             oldest = next(iter(echoes))
             del echoes[oldest]
             self._settle.note(oldest, MOVED_IN, now)
+
+    def _doubt(self, path: bytes, now: float) -> None:
+        """The brain takes an outcome for one of before a rename that it is to be told yet.
+
+        So what it makes of it is wrong at both names: it is told what is there.
+        """
+        for new, old in self._turning.items():
+            if is_below(path, old):
+                self._settle.note(new + path[len(old) :], MODIFIED | CLOSED, now)
+            if is_below(path, old) or is_below(path, new):
+                self._known.forget(path)
+                self._settle.note(path, MODIFIED | CLOSED, now)
 
     # --- flush -----------------------------------------------------------------------------
 

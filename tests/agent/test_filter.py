@@ -327,6 +327,28 @@ class TestLateRenames:
 
         assert not bench.filter.turning
 
+    @pytest.mark.parametrize("heard", [False, True])
+    def test_do_not_hide_what_we_do_before_they_are_told(self, bench: Bench, heard: bool) -> None:
+        (bench.root / "d").mkdir()
+        (bench.root / "e").mkdir()
+        for path in (b"d/f", b"e/g"):
+            (bench.root / os.fsdecode(path)).write_bytes(b"ours")
+        if heard:
+            bench.hear(("M", True, b"d", b"e"))
+        for path in (b"d/f", b"e/g"):
+            entry = bench.own[path] = bench.filter._looker.look(path).entry
+            bench.filter._looker.forget()
+            bench.filter.applied(
+                [Transition(1, PUT, path, None, entry)], [Outcome(1, APPLIED, entry)]
+            )
+        if not heard:
+            bench.hear(("M", True, b"d", b"e"))
+        bench.hear(("E", CLOSED, b"d/f"), ("E", CLOSED, b"e/g"))
+        told = [(i.path, i.entry is not None) for i in bench.items(1.0)]
+
+        after = told[told.index((b"e", True)) :]
+        assert {(b"d/f", True), (b"e/f", False), (b"e/g", True)} <= set(after)
+
     def test_touch_the_directory_where_it_is_now(self, bench: Bench) -> None:
         bench.hear(("E", CREATED | CLOSED, b"d/f"), ("M", True, b"d", b"e"))
 
