@@ -1411,6 +1411,7 @@ class Picture:
         self.paths: dict[bytes, Entry] = {}
         self.contents: dict[bytes, bytes] = {}
         self.unlisted: set[bytes] = set()
+        self.asked = 0
         self.sent: dict[int, Transition] = {}
         self._taken = 0
 
@@ -1434,17 +1435,32 @@ class Picture:
             self.ask(new + p[len(old) :])
 
     def ask(self, path: bytes) -> None:
+        self.asked += 1
         self.unlisted.add(path)
         self.brain.say(List_([path]))
+
+    def is_listed(self, path: bytes) -> bool:
+        """Whether no directory above a path is still to be listed, and then this one."""
+        above = path
+        while above := above.rpartition(b"/")[0]:
+            if above in self.unlisted:
+                return False
+        return True
 
     def note(self, path: bytes, entry: Entry, content: bytes | None, *, same: bool) -> None:
         was = self.paths.get(path)
         if entry.kind != Kind.DIRECTORY:
             for p in self.below(path):
                 self.drop(p)
+        if was is None:
+            same = False
+        elif entry.same_identity(was):
+            same = True
+        elif (was.ino, was.size, was.mtime_ns) != (entry.ino, entry.size, entry.mtime_ns):
+            same = False
         if content is not None:
             self.contents[path] = content
-        elif not same and was is not None and not entry.same_identity(was):
+        elif not same:
             self.contents.pop(path, None)
         self.paths[path] = entry
 
@@ -1469,7 +1485,8 @@ class Picture:
         same = bool(item.flags & META_ONLY)
         if old:
             was = self.paths.get(old)
-            if was is not None and (was.kind, was.ino) == (entry.kind, entry.ino):
+            known = was is not None and (was.kind, was.ino) == (entry.kind, entry.ino)
+            if was is not None and known and self.is_listed(old):
                 self.carry(old, path)
                 same = (was.size, was.mtime_ns) == (entry.size, entry.mtime_ns)
             elif entry.kind == Kind.DIRECTORY:
@@ -1483,7 +1500,7 @@ class Picture:
         asked = listing.path in self.unlisted
         self.unlisted.discard(listing.path)
         prefix = listing.path + b"/" if listing.path else b""
-        self.paths[listing.path] = listing.entry
+        self.note(listing.path, listing.entry, None, same=False)
         names = {item.path for item in listing.items}
         for item in listing.items:
             path, entry = prefix + item.path, item.entry
@@ -1501,7 +1518,10 @@ class Picture:
         if outcome.status != APPLIED:
             return
         if transition.verb == RENAME:
+            listed = self.is_listed(transition.source)
             self.carry(transition.source, transition.path)
+            if not listed and outcome.entry is not None and outcome.entry.kind == Kind.DIRECTORY:
+                self.ask(transition.path)
         if outcome.entry is None:
             self.drop(transition.path)
         else:
@@ -1509,15 +1529,14 @@ class Picture:
 
     def settle(self) -> None:
         """Flush until nothing is unanswered."""
-        for _ in range(3):
+        asked = -1
+        while self.sent or self.asked != asked:
+            asked = self.asked
+            self.brain.tree.pop(b"nothing", None)
+            self.brain.say(Look(0, [b"nothing"]))  # answered after all that was asked before
+            self.brain.gone(b"nothing")
             self.brain.flush()
             self.take()
-            while self.sent or self.unlisted:
-                before = set(self.unlisted)
-                self.brain.flush()
-                self.take()
-                if not self.sent and self.unlisted == before:
-                    break
 
 
 def tree_of(root: Path) -> tuple[dict[bytes, Entry], dict[bytes, bytes]]:
