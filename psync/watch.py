@@ -571,14 +571,11 @@ class Inotify(Polling):
     def _visit_again(self, events: list[Event], old: bytes, new: bytes) -> None:
         """A directory was renamed: watch now what could not be found under the old name."""
         prefix = old + b"/"
-        again = [p for p in self._absent if p == old or p.startswith(prefix)]
-        for path in again:
+        for path in sorted(p for p in self._absent if p == old or p.startswith(prefix)):
             del self._absent[path]
-        if old in again:
-            events.extend(self._walk(new, True))
-        else:
-            for path in again:
-                events.extend(self._walk(new + path[len(old) :], True))
+            path = new + path[len(old) :]
+            if not self._may_be(path, self._watches.get(path)):
+                events.extend(self._walk(path, True))
 
     def _may_be(self, path: bytes, wd: int | None) -> bool:
         """Tell whether the watch we think of is on what is there (or nothing is there).
@@ -588,7 +585,9 @@ class Inotify(Polling):
         """
         try:
             return self._add(path, _WATCH) == wd
-        except OSError:
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                self._missed(path)
             return True  # moved on: its next event comes
 
     def _rekey(self, old: bytes, new: bytes) -> None:

@@ -894,6 +894,31 @@ class TestFallback:
             ("E", MOVED_OUT, b"a"), ("E", MOVED_IN, b"b"), ("B", b"beat.1"),
         ]  # fmt: skip
 
+    def test_watches_what_was_renamed_with_its_directory_before_it_was_heard_of(
+        self, tmp_path: Path
+    ) -> None:
+        """Another one took its first name, and was watched for it."""
+        root = tmp_path / "root"
+        (root / "d").mkdir(parents=True)
+        (root / ".psync").mkdir()
+        (tmp_path / "other").mkdir()
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        watcher = Inotify(fd, owners=False, strip=False)
+        while watcher.scanning():
+            watcher.step(1.0)
+        (root / "e").mkdir()
+        (root / "e").rename(root / "d/e")
+        (root / "d").rename(root / "f")
+        (tmp_path / "other").rename(root / "e")
+        watcher.read()
+        (root / "f/e/text").write_bytes(b"x")
+        (root / "e/text").write_bytes(b"x")
+        heard = {event[2] for event in watcher.read() if event[0] == "E"}
+        watcher.close()
+        os.close(fd)
+
+        assert {b"e/text", b"f/e/text"} <= heard
+
     def test_counts_a_directory_rename_as_one_event(self, tmp_path: Path) -> None:
         (tmp_path / ".psync").mkdir()
         (tmp_path / "d/e").mkdir(parents=True)
