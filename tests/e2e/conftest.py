@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.pair import Pair, opened
+from tests.e2e.pair import Pair, command, opened
 from tests.sshd import Sshd
 
 
@@ -45,6 +46,11 @@ def plain(tmp_path: Path, programs: list[Path]) -> Iterator[Pair]:
     base = Path(tempfile.mkdtemp())  # he may not enter those of pytest
     try:
         os.chown(base, 54321, 54321)
+        try:
+            ask = [*command(), "--version"]
+            subprocess.run(ask, user=54321, check=True, capture_output=True, cwd="/")
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("an ordinary user may not enter this checkout, or its Python")
         with opened(base, None, {"HOME": str(base)}) as made:
             yield made
     finally:
