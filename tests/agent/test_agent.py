@@ -1509,9 +1509,9 @@ class Picture:
                 self.ask(path)
             self.note(path, entry, item.content, same=False)
         for path in list(self.paths):
-            name = path[len(prefix) :]
-            if path.startswith(prefix) and name and b"/" not in name and name not in names:
-                self.drop(path)
+            name = path[len(prefix) :].partition(b"/")[0]
+            if path.startswith(prefix) and name and name not in names:
+                self.drop(prefix + name)
 
     def take_outcome(self, outcome: wire.Outcome) -> None:
         transition = self.sent.pop(outcome.op)
