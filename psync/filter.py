@@ -49,6 +49,7 @@ from psync.core.settle import (
     MOVED,
     MOVED_IN,
     MOVED_OUT,
+    PASSED,
     Due,
     Settle,
 )
@@ -85,6 +86,7 @@ _DIGESTS_MAX = 1000
 _ABSENT_AGE = 10.0  # a rename is heard of within this
 _TOUCH_DELAY = 0.005  # a directory's own mtime follows what happened in it
 _CHAIN_WAIT = 0.005  # a renamed path that is gone again was renamed again: its event comes
+_PAUSE = 0.1  # so does that of a directory, which all else waits for
 _ECHO_WAIT = 1.0  # our own work is heard of within this, or looked at
 _TROUBLE_RETRY = 15.0
 _TOLD_BY_SCANS = ("mount", "unreadable")
@@ -182,6 +184,8 @@ class Filter:
         self._touched: dict[bytes, None] = {}
         self._touch_at = 0.0
         self._turning: dict[bytes, bytes] = {}  # directories' renames to be told yet, new to old
+        self._paused_until = 0.0
+        self._paused_for = b""
         self._troubles: dict[tuple[str, bytes], str] = {}
         self._closed: set[bytes] = set()  # unreadable to us, while the watcher had read them
         self._doubted: set[tuple[str, bytes]] = set()  # not told again by the scan yet
@@ -283,7 +287,7 @@ class Filter:
 
         A scan that is going on may have passed where it happened: another one follows it.
         """
-        self._known.forget_all_told()
+        self._known.events_lost()
         if self._scanning:
             self._scan_again = True
         else:
@@ -320,6 +324,7 @@ class Filter:
                     continue
                 if echoes:
                     echoes.pop(path, None)
+                self._heard_of(path)
                 if not path:
                     self._touch(path, now)
                     continue
@@ -353,6 +358,7 @@ class Filter:
         self._untrouble("unreadable", path)
         self._untrouble("mount", path)
         if live:
+            self._heard_of(path)
             self._settle.note(path, LIST | DIRECTORY, now)
             return
         if not self._scanning:  # the watcher had a reason of its own
@@ -369,6 +375,8 @@ class Filter:
         """A rename: a hint, unless one of the names is none of ours."""
         self._echoes.pop(old, None)
         self._echoes.pop(new, None)
+        self._heard_of(old)
+        self._heard_of(new)
         from_nowhere, to_nowhere = self._ignored(old), self._ignored(new)
         if from_nowhere and to_nowhere:
             return
@@ -384,6 +392,7 @@ class Filter:
                 self._touch(parent(old), now)
                 self._settle.note(old, MOVED_OUT | flag, now)
         else:
+            self._absent.pop(new, None)
             self._touch(parent(old), now)
             self._touch(parent(new), now)
             self._settle.rename(old, new, directory, now)
@@ -517,7 +526,10 @@ class Filter:
         """When `live` has something to do, monotonic; 0: now; None: never, as things are."""
         if self._listing is not None or self._watcher.scanning() or self._may_flush():
             return 0.0
-        times = [self._settle.deadline(), self._watcher.deadline()]
+        settled = self._settle.deadline()
+        if settled is not None:
+            settled = max(settled, self._paused_until)
+        times = [settled, self._watcher.deadline()]
         if self._touched and not self._turning:
             times.append(self._touch_at)
         if self._echoes:
@@ -546,11 +558,12 @@ class Filter:
                         if self._now() >= until:
                             return
                     self._listing = None
+                if self._now() < self._paused_until:
+                    break
                 due = settle.due(self._now(), _SLICE)
                 if not due:
                     break
-                self._look_at(due)
-                self._taken += len(due)
+                self._taken += self._look_at(due)
                 if self._now() >= until:
                     break
             now = self._now()
@@ -569,14 +582,25 @@ class Filter:
         if self._flushes:
             self._go_on_flushing()
 
-    def _look_at(self, due: list[Due]) -> None:
+    def _look_at(self, due: list[Due]) -> int:
+        """Look at what is due, in order; return at how many paths."""
         items: list[Item] = []
         size = 0
         held: set[bytes] = set()
-        for d in due:
+        for position, d in enumerate(due):
             path = d.path
             if path in held:
                 continue
+            if d.mask & PASSED:
+                self._look_onward(d, items)
+                continue
+            if self._is_moved_on(d):
+                self._settle.put_back(due[position:])
+                self._paused_until = self._now() + _PAUSE
+                self._paused_for = path
+                if items:
+                    self._send(Observed(items))
+                return position
             self._turning.pop(path, None)
             if d.mask & LIST and self._is_directory(path):
                 if d.moved_from:
@@ -586,7 +610,7 @@ class Filter:
                     items, size = [], 0
                 self._listing = self._list(path, live=True, deep=bool(d.mask & DEEP))
                 self._listed = (path, d.mask & (LIST | DEEP | DIRECTORY))
-                return  # a listing is the last of what is given out at once
+                return len(due)  # a listing is the last of what is given out at once
             if d.mask & (MOVED | MOVED_OUT) and not d.moved_from and self._is_directory(path):
                 # Two names were exchanged: the watcher knows what is here from its old place.
                 self._list_soon(path)
@@ -599,6 +623,32 @@ class Filter:
                     items, size = [], 0
         if items:
             self._send(Observed(items))
+        return len(due)
+
+    def _is_moved_on(self, d: Due) -> bool:
+        """Tell whether directories were renamed further than we have heard: not what waits already.
+
+        What is told of them goes by their order, so nothing is told until that is heard, too.
+        """
+        renamed = d.mask & DIRECTORY and d.mask & (MOVED | MOVED_OUT) and not d.mask & (HELD | LIST)
+        return bool(renamed) and not d.force and self._is_directory(d.path) != bool(d.moved_from)
+
+    def _heard_of(self, path: bytes) -> None:
+        """Something happened at a path: that may be what was waited for."""
+        if self._paused_until and path == self._paused_for:
+            self._paused_until = 0.0
+
+    def _look_onward(self, d: Due, items: list[Item]) -> None:
+        """Tell of a directory that was renamed to here, and on from here, while others made room."""
+        self._settle.note(d.path, MOVED_OUT | DIRECTORY, self._now())
+        try:
+            entry = self._looker.look(d.onward).entry
+        except OSError:
+            return  # whoever looks there will tell
+        if entry is None or entry.kind != _DIR:
+            return
+        if not self._known.shows(d.onward, entry, written=False):  # else all of it is our own work
+            items.append(Item(d.path, entry, None, d.moved_from))
 
     def _list_soon(self, path: bytes, mask: int = LIST | DEEP | DIRECTORY) -> None:
         """A directory is new here, and nobody else says so of what is in it."""
@@ -673,8 +723,6 @@ class Filter:
         if d.moved_from and not mask & (HELD | _GONE) and not d.force:
             now = self._now()
             self._settle.hold(path, now, _CHAIN_WAIT)
-            if mask & DIRECTORY:
-                self._turning[path] = d.moved_from
             held.add(d.moved_from)
             self._settle.hold(d.moved_from, now, _CHAIN_WAIT)
             return
@@ -1048,6 +1096,7 @@ class Filter:
                     self._settle.note(path, MOVED_IN, self._now())
                 self._echoes.clear()
                 self._settle.expedite()
+                self._paused_until = 0.0
                 flush.target = self._taken + self._settle.ready
             if (self._settle.ready and self._taken < flush.target) or self._listing is not None:
                 break

@@ -48,6 +48,7 @@ class Known:
         self._suppress = suppress
         self._told: dict[bytes, Entry] = {}
         self._made: dict[bytes, set[bytes]] = {}
+        self._renames: dict[tuple[bytes, bytes], int] = {}  # ours, to be heard of yet
 
     def ours(self, path: bytes) -> Optional[Entry]:
         """What our last transition left at a path: `NOT_OURS` if there was none."""
@@ -114,16 +115,23 @@ class Known:
         self._told.pop(path, None)
 
     def forget_all_told(self) -> None:
-        """Events were lost."""
+        """Whatever is seen next is news, unless it is our own work."""
         self._told.clear()
         self._made.clear()
+
+    def events_lost(self) -> None:
+        """Nobody tells of what happened."""
+        self.forget_all_told()
+        self._renames.clear()
 
     def directory_moved(self, old: bytes, new: bytes) -> None:
         """All paths below a directory have changed their meaning."""
         self.forget_all_told()
-        left = self._own.get(new)
-        if left is None or self._own.get(old, NOT_OURS) is not None:  # not our own rename
+        ours = self._renames.pop((old, new), 0)
+        if not ours:
             self._own.clear()
+        elif ours > 1:
+            self._renames[old, new] = ours - 1
 
     # --- directories of our own making -----------------------------------------------------
 
@@ -140,7 +148,7 @@ class Known:
             if outcome.status != APPLIED or not self._suppress:
                 continue
             if transition.verb == RENAME and outcome.entry is not None:
-                self._renamed(path, outcome.entry)
+                self._renamed(transition.source, path, outcome.entry)
             if transition.verb in (PUT, RENAME):
                 directory, _, name = path.rpartition(b"/")
                 if directory in made:
@@ -149,11 +157,15 @@ class Known:
                 if transition.verb == PUT and wanted is not None and wanted.kind == _DIRECTORY:
                     made.setdefault(path, set())
 
-    def _renamed(self, path: bytes, entry: Entry) -> None:
+    def _renamed(self, old: bytes, new: bytes, entry: Entry) -> None:
         """We renamed a directory: what we left below its new name before is not there any more."""
-        if entry.kind == _DIRECTORY:
-            for below in [p for p in self._own if is_below(p, path)]:
-                del self._own[below]
+        if entry.kind != _DIRECTORY:
+            return
+        for below in [p for p in self._own if is_below(p, new)]:
+            del self._own[below]
+        if len(self._renames) > REMEMBERED_MAX:
+            self._renames.clear()
+        self._renames[old, new] = self._renames.get((old, new), 0) + 1
 
     def is_our_work(
         self,

@@ -12,8 +12,9 @@ For each path that something happened to there is one record, in one of two plac
     ready     due now, in the order in which it became due
 
 Renames are kept with the new path (`Due.moved_from`), and what waits under the old path
-goes on under the new one; so the chain a -> b -> c is one move from a to c, and a swap
-through a third name is two moves.
+goes on under the new one; so the chain a -> b -> c is one move from a to c. Directories that
+take each other's names are an exception: of a ring of moves none can be made first. There the
+name by way of which it was closed is told, too, though nothing is there any more (`PASSED`).
 
 **Invariants.** Pure: the caller says what time it is. A path has at most one record. A
 path that was noted is given out by `due` at least once after it was noted last, unless
@@ -42,6 +43,7 @@ __all__ = [
     "MOVED",
     "MOVED_IN",
     "MOVED_OUT",
+    "PASSED",
     "Due",
     "Settle",
 ]
@@ -59,7 +61,8 @@ DIRECTORY = 128
 MOVED = 256  # a rename whose old path we know
 LIST = 512  # a directory that is new here: what is in it is wanted, too
 DEEP = 1024  # ... and what is in its directories
-HELD = 2048  # given out once and taken back (`Settle.hold`)
+HELD = 2048  # given out once and taken back (`hold`, `put_back`)
+PASSED = 4096  # a directory was renamed to here and on, to `Due.onward`: a ring is told in order
 
 _GONE = DELETED | MOVED_OUT
 _WRITING = CREATED | MODIFIED
@@ -77,6 +80,7 @@ class Due(NamedTuple):
         force: it has waited for `max_delay` (or a flush does not wait): take it as it is.
         mask: all that happened to it; `DELETED` or `MOVED_OUT` only if that was the last.
         moved_from: where it was renamed from, or empty.
+        onward: where it was renamed to, if it is not here any more (`PASSED`), or empty.
     """
 
     path: bytes
@@ -84,14 +88,16 @@ class Due(NamedTuple):
     force: bool
     mask: int
     moved_from: bytes
+    onward: bytes = b""
 
 
 class _Record:
-    __slots__ = ("first", "force", "mask", "moved_from", "queued", "step", "until")
+    __slots__ = ("first", "force", "mask", "moved_from", "onward", "queued", "step", "until")
 
     def __init__(self, mask: int, moved_from: bytes = b"") -> None:
         self.mask = mask
         self.moved_from = moved_from
+        self.onward = b""
         self.first = 0.0  # when it began to wait; 0: it does not
         self.until = 0.0
         self.queued = False  # whether the heap knows of it
@@ -173,8 +179,8 @@ class Settle:
             record.step = 0.0
             return
         if mask & (CREATED | MOVED_IN):  # another one than was renamed to here
-            record.mask &= ~MOVED
-            record.moved_from = b""
+            record.mask &= ~(MOVED | PASSED)
+            record.moved_from = record.onward = b""
         record.mask = (record.mask & ~_GONE) | mask
 
     def _wait(self, path: bytes, record: _Record, now: float) -> None:
@@ -191,7 +197,8 @@ class Settle:
     def rename(self, old: bytes, new: bytes, directory: bool, now: float) -> None:
         """A path was renamed: what waits at it, and below it, goes on at the new path.
 
-        Both paths are due: the new one first, with `moved_from`, then the old one.
+        Both paths are due: the new one first, with `moved_from`, then the old one, and that
+        from which a chain of renames began.
         """
         was = self._take(old)
         self._take(new)
@@ -200,10 +207,22 @@ class Settle:
             record.mask |= was.mask & ~_GONE
             record.moved_from = was.moved_from or old
             record.first = was.first
+            passed = self._ready.get(was.moved_from)
+            if passed is not None and passed.onward == old:
+                passed.onward = new
         if directory:
             record.mask |= DIRECTORY
+        gone = _Record(MOVED_OUT | (DIRECTORY if directory else 0))
+        if directory and was is not None and self._is_ring(was.moved_from, new):
+            record.moved_from = old
+            gone = _Record(MOVED | PASSED | DIRECTORY, was.moved_from)
+            gone.onward = new
+            self._put_before(was.moved_from, old, gone)
         self._ready[new] = record
-        self._ready[old] = _Record(MOVED_OUT | (DIRECTORY if directory else 0))
+        self._ready[old] = gone
+        origin = self._ready.get(record.moved_from)
+        if origin is not None and not origin.mask & ~(MOVED_OUT | DIRECTORY | HELD):
+            self._ready[record.moved_from] = self._ready.pop(record.moved_from)
         if record.moved_from == new:  # there and back again: no move, but look
             record.moved_from = b""
         if directory:
@@ -223,6 +242,26 @@ class Settle:
                         self._enqueue(path, moved)
         if len(self._ready) + len(self._waiting) > self._paths_max:
             self.overflowed = True
+
+    def _is_ring(self, path: bytes, last: bytes) -> bool:
+        """Tell whether a path was taken by what made room for another, and so on to `last`."""
+        seen = {last}
+        while path not in seen:
+            seen.add(path)
+            record = self._ready.get(path)
+            if record is None or record.mask & PASSED:
+                return False
+            path = record.moved_from
+        return path == last and len(seen) > 1
+
+    def _put_before(self, path: bytes, earlier: bytes, record: _Record) -> None:
+        """Make a record due right before one that is."""
+        ready: dict[bytes, _Record] = {}
+        for each, due in self._ready.items():
+            if each == path:
+                ready[earlier] = record
+            ready[each] = due
+        self._ready = ready
 
     def _take(self, path: bytes) -> Optional[_Record]:
         record = self._ready.pop(path, None)
@@ -245,6 +284,24 @@ class Settle:
             record.first = record.first or now
             self._waiting[path] = record
             self._enqueue(path, record)
+
+    def put_back(self, dues: list[Due]) -> None:
+        """Take back what was just given out, to be given out again in the same order.
+
+        Something may have been noted of it since, by who looked at what came before it.
+        """
+        back: dict[bytes, _Record] = {}
+        for due in dues:
+            given = self._given.pop(due.path, None)
+            if given is None:  # it is held
+                continue
+            noted = self._take(due.path)
+            if noted is not None:
+                self._combine(given, noted.mask)
+            given.mask |= HELD
+            back[due.path] = given
+        back.update(self._ready)
+        self._ready = back
 
     def busy(self, path: bytes, now: float) -> None:
         """A path just given out (or any other) cannot be read yet: somebody writes to it.
@@ -307,7 +364,7 @@ class Settle:
                 del self._ready[path]
         self._given = given
         return [
-            Due(path, r.mask & ~DIRECTORY == ATTRIBUTES, r.force, r.mask, r.moved_from)
+            Due(path, r.mask & ~DIRECTORY == ATTRIBUTES, r.force, r.mask, r.moved_from, r.onward)
             for path, r in given.items()
         ]
 

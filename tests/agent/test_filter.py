@@ -226,6 +226,63 @@ class TestLateRenames:
         assert items[0].moved_from == b"a"
         assert {i.path: i.entry for i in items[1:]} == {b"a": None, b"b": None}
 
+    def test_waits_a_moment_for_what_took_the_place_of_a_directory(self, bench: Bench) -> None:
+        """Of a swap by way of `t` only the first half is heard of, and all of it has happened."""
+        for name in "ab":
+            (bench.root / name).mkdir()
+            (bench.root / name / "f").write_bytes(b"x")
+        bench.hear(("M", True, b"a", b"t"), ("M", True, b"b", b"a"))
+        assert bench.work() == []
+
+        bench.hear(("M", True, b"t", b"b"))
+        sent = bench.work(1.0)
+        hints = [(i.path, i.moved_from) for m in sent for i in m.items if i.moved_from]
+        inode = (bench.root / "b").stat().st_ino
+
+        assert hints == [(b"t", b"a"), (b"a", b"b"), (b"b", b"t")]
+        assert {i.entry.ino for i in sent[0].items if i.path in (b"t", b"b")} == {inode}
+        assert any(Item(b"t", None) in m.items for m in sent)
+        assert not any(isinstance(m, Listing) for m in sent)
+
+    @pytest.mark.parametrize("told", [False, True])
+    def test_tells_of_a_ring_by_way_of_a_name_told_as_gone(self, bench: Bench, told: bool) -> None:
+        for name in "ab":
+            (bench.root / name).mkdir()
+        if told:
+            bench.hear(("E", DELETED | DIRECTORY, b"t"))
+            assert bench.items() == [Item(b"t", None)]
+        bench.hear(*(("M", True, *names) for names in ((b"a", b"t"), (b"b", b"a"), (b"t", b"b"))))
+        hints = [(i.path, i.moved_from) for i in bench.items() if i.moved_from]
+
+        assert hints == [(b"t", b"a"), (b"a", b"b"), (b"b", b"t")]
+
+    def test_does_not_tell_of_a_ring_of_our_own_making(self, bench: Bench) -> None:
+        for name in "ab":
+            (bench.root / name).mkdir()
+        look = bench.filter._looker.look
+        done = []
+        for number, (old, new) in enumerate(((b"a", b"t"), (b"b", b"a"), (b"t", b"b"))):
+            was = look(old).entry
+            (bench.root / os.fsdecode(old)).rename(bench.root / os.fsdecode(new))
+            bench.filter._looker.forget()
+            entry = bench.own[new] = look(new).entry
+            bench.own[old] = None
+            done.append((Transition(number, RENAME, new, None, was, old, was), entry))
+        bench.filter.applied([t for t, _ in done], [Outcome(t.op, APPLIED, e) for t, e in done])
+        bench.hear(*(("M", True, t.source, t.path) for t, _ in done))
+
+        assert bench.items(1.0) == []
+
+    def test_tells_of_no_ring_whose_last_directory_is_gone(self, bench: Bench) -> None:
+        (bench.root / "a").mkdir()
+        (bench.root / "b").write_bytes(b"a file by now")
+        for old, new in ((b"a", b"t"), (b"b", b"a"), (b"t", b"b")):
+            bench.hear(("M", True, old, new))
+        items = bench.items(1.0)
+
+        assert [i.path for i in items if i.moved_from][0] == b"a"
+        assert Item(b"t", None) in items
+
     def test_does_not_wait_for_ever(self, bench: Bench) -> None:
         bench.hear(("M", False, b"a", b"b"))
         items = bench.items(0.1)
@@ -375,8 +432,8 @@ class TestExchangedNames:
             for event in ("M", is_directory, b"d", b"f"), ("M", not is_directory, b"f", b"d"):
                 exchanged.hear(event)
                 if not at_once:
-                    sent += exchanged.work()
-        sent += exchanged.work()
+                    sent += exchanged.work(0.2)
+        sent += exchanged.work(0.2)
         listings = {m.path: m for m in sent if isinstance(m, Listing)}
 
         assert [i.path for i in listings[b"d"].items] == [b"sub"]
@@ -387,7 +444,7 @@ class TestExchangedNames:
         (exchanged.root / "e/sub").mkdir(parents=True)
         (exchanged.root / "e/sub/h").write_bytes(b"other")
         exchanged.hear(("M", True, b"d", b"e"), ("M", True, b"e", b"d"))
-        listings = {m.path: m for m in exchanged.work() if isinstance(m, Listing)}
+        listings = {m.path: m for m in exchanged.work(0.2) if isinstance(m, Listing)}
 
         assert listings[b"d/sub"].items[0].content == b"deep"
         assert listings[b"e/sub"].items[0].content == b"other"
@@ -796,6 +853,31 @@ class TestKnown:
 
         assert known.tell_absent(b"b/f")
         assert not known.tell_absent(b"bf")
+
+    def test_takes_a_rename_for_ours_as_often_as_we_made_it(self) -> None:
+        was = Entry(Kind.DIRECTORY, 0o700, 0, 0, 0, 1, b"", b"", 5, 0)
+        rename = Transition(1, RENAME, b"b", None, was, b"a", was)
+        own: dict[bytes, Entry | None] = {b"a": None, b"b": was}
+        known = Known(own, suppress=True)
+        known.applied([rename, rename], [Outcome(1, APPLIED, was)] * 2)
+
+        left = []
+        for _ in range(3):
+            known.directory_moved(b"a", b"b")
+            left.append(len(own))
+        assert left == [2, 2, 0]
+
+    def test_takes_no_rename_for_ours_after_events_were_lost(self) -> None:
+        was = Entry(Kind.DIRECTORY, 0o700, 0, 0, 0, 1, b"", b"", 5, 0)
+        own: dict[bytes, Entry | None] = {b"a": None, b"b": was}
+        known = Known(own, suppress=True)
+        known.applied(
+            [Transition(1, RENAME, b"b", None, was, b"a", was)], [Outcome(1, APPLIED, was)]
+        )
+        known.events_lost()
+        known.directory_moved(b"a", b"b")
+
+        assert own == {}
 
     def test_is_bounded(self) -> None:
         known = Known({}, suppress=True)

@@ -20,6 +20,7 @@ from psync.core.settle import (
     MOVED,
     MOVED_IN,
     MOVED_OUT,
+    PASSED,
     Due,
     Settle,
 )
@@ -156,9 +157,9 @@ class TestRename:
     def test_makes_one_move_of_a_chain(self, settle: Settle) -> None:
         settle.rename(b"a", b"b", False, 10.0)
         settle.rename(b"b", b"c", False, 10.0)
-        moved = {d.path: d.moved_from for d in settle.due(10.0)}
+        moved = [(d.path, d.moved_from) for d in settle.due(10.0)]
 
-        assert moved == {b"a": b"", b"b": b"", b"c": b"a"}
+        assert moved == [(b"c", b"a"), (b"b", b""), (b"a", b"")]
 
     def test_makes_two_moves_of_a_swap(self, settle: Settle) -> None:
         settle.rename(b"a", b"t", False, 10.0)
@@ -214,6 +215,105 @@ class TestRename:
 
         assert paths(due) == [b"b", b"a"]
         assert due[1].mask == CREATED | CLOSED
+
+
+class TestRingsOfDirectories:
+    """Directories that take each other's names: told in the order in which it can be done."""
+
+    @staticmethod
+    def told(settle: Settle) -> list[tuple[bytes, bytes, bytes]]:
+        return [(d.path, d.moved_from, d.onward) for d in settle.due(10.0) if d.moved_from]
+
+    def swap(self, settle: Settle) -> None:
+        for old, new in ((b"a", b"t"), (b"b", b"a"), (b"t", b"b")):
+            settle.rename(old, new, True, 10.0)
+
+    def test_are_told_with_the_name_that_they_were_closed_by(self, settle: Settle) -> None:
+        self.swap(settle)
+
+        assert self.told(settle) == [(b"t", b"a", b"b"), (b"a", b"b", b""), (b"b", b"t", b"")]
+
+    def test_may_be_of_three(self, settle: Settle) -> None:
+        for old, new in ((b"a", b"t"), (b"b", b"a"), (b"c", b"b"), (b"t", b"c")):
+            settle.rename(old, new, True, 10.0)
+
+        assert self.told(settle) == [
+            (b"t", b"a", b"c"),
+            (b"a", b"b", b""),
+            (b"b", b"c", b""),
+            (b"c", b"t", b""),
+        ]
+
+    def test_come_before_what_is_in_them_and_after_what_was_noted_before(
+        self, settle: Settle
+    ) -> None:
+        settle.note(b"before", CLOSED, 10.0)
+        settle.note(b"a/f", CLOSED, 10.0)
+        self.swap(settle)
+
+        assert paths(settle.due(10.0)) == [b"before", b"t", b"a", b"b", b"b/f"]
+
+    def test_are_told_of_where_the_last_one_went(self, settle: Settle) -> None:
+        self.swap(settle)
+        settle.rename(b"b", b"c", True, 10.0)
+
+        assert self.told(settle) == [(b"t", b"a", b"c"), (b"a", b"b", b""), (b"c", b"t", b"")]
+
+    def test_are_forgotten_with_a_new_life_at_the_name_passed(self, settle: Settle) -> None:
+        self.swap(settle)
+        settle.note(b"t", CREATED | CLOSED, 10.0)
+        t = next(d for d in settle.due(10.0) if d.path == b"t")
+
+        assert (t.mask & PASSED, t.moved_from, t.onward) == (0, b"", b"")
+
+    def test_are_none_of_files(self, settle: Settle) -> None:
+        for old, new in ((b"a", b"t"), (b"b", b"a"), (b"t", b"b")):
+            settle.rename(old, new, False, 10.0)
+
+        assert self.told(settle) == [(b"a", b"b", b""), (b"b", b"a", b"")]
+
+    def test_are_none_where_a_directory_came_back(self, settle: Settle) -> None:
+        settle.rename(b"a", b"t", True, 10.0)
+        settle.rename(b"t", b"a", True, 10.0)
+
+        assert self.told(settle) == []
+
+    def test_made_again_and_again_come_to_an_end(self, settle: Settle) -> None:
+        for _ in range(5):
+            self.swap(settle)
+
+        assert {d.path for d in settle.due(10.0)} == {b"a", b"b", b"t"}
+
+
+class TestPuttingBack:
+    def test_gives_the_same_again_in_the_same_order(self, settle: Settle) -> None:
+        settle.rename(b"a", b"b", True, 10.0)
+        settle.note(b"c", CLOSED, 10.0)
+        first = settle.due(10.0)
+        settle.note(b"d", CLOSED, 10.0)
+        settle.put_back(first)
+
+        again = settle.due(10.0)
+        assert [d._replace(mask=d.mask & ~HELD) for d in again[:3]] == first
+        assert paths(again) == [b"b", b"a", b"c", b"d"]
+        assert all(d.mask & HELD for d in again[:3])
+
+    def test_joins_what_was_noted_meanwhile(self, settle: Settle) -> None:
+        settle.note(b"a", CLOSED, 10.0)
+        first = settle.due(10.0)
+        settle.note(b"a", ATTRIBUTES, 10.0)
+        settle.put_back(first)
+
+        assert [d.mask for d in settle.due(10.0)] == [CLOSED | ATTRIBUTES | HELD]
+
+    def test_leaves_alone_what_is_held(self, settle: Settle) -> None:
+        settle.note(b"a", CLOSED, 10.0)
+        first = settle.due(10.0)
+        settle.hold(b"a", 10.0, 1.0)
+        settle.put_back(first)
+
+        assert settle.due(10.5) == []
+        assert paths(settle.due(11.0)) == [b"a"]
 
 
 class TestTakingBack:

@@ -1,9 +1,10 @@
-"""Two names that swap what they name in one system call: nobody sees either of them missing."""
+"""Names that swap what they name: in one system call, or by way of a third one."""
 
 from __future__ import annotations
 
 import os
-from itertools import product
+import time
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,40 @@ def test_many_quick_exchanges_end_in_what_is_there(exchangers: Pair, times: int)
 
     assert exchangers.settle() == expected
     assert exchangers.status()["conflicts"] == 0
+
+
+def inodes(directory: Path) -> dict[Path, int]:
+    """The inode of everything in a directory."""
+    return {path.relative_to(directory): path.stat().st_ino for path in directory.rglob("*")}
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.002, 0.02])
+@pytest.mark.parametrize("names", ["ab", "abc"])
+def test_large_directories_that_take_each_other_s_names_are_not_copied(
+    local: Pair, names: str, pause: float
+) -> None:
+    for name in names:
+        (local.left / name / "sub").mkdir(parents=True)
+        for n in range(700):
+            (local.left / name / f"{n}").write_text(f"{name} {n}")
+            (local.left / name / "sub" / f"{n}").write_text(f"{name} sub {n}")
+    local.start()
+    local.settle()
+    for side, other in (("left", "right"), ("right", "left")):
+        root, over_there = local.root(side), local.root(other)
+        before = {name: inodes(over_there / name) for name in names}
+        time.sleep(pause)
+
+        (root / names[0]).rename(root / "t")
+        for new, old in pairwise(names):
+            time.sleep(pause)
+            (root / old).rename(root / new)
+        time.sleep(pause)
+        (root / "t").rename(root / names[-1])
+        local.settle()
+
+        after = {name: inodes(over_there / name) for name in names}
+        assert [after[name] for name in names] == [
+            before[name] for name in (*names[1:], names[0])
+        ]
+        assert not (over_there / "t").exists()

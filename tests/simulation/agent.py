@@ -35,6 +35,7 @@ from psync.core.settle import (
     MODIFIED,
     MOVED_IN,
     MOVED_OUT,
+    PASSED,
     Due,
     Settle,
 )
@@ -312,7 +313,9 @@ class Agent:
         items: list[Item] = []
         for d in due:
             node = self._node(d.path)
-            if d.mask & LIST and node is not None and node.kind is Kind.DIRECTORY:
+            if d.mask & PASSED:
+                self._look_onward(d, items)
+            elif d.mask & LIST and node is not None and node.kind is Kind.DIRECTORY:
                 if d.moved_from:
                     self._look(d, items)
                 if items:
@@ -328,6 +331,12 @@ class Agent:
                 yield
         if items:
             self._send(Observed(items))
+
+    def _look_onward(self, d: Due, items: list[Item]) -> None:
+        self._settle.note(d.path, MOVED_OUT | DIRECTORY, self._now())
+        node = self._node(d.onward)
+        if node is not None and node.kind is Kind.DIRECTORY:
+            items.append(Item(d.path, node.entry(), None, d.moved_from))
 
     def _look(self, d: Due, items: list[Item]) -> None:
         path = d.path
