@@ -33,8 +33,7 @@ from psync.config import Options
 from psync.control import ControlServer
 from psync.core.archive import Archive
 from psync.core.entry import Kind, Side, printable
-from psync.core.ignore import Ignore
-from psync.core.session import (
+from psync.core.events import (
     Command,
     Event,
     Intend,
@@ -46,13 +45,14 @@ from psync.core.session import (
     Retry,
     Said,
     Send,
-    Session,
     SideDown,
     SideUp,
     State,
     Transfer,
     Transferred,
 )
+from psync.core.ignore import Ignore
+from psync.core.session import Session
 from psync.effects.console import Console
 from psync.effects.log import Logger
 from psync.effects.rsync import Rsync

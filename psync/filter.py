@@ -639,7 +639,7 @@ class Filter:
             self._paused_until = 0.0
 
     def _look_onward(self, d: Due, items: list[Item]) -> None:
-        """Tell of a directory that was renamed to here, and on from here, while others made room."""
+        """Tell of a directory that was renamed to here, and from here when others had made room."""
         self._settle.note(d.path, MOVED_OUT | DIRECTORY, self._now())
         try:
             entry = self._looker.look(d.onward).entry

@@ -23,7 +23,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from psync.core.entry import Side
-from psync.core.session import Transfer, Transferred
+from psync.core.events import (
+    Transfer,
+    Transferred,
+)
 from psync.effects.rsync import Rsync, RsyncError
 from psync.errors import TransportError
 from psync.peer import Peer

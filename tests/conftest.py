@@ -8,6 +8,7 @@ one area alone needs stand in that area.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,11 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give the whole run a home of its own, and children the same."""
+    """Give the whole run a home of its own, and children the same; Ctrl-C works in them.
+
+    Who runs the tests in the background of a script has it ignored, and children inherit that.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     home = tmp_path_factory.mktemp("home")
     before = os.umask(0o022)
     with pytest.MonkeyPatch.context() as patch:

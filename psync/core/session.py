@@ -49,17 +49,14 @@ from psync.core.events import (
     Intend,
     Intent,
     Limits,
-    Note,
     Paused,
     Problem,
     Resumed,
-    Retry,
     Said,
     Send,
     SideDown,
     SideUp,
     State,
-    Transfer,
     Transferred,
 )
 from psync.core.moves import Moves
@@ -70,26 +67,7 @@ from psync.core.reconcile import Decision, Verb, View, agree, decide
 from psync.core.replica import NOTHING, Link, Replica
 from psync.wire import List_, Scanned
 
-__all__ = [
-    "Command",
-    "Event",
-    "Intend",
-    "Intent",
-    "Limits",
-    "Note",
-    "Paused",
-    "Problem",
-    "Resumed",
-    "Retry",
-    "Said",
-    "Send",
-    "Session",
-    "SideDown",
-    "SideUp",
-    "State",
-    "Transfer",
-    "Transferred",
-]
+__all__ = ["STATES", "Session"]
 
 # The session's state as a function of its sides, the lesser first; halting and pausing,
 # which are a person's business, go before it. `docs/draw_states.py` draws it.

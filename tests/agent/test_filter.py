@@ -280,7 +280,7 @@ class TestLateRenames:
             bench.hear(("M", True, old, new))
         items = bench.items(1.0)
 
-        assert [i.path for i in items if i.moved_from][0] == b"a"
+        assert next(i.path for i in items if i.moved_from) == b"a"
         assert Item(b"t", None) in items
 
     def test_does_not_wait_for_ever(self, bench: Bench) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 
 from psync.core.entry import content_digest
-from psync.core.events import Intend, Limits
-from psync.core.session import Said, Transferred
+from psync.core.events import (
+    Intend,
+    Limits,
+    Said,
+    Transferred,
+)
 from psync.errors import AgentError
 from psync.wire import (
     APPLIED,

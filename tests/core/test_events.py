@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-import pytest
-
-from psync.core import events, session
+from psync.core import events
 from psync.core.events import Limits, State
 
 
@@ -14,10 +12,6 @@ class TestWords:
     def test_are_values(self) -> None:
         for word in (*get_args(events.Event), *get_args(events.Command)):
             assert issubclass(word, tuple)
-
-    @pytest.mark.parametrize("name", sorted(set(session.__all__) - {"Session"}))
-    def test_are_to_be_had_where_the_session_is(self, name: str) -> None:
-        assert getattr(session, name) is getattr(events, name)
 
     def test_of_the_state_have_an_order_that_is_stored(self) -> None:
         assert [state.name for state in State] == [

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from psync.core.entry import ROOT, is_ours
-from psync.core.session import Said, Transferred
+from psync.core.events import (
+    Said,
+    Transferred,
+)
 from psync.wire import (
     APPLIED,
     BUSY,

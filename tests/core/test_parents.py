@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from psync.core.archive import Archive
 from psync.core.entry import Entry, Kind, Side, content_digest
-from psync.core.session import Intend, Intent, Said, Send, Session, SideUp
+from psync.core.events import (
+    Intend,
+    Intent,
+    Said,
+    Send,
+    SideUp,
+)
+from psync.core.session import Session
 from psync.wire import (
     APPLIED,
     FAILED,

@@ -24,21 +24,27 @@ from psync.core.entry import (
     parent,
     split,
 )
-from psync.core.events import Command, Intend, Intent, Limits, Note, Send, State, Transfer
-from psync.core.pending import LASTING_ATTEMPTS
-from psync.core.reconcile import agree
-from psync.core.replica import Link
-from psync.core.session import (
-    STATES,
+from psync.core.events import (
+    Command,
     Event,
+    Intend,
+    Intent,
+    Limits,
+    Note,
     Paused,
     Resumed,
     Retry,
     Said,
-    Session,
+    Send,
     SideDown,
     SideUp,
+    State,
+    Transfer,
 )
+from psync.core.pending import LASTING_ATTEMPTS
+from psync.core.reconcile import agree
+from psync.core.replica import Link
+from psync.core.session import STATES, Session
 from psync.wire import (
     APPLIED,
     CHANGED,

@@ -111,7 +111,5 @@ def test_large_directories_that_take_each_other_s_names_are_not_copied(
         local.settle()
 
         after = {name: inodes(over_there / name) for name in names}
-        assert [after[name] for name in names] == [
-            before[name] for name in (*names[1:], names[0])
-        ]
+        assert [after[name] for name in names] == [before[name] for name in (*names[1:], names[0])]
         assert not (over_there / "t").exists()

@@ -19,7 +19,7 @@ from typing import Any
 
 from psync.core.archive import Archive
 from psync.core.entry import LOCAL_SUFFIX, Entry, Kind, Side, is_ours, parent
-from psync.core.session import (
+from psync.core.events import (
     Intend,
     Limits,
     Note,
@@ -27,13 +27,13 @@ from psync.core.session import (
     Retry,
     Said,
     Send,
-    Session,
     SideDown,
     SideUp,
     State,
     Transfer,
     Transferred,
 )
+from psync.core.session import Session
 from psync.wire import (
     Apply,
     Closed,
