@@ -597,6 +597,7 @@ class Brain:
             return
         async with self._committing:
             if not self._archive.freeze():
+                self._archive.remember_digests()
                 return
             generation = self._intents.rotate()
             flying = self._session.in_flight()

@@ -21,9 +21,9 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 from zlib import crc32
 
 import apsw
@@ -32,7 +32,7 @@ from psync.core.entry import Agreed
 from psync.effects.state import SessionDir, reason
 from psync.errors import StoreError
 
-__all__ = ["ROOT_ID", "Directory", "Intents", "Rows", "SessionDir"]
+__all__ = ["ROOT_ID", "Intents", "Rows", "SessionDir"]
 
 ROOT_ID = 1  # the root is the row (0, b"")
 SCHEMA = 1
@@ -79,13 +79,6 @@ _BY_INODE = (
     "SELECT parent, name FROM entry WHERE left_ino = ? ORDER BY parent, name",
     "SELECT parent, name FROM entry WHERE right_ino = ? ORDER BY parent, name",
 )
-_DIRECTORIES = (
-    "SELECT e.id, e.parent, e.name, l.digest, r.digest"
-    " FROM entry AS e INDEXED BY directory"
-    " LEFT JOIN digest AS l ON l.directory = e.id AND l.side = 0"
-    " LEFT JOIN digest AS r ON r.directory = e.id AND r.side = 1"
-    " WHERE e.id > 0 ORDER BY e.id"
-)
 _DIGEST = "SELECT digest FROM digest WHERE directory = ? AND side = ?"
 _SET_DIGEST = "INSERT OR REPLACE INTO digest VALUES (?, ?, ?)"
 _FORGET_DIGESTS = "DELETE FROM digest WHERE directory = ?"
@@ -98,15 +91,6 @@ _SET_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 _INT64_MAX = (1 << 63) - 1
 _UINT64 = 1 << 64
 _Rows = dict[tuple[int, bytes], tuple[Any, ...]]
-
-
-class Directory(NamedTuple):
-    """A directory's place in the archive and its digests (`b""` unknown)."""
-
-    id: int
-    parent: int
-    name: bytes
-    digests: tuple[bytes, bytes]
 
 
 class Rows:
@@ -258,18 +242,6 @@ class Rows:
     def by_inode(self, side: int, ino: int) -> list[tuple[int, bytes]]:
         """Return `(parent, name)` of every entry that has this inode on a side."""
         return self._all(_BY_INODE[side], _signed(ino))
-
-    def directories(self) -> Iterator[Directory]:
-        """Yield every directory in the order of the ids, in one pass over one index.
-
-        For a start with many directories: some 1 us each, where `get` and `digest`
-        take 4 us. Nothing may be committed in between.
-        """
-        try:
-            for row in self._db.execute(_DIRECTORIES):
-                yield Directory(row[0], row[1], row[2], (row[3] or b"", row[4] or b""))
-        except apsw.Error as error:
-            self._fail(error)
 
     def digest(self, directory: int, side: int) -> bytes:
         """Return the digest that stands for a directory's rows on a side, `b""` for unknown."""

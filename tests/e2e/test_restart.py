@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -62,6 +64,22 @@ class TestFirstStart:
         assert told["agreed"] == 110
         assert told["left"]["applied"] == told["right"]["applied"] == 0
         assert told["conflicts"] == 0
+
+
+class TestNextStart:
+    def test_finds_the_digests_of_directories_that_the_one_before_has_made(
+        self, pair: Pair
+    ) -> None:
+        _tree(pair.left)
+        pair.start()
+        pair.settle()
+        pair.restart()
+        pair.stop()
+
+        (archive,) = pair.state.glob("sessions/*/archive.db")
+        with contextlib.closing(sqlite3.connect(archive)) as rows:
+            known = rows.execute("SELECT count(*), count(DISTINCT digest) FROM digest").fetchone()
+        assert known == (20, 20), "ten directories, two sides"
 
 
 class TestWhileOff:

@@ -12,7 +12,7 @@ import pytest
 
 from psync.core.entry import Agreed
 from psync.effects.state import SessionDir, sessions, state_directory
-from psync.effects.store import ROOT_ID, Directory, Intents, Rows
+from psync.effects.store import ROOT_ID, Intents, Rows
 from psync.errors import StoreError, UsageError
 
 ROOT_RECORD = Agreed(2, 0o755, 0, 0, 0, 7, b"", b"", 2, 0, 3, 0)
@@ -158,16 +158,6 @@ class TestRows:
         assert rows.get(1, b"x") is None
         assert rows.get(3, b"f") == (0, file())
         assert (rows.count, rows.next_id) == (5, 4)
-
-    def test_shows_every_directory_in_one_pass(self, rows):
-        tree(rows)
-        rows.set_digests([(2, 0, b"L"), (2, 1, b"R"), (3, 1, b"r")])
-
-        assert list(rows.directories()) == [
-            Directory(ROOT_ID, 0, b"", (b"", b"")),
-            Directory(2, ROOT_ID, b"a", (b"L", b"R")),
-            Directory(3, 2, b"b", (b"", b"r")),
-        ]
 
 
 class TestDigests:
