@@ -723,6 +723,8 @@ class Filter:
         if d.moved_from and not mask & (HELD | _GONE) and not d.force:
             now = self._now()
             self._settle.hold(path, now, _CHAIN_WAIT)
+            if mask & DIRECTORY:
+                self._turning[path] = d.moved_from
             held.add(d.moved_from)
             self._settle.hold(d.moved_from, now, _CHAIN_WAIT)
             return

@@ -104,6 +104,10 @@ class _Record:
         self.step = 0.0  # backoff
         self.force = False
 
+    def forget_move(self) -> None:
+        self.mask &= ~(MOVED | PASSED)
+        self.moved_from = self.onward = b""
+
 
 class Settle:
     """See the module's text."""
@@ -178,9 +182,8 @@ class Settle:
             record.first = 0.0
             record.step = 0.0
             return
-        if mask & (CREATED | MOVED_IN):  # another one than was renamed to here
-            record.mask &= ~(MOVED | PASSED)
-            record.moved_from = record.onward = b""
+        if mask & (CREATED | MOVED_IN) or (mask & LIST and record.mask & PASSED):
+            record.forget_move()  # another one than was renamed to here
         record.mask = (record.mask & ~_GONE) | mask
 
     def _wait(self, path: bytes, record: _Record, now: float) -> None:
@@ -203,6 +206,8 @@ class Settle:
         was = self._take(old)
         self._take(new)
         record = _Record(MOVED, old)
+        if was is not None and was.mask & PASSED:
+            was.forget_move()
         if was is not None:
             record.mask |= was.mask & ~_GONE
             record.moved_from = was.moved_from or old

@@ -259,12 +259,23 @@ class TestRingsOfDirectories:
 
         assert self.told(settle) == [(b"t", b"a", b"c"), (b"a", b"b", b""), (b"c", b"t", b"")]
 
-    def test_are_forgotten_with_a_new_life_at_the_name_passed(self, settle: Settle) -> None:
+    @pytest.mark.parametrize("mask", [CREATED | CLOSED, MOVED_IN, LIST | DIRECTORY])
+    def test_are_forgotten_with_a_new_life_at_the_name_passed(
+        self, settle: Settle, mask: int
+    ) -> None:
         self.swap(settle)
-        settle.note(b"t", CREATED | CLOSED, 10.0)
+        settle.note(b"t", mask, 10.0)
         t = next(d for d in settle.due(10.0) if d.path == b"t")
 
         assert (t.mask & PASSED, t.moved_from, t.onward) == (0, b"", b"")
+
+    def test_are_forgotten_with_what_leaves_the_name_passed_again(self, settle: Settle) -> None:
+        self.swap(settle)
+        settle.rename(b"t", b"x", True, 10.0)
+        due = {d.path: d for d in settle.due(10.0)}
+
+        assert (due[b"x"].mask, due[b"x"].moved_from) == (MOVED | DIRECTORY, b"t")
+        assert due[b"t"].mask == MOVED_OUT | DIRECTORY
 
     def test_are_none_of_files(self, settle: Settle) -> None:
         for old, new in ((b"a", b"t"), (b"b", b"a"), (b"t", b"b")):
