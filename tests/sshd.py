@@ -173,9 +173,8 @@ class Sshd:
             )
         deadline = time.monotonic() + 10
         while True:  # sshd cannot tell when it listens
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+            if self._is_open():
+                return
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"sshd does not start: {self.log()}")
             time.sleep(0.01)
@@ -185,11 +184,20 @@ class Sshd:
         if self._process is None:
             return
         self.thaw()
-        processes = self._tree()
-        for pid in processes:
+        # One that it forks while we look would keep the port open for a moment.
+        _signal(self._process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        for pid in self._tree():
             _signal(pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
+        while self._is_open():  # those are not our children: they go when they go
+            time.sleep(0.001)
+
+    def _is_open(self) -> bool:
+        """Tell whether somebody listens on the port."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def cut(self) -> None:
         """Cut every connection at once, as if the network had gone with a reset; it goes on."""
