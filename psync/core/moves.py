@@ -457,6 +457,10 @@ class Moves:
             else:  # it was not there any more, or it had been renamed with the rest already
                 self._pair.look(replica.side, there(path), 0)
             touch(there(path), since[path])
+        for path in [p for p in replica.awaited if is_below(p, old)]:
+            # The answer will be about the old name, where nothing is any more, or another thing.
+            replica.look(there(path), *replica.awaited[path])
+            touch(there(path), since.get(path))
         for path in [] if listed else [p for p in replica.busy if is_below(p, old)]:
             del replica.busy[path]
             replica.busy[there(path)] = None

@@ -466,6 +466,19 @@ class TestDirectory:
         assert duo.shape(LEFT)[b"n/e/f"] == b"half"
         assert duo.shape(LEFT)[b"n/g"] == b"half"
 
+    def test_takes_along_what_was_asked_of_it_under_its_old_name(self, duo: Duo) -> None:
+        """The answer is that nothing is there, which is true of both names by then."""
+        duo.write(LEFT, b"d/g", b"new")
+        duo.delete(LEFT, b"d/g")
+        duo.move(LEFT, b"d", b"n")
+        duo.obey(RIGHT)
+        duo.obey(RIGHT)
+        assert (0, b"n/g") in duo.looked(LEFT)
+        duo.move(LEFT, b"n", b"m")
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"m": None, b"m/e": None, b"m/e/f": b"one"}
+
     def test_waits_for_operations_in_it(self, duo: Duo) -> None:
         duo.write(LEFT, b"d/g", b"new")
         duo.move(LEFT, b"d", b"n")
