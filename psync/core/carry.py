@@ -354,6 +354,7 @@ class Carrier:
             if op.side != side and op.number not in flights.transfers:
                 continue
             if op.transition.verb == RENAME:
+                self._pair.intend(intent_of(op))
                 self._moves.lose(op)
             elif op.transition.verb != META and not (
                 op.number in flights.transfers or flights.is_void(op)
@@ -368,7 +369,8 @@ class Carrier:
         """What has been sent, or may have been done before, and is not known to be agreed."""
         ops = [op for op in self._flights.ops.values() if not self._flights.is_void(op)]
         sent = [intent_of(op) for op in ops if is_recorded(op)]
-        return Intend([i for intents in self._pair.intents.values() for i in intents] + sent, [])
+        earlier = [i for intents in self._pair.intents.values() for i in intents]
+        return Intend([*earlier, *self._pair.renames.values(), *sent], [])
 
 
 def is_recorded(op: Op) -> bool:

@@ -33,7 +33,7 @@ from psync.core.entry import (
 from psync.core.flights import Op
 from psync.core.pair import Pair
 from psync.core.reconcile import Decision, Verb, View, agree
-from psync.core.replica import Move, Replica
+from psync.core.replica import Link, Move, Replica
 from psync.wire import META_ONLY, RENAME, Item, Outcome, Transition
 
 __all__ = ["Moves"]
@@ -164,6 +164,9 @@ class Moves:
 
     def holder(self, path: bytes) -> bytes | None:
         """The new path of a rename that has to be settled before a path is decided."""
+        for unsure, intent in self._pair.renames.items():
+            if below_or_at(path, unsure) or below_or_at(path, intent.moved_from):
+                return unsure
         for replica in self._replicas:
             if replica.turning:
                 old = replica.moves[replica.turning].old
@@ -514,6 +517,66 @@ class Moves:
         self._pending.release(old)
         if op.shown is not None and source.turning != new:
             self._remember(source, new, Move(old, op.shown, op.intact, hinted=False))
+
+    def recall(self) -> None:
+        """Follow what we had renamed when we were interrupted, as soon as both sides show it.
+
+        Its user may have renamed it further meanwhile, or back. If what we did was taken for
+        something that the other user did, it would be done to him.
+        """
+        renames = self._pair.renames
+        for new, intent in list(renames.items()):
+            old, target = intent.moved_from, self._replicas[intent.target]
+            source = self._replicas[target.side.other]
+            if any(
+                each.link != Link.READY or path in each.survey.pending
+                for each in self._replicas
+                for path in (parent(old), parent(new))
+            ):
+                continue
+            del renames[new]
+            base, there = self._archive.get(old), target.shows(new)
+            if (
+                base is not None
+                and there is not None
+                and self._was_renamed(target, old, base, there)
+            ):
+                seen = source.shows(new)
+                if seen is None or seen.ino != base.on(source.side).ino:
+                    self._take_over(target, source, old, new, base, there)
+            self._pending.release(new)
+            self._pending.touch(old)
+            self._pending.touch(new)
+
+    def _was_renamed(self, target: Replica, old: bytes, base: Agreed, there: Entry) -> bool:
+        """Tell whether what a side shows at a new path is what was agreed at an old one."""
+        was, still = base.on(target.side), target.shows(old)
+        moved = still is None or still.ino != was.ino
+        return moved and (there.kind, there.ino) == (was.kind, was.ino)
+
+    def _take_over(
+        self, target: Replica, source: Replica, old: bytes, new: bytes, base: Agreed, there: Entry
+    ) -> None:
+        """What was agreed is at its new path on one side, and not on the other."""
+        if not self._archive.has_directory(parent(new)):
+            return
+        here = source.shows(old)
+        if here is not None and old not in source.views:
+            source.views.set(old, View(here))
+        if new not in source.views:
+            source.views.set(new, View(None))
+        if (
+            base.kind == Kind.DIRECTORY
+            or there.size != base.size
+            or there.mtime_ns != base.mtime_ns
+        ):
+            there = base.on(target.side)
+        self._follow(target.side, old, new, base, there, base.on(source.side))
+        for each in self._replicas:
+            if new in each.moves:
+                self._forget(each, new)
+            if base.kind == Kind.DIRECTORY:
+                self._arrive(each, old, new, listed=True)
 
     def wait_no_more(self, replica: Replica) -> None:
         """The other side is gone, and may be so for long: the talk of this one goes on."""

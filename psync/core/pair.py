@@ -29,6 +29,7 @@ class Pair:
         suspects: paths that have to be looked at again once the operation that they wait for
             is over.
         intents: what was sent by an earlier run, or before a link broke, and may be done.
+        renames: the renames among that, by their new path.
         conflicts: the losers kept, by side and name in the conflict store.
         out: commands that are ready.
     """
@@ -52,6 +53,7 @@ class Pair:
         self.survivors: set[bytes] = set()
         self.suspects: dict[bytes, None] = {}
         self.intents: dict[bytes, list[Intent]] = {}
+        self.renames: dict[bytes, Intent] = {}
         self.conflicts: dict[tuple[Side, bytes], bytes] = {}
         self.out: list[Command] = []
 
@@ -63,6 +65,7 @@ class Pair:
         for change in record.agreed:
             self.archive.replay(change)
             self.intents.pop(change.path, None)
+            self.renames.pop(change.path, None)
             old = change.moved_from
             for path in [p for p in self.intents if old and below_or_at(p, old)]:
                 moved = self.intents.pop(path)
@@ -77,6 +80,7 @@ class Pair:
         if not old:
             self.intents.setdefault(intent.path, []).append(intent)
             return
+        self.renames[intent.path] = intent
         # It may have been renamed, or not: what that side was given at the old names may be at
         # either. (What the other side was given was moved by its user, and proves nothing.)
         for path in [p for p in self.intents if p == old or is_below(p, old)]:

@@ -396,6 +396,8 @@ class Session:
     def _drain(self) -> None:
         """Decide dirty paths until none is left or no side has room."""
         pending = self._pending
+        if self._pair.renames:
+            self._moves.recall()
         for replica in self._replicas:
             # Oldest first, and no more of them than there is room for: each is decided anew.
             while replica.stalled and replica.plan.has_room:

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
 
@@ -1014,6 +1015,85 @@ class TestRestart:
 
         again.assert_rest()
         assert again.shape(RIGHT) == {b"e": None, b"e/x": b"1", b"h": b"one"}
+
+    MOVED_ON: ClassVar[dict[str, Callable[[Hand], None]]] = {
+        "further": lambda left: left.rename(b"n", b"m"),
+        "back": lambda left: left.rename(b"n", b"d"),
+        "gone": lambda left: left.remove(b"n"),
+        "another": lambda left: (left.rename(b"n", b"m"), left.make(b"n", b"other")),
+        "another at the old name": lambda left: (
+            left.rename(b"n", b"m"),
+            left.make(b"d", None),
+            left.make(b"d/x", b"x"),
+        ),
+        "not at all": lambda left: None,
+        "over": lambda left: (left.remove(b"n"), left.rename(b"o", b"n")),
+    }
+
+    @pytest.mark.parametrize("how", MOVED_ON)
+    @pytest.mark.parametrize("tree", [{b"d": b"one"}, {b"d/f": b"one", b"d/e/g": b"two"}])
+    @pytest.mark.parametrize("links", ["both", "right"])
+    def test_follows_what_it_renamed_and_its_user_has_moved_on(
+        self, tree: Tree, how: str, links: str
+    ) -> None:
+        """Else it would come back under a name that only we gave it."""
+        duo = self.agreed({**tree, b"o": b"o", b"z/y": b"1"})
+        duo.move(LEFT, b"d", b"n")
+        duo.do_unheard()
+        before = dict(duo.right.tree)
+        if links == "both":
+            duo = self.killed(duo)
+            self.MOVED_ON[how](duo.left)
+            expected = duo.shape(LEFT)
+            duo.start()
+        else:
+            duo.down(RIGHT)
+            names = set(duo.left.tree)
+            self.MOVED_ON[how](duo.left)
+            expected = duo.shape(LEFT)
+            duo.see(LEFT, *sorted(names | set(duo.left.tree)))
+            duo.up(RIGHT)
+            duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == expected
+        assert duo.shape(LEFT) == expected
+        assert before != duo.right.tree or how == "not at all"
+
+    def test_leaves_a_rename_alone_that_was_not_made(self) -> None:
+        duo = self.agreed({b"d/f": b"one"})
+        duo.move(LEFT, b"d", b"n")
+        again = self.killed(duo)
+        again.left.rename(b"n", b"m")
+        again.start()
+
+        again.assert_rest()
+        assert again.shape(RIGHT) == {b"m": None, b"m/f": b"one"}
+
+    def test_waits_with_a_rename_until_both_names_are_listed(self) -> None:
+        duo = self.agreed({b"d/f": b"one", b"p/x": b"1", b"q/y": b"2"})
+        duo.move(LEFT, b"d/f", b"p/f")
+        duo.do_unheard()
+        again = self.killed(duo)
+        again.left.rename(b"p/f", b"q/f")
+        again.start()
+
+        again.assert_rest()
+        assert again.shape(RIGHT)[b"q/f"] == b"one"
+        assert b"p/f" not in again.shape(LEFT)
+
+    def test_takes_no_rename_for_its_own_whose_directory_was_never_agreed(self) -> None:
+        duo = Duo({b"f": b"one"}, start=False)
+        entry = duo.right.tree[b"f"]
+        for hand in duo.hands:
+            hand.make(b"p", None)
+        duo.right.rename(b"f", b"p/f")
+        intent = Intent(b"p/f", RIGHT, entry, entry, b"f")
+        duo.session = Session(duo.archive, TINY, history=[Intend([intent], [])])
+        duo.start()
+
+        duo.assert_rest()
+        assert duo.shape(LEFT) == {b"p": None, b"p/f": b"one"}
 
     def test_recognises_what_it_created(self) -> None:
         duo = self.agreed({b"f": b"one"})
