@@ -731,6 +731,7 @@ class Brain:
             except TransportError:
                 await asyncio.sleep(0.02)  # what the lost link carried comes again
                 continue
+            await self._until_settled(-1)  # what was said before may not be taken in yet
             return await self._until_settled(self._session.mark())
 
     async def _until_settled(self, mark: int) -> list[Problem]:

@@ -200,7 +200,7 @@ class Carrier:
             walks.clear()
             walks.extend(kept)
         if entry.kind == Kind.DIRECTORY:  # what was in it was taken for gone
-            self._replicas[side].survey.ask(path, self._pending.sequence, deep=True)
+            self._replicas[side].survey.ask(path, deep=True)
 
     def stop_all_walks(self) -> None:
         """Decide anew about all directories that are being emptied."""
@@ -237,7 +237,7 @@ class Carrier:
             if op.transition.verb == META:
                 self._pair.look(side.other, path, 0)
         elif status == NOT_EMPTY:
-            self._replicas[side].survey.ask(path, self._pending.sequence)
+            self._replicas[side].survey.ask(path)
             self._pair.fail(path, side, "the directory holds entries that are not replicated")
         elif status == NO_PARENT:
             self._pair.look(side, parent(path), 0)

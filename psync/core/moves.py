@@ -81,11 +81,9 @@ class Moves:
             self._pending.touch(new)
             self._pending.touch(old)
         if entry.kind == Kind.DIRECTORY:
-            if self._may_wait(replica, old, new):
-                replica.turning = new
-            else:
-                self._give_up(replica, new)
-                self._lose_track(replica, old, new)
+            replica.turning = new
+            if not self._may_wait(replica, old, new):
+                self.wait_no_more(replica)
 
     def _is_on_its_way(self, replica: Replica, old: bytes, item: Item) -> bool:
         """Remember a further rename of what is just being renamed over there."""
@@ -113,7 +111,7 @@ class Moves:
 
     def _may_wait(self, replica: Replica, old: bytes, new: bytes) -> bool:
         """Tell whether the talk of a side may wait for a directory's rename to be settled."""
-        if any(each.turning for each in self._replicas):
+        if self._replicas[replica.side.other].turning:
             return False
         return (
             self._flights.find(
@@ -225,9 +223,9 @@ class Moves:
         for path in [p for p in replica.busy if is_below(p, old)]:
             del replica.busy[path]
             self._pending.touch(path)
-        replica.survey.ask(new, self._pending.sequence, deep=True)
+        replica.survey.ask(new, deep=True)
         if replica.shows(old) is not None:
-            replica.survey.ask(old, self._pending.sequence, deep=True)
+            replica.survey.ask(old, deep=True)
 
     # --- carrying them over ------------------------------------------------------------------
 
@@ -469,9 +467,9 @@ class Moves:
             replica.busy[there(path)] = None
             touch(there(path), since.get(path))
         if listed:
-            replica.survey.again(new, self._pending.sequence)
+            replica.survey.again(new)
             if replica.shows(old) is not None:
-                replica.survey.again(old, self._pending.sequence)
+                replica.survey.again(old)
         else:
             replica.survey.moved(old, new)
         for path in [p for p in self._pending.since if is_below(p, old)]:
@@ -504,7 +502,7 @@ class Moves:
         if source.turning == op.path:
             self._give_up(source, op.path)
         elif op.shown is not None and op.shown.kind == Kind.DIRECTORY:
-            source.survey.ask(op.path, self._pending.sequence, deep=True)
+            source.survey.ask(op.path, deep=True)
         for path in (op.transition.source, op.path):
             for side in Side:
                 self._pair.look(side, path, 0)
@@ -579,7 +577,10 @@ class Moves:
                 self._arrive(each, old, new, listed=True)
 
     def wait_no_more(self, replica: Replica) -> None:
-        """The other side is gone, and may be so for long: the talk of this one goes on."""
+        """Let the talk of a side go on, as if its rename had been found and not been heard of.
+
+        The other side is gone, and may be so for long, or is waited for in turn.
+        """
         new = replica.turning
         if new:
             move = replica.moves[new]

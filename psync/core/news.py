@@ -103,7 +103,7 @@ class News:
         replica.entries = message.entries
         self._keep_sent(replica)
         compare = self._pair.limits.compare or replica.compared
-        replica.survey.finish(self._pending.sequence, compare=compare)
+        replica.survey.finish(compare=compare)
         replica.compared = True
         replica.link = Link.READY
         if all(each.link == Link.READY for each in self._pair.replicas):
@@ -158,22 +158,22 @@ class News:
             self._listed(replica, directory)
             return
         before = len(replica.views)
-        # What a flush asks for may have happened long before it is listed.
-        began = replica.survey.began if directory in replica.survey.pending else None
+        # What a flush waits for may have happened long before it is listed.
+        since = 0 if directory in replica.survey.pending else None
         if directory:
-            self._observe(replica, Item(directory, message.entry), began)
+            self._observe(replica, Item(directory, message.entry), since)
         names = set()
         for item in message.items:
             if b"/" in item.path or not item.path:
                 raise AgentError(f"the agent listed {printable(item.path)!r} as a name")
             names.add(item.path)
-            self._list(replica, directory, item._replace(path=join(directory, item.path)), began)
-        self._list_absent(replica, message, names, began)
+            self._list(replica, directory, item._replace(path=join(directory, item.path)), since)
+        self._list_absent(replica, message, names, since)
         replica.count_listed(before)
         if message.upto is None:
             self._listed(replica, directory)
 
-    def _list(self, replica: Replica, directory: bytes, item: Item, began: int | None) -> None:
+    def _list(self, replica: Replica, directory: bytes, item: Item, since: int | None) -> None:
         """Something is in a directory."""
         _check(item.path)
         if item.entry is not None:
@@ -181,10 +181,10 @@ class News:
                 replica.survey.found(directory, item.path)
             if self._archive.get(item.path) is None:
                 self._moves.guess(replica, item.path, item.entry)
-        self._observe(replica, item, began)
+        self._observe(replica, item, since)
 
     def _list_absent(
-        self, replica: Replica, message: Listing, names: set[bytes], began: int | None
+        self, replica: Replica, message: Listing, names: set[bytes], since: int | None
     ) -> None:
         """Everything else that we know of in the listed range is not there any more."""
         known = {name for name, _ in self._archive.children(message.path)}
@@ -199,7 +199,7 @@ class News:
                 self._archive.remove(path)  # not replicated any more; both sides keep theirs
                 self._pair.rest(path)
             else:
-                self._observe(replica, Item(path, None), began)
+                self._observe(replica, Item(path, None), since)
 
     def _listed(self, replica: Replica, directory: bytes) -> None:
         replica.survey.listed(directory)
@@ -224,8 +224,8 @@ class News:
                     replica.stream.appendleft(Observed(message.items[position:]))
                 return
 
-    def _observe(self, replica: Replica, item: Item, began: int | None = None) -> None:
-        """Take over what a side shows at a path; `began`: from when that may be."""
+    def _observe(self, replica: Replica, item: Item, since: int | None = None) -> None:
+        """Take over what a side shows at a path; `since`: from when on it may be so."""
         path, entry, content, _, flags = item
         if not path or self._pair.ignored(path):
             replica.waste(Observed([item]))
@@ -267,7 +267,7 @@ class News:
         replica.drop_content(path)
         if content is not None and entry is not None:
             replica.keep_content(path, entry, content, asked=want == 1)
-        pending.touch(path, began)
+        pending.touch(path, since)
         if want < 0 and not same and entry is not None and not flags & BUSY:
             self._pair.look_at_links(replica.side, path, entry)
 
@@ -279,7 +279,7 @@ class News:
         entry, base = item.entry, self._archive.get(item.path)
         if entry is not None and entry.kind == Kind.DIRECTORY:
             if base is None or not entry.same_identity(base.on(replica.side)):
-                replica.survey.ask(item.path, self._pending.sequence, deep=True)
+                replica.survey.ask(item.path, deep=True)
             return
         if entry is None or entry.kind != Kind.FILE or item.flags & BUSY:
             return

@@ -28,7 +28,6 @@ class Survey:
         self._side = side
         self._archive = archive
         self.generation = 0
-        self.began = 0  # the sequence number of the news that pending listings will tell
         self._comparing = False
         self._digests: dict[bytes, bytes] = {}
         self._queue: deque[bytes] = deque()
@@ -53,13 +52,8 @@ class Survey:
         """Tell whether what a scan has found is still being listed."""
         return self._comparing and bool(self.pending)
 
-    def ask(self, path: bytes, sequence: int, *, deep: bool = False) -> None:
-        """List a directory, whatever its digest says; `deep`: and all directories in it.
-
-        `sequence` tells how far news has come.
-        """
-        if not self.pending:
-            self.began = sequence
+    def ask(self, path: bytes, *, deep: bool = False) -> None:
+        """List a directory, whatever its digest says; `deep`: and all directories in it."""
         self._forced.add(path)
         self.pending.add(path)
         self._queue.append(path)
@@ -69,17 +63,17 @@ class Survey:
     def found(self, directory: bytes, path: bytes) -> None:
         """A listing of `directory` shows a directory at `path`."""
         if directory in self._deep:
-            self.ask(path, self.began, deep=True)
+            self.ask(path, deep=True)
 
-    def again(self, top: bytes, sequence: int) -> None:
+    def again(self, top: bytes) -> None:
         """A directory has been listed before it was known what to compare it with: do it anew."""
         if not self._digests:
-            self.ask(top, sequence, deep=True)
+            self.ask(top, deep=True)
             return
         for path in sorted(self._digests):
             if (path == top or is_below(path, top)) and path not in self.pending:
                 if not self._as_agreed(path):
-                    self.ask(path, sequence)
+                    self.ask(path)
 
     def begin(self, generation: int) -> None:
         """A scan begins; it replaces an older one."""
@@ -90,9 +84,8 @@ class Survey:
         """Take digests of the scan that is going on."""
         self._digests.update(directories)
 
-    def finish(self, sequence: int, *, compare: bool = True) -> None:
+    def finish(self, *, compare: bool = True) -> None:
         """The scan is over: find out what to list (nothing, if not to be compared)."""
-        self.began = sequence
         if compare:
             self._digests.setdefault(ROOT, b"")
             for path in sorted(self._digests):

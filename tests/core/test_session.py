@@ -983,6 +983,22 @@ class TestDoom:
         assert duo.shape(LEFT) == {}
 
 
+class TestFlushed:
+    def test_what_a_scan_shows_is_as_old_as_can_be(self) -> None:
+        """Talk may have been dropped for that scan, and a flush may wait for it."""
+        duo = Duo({b"f": b"one"})
+        mark = duo.session.mark()
+        duo.write(LEFT, b"h", b"later")
+        duo.run()
+        duo.left.make(b"g", b"two")
+        duo.say(LEFT, *duo.left.scan())
+        duo.run_until(RIGHT, Apply)
+
+        assert not duo.session.settled(mark)
+        duo.run()
+        assert duo.session.settled(mark)
+
+
 class TestRestart:
     """A brain that was killed finds its own work and does not take it for a user's."""
 

@@ -35,7 +35,7 @@ def scan(survey: Survey, archive: Archive, *strange: bytes) -> None:
     found = [(path, b"?" if path in strange else archive.digest(0, path)) for path in PATHS]
     survey.scanned([(ROOT, b"root")])
     survey.scanned(found)
-    survey.finish(1)
+    survey.finish()
 
 
 class TestScan:
@@ -50,13 +50,13 @@ class TestScan:
     def test_lists_directories_that_nobody_agreed_on(self, survey, archive):
         survey.begin(1)
         survey.scanned([(ROOT, b"r"), (b"new", b"digest"), (b"d", archive.digest(0, b"d"))])
-        survey.finish(1)
+        survey.finish()
 
         assert survey.pending == {ROOT, b"new"}
 
     def test_lists_the_root_even_if_it_was_not_named(self, survey):
         survey.begin(1)
-        survey.finish(1)
+        survey.finish()
 
         assert survey.next() == [ROOT]
 
@@ -64,7 +64,7 @@ class TestScan:
         archive.put(b"d/e", directory(20))
         survey.begin(1)
         survey.scanned([(b"d", archive.digest(Side.RIGHT, b"d"))])
-        survey.finish(1)
+        survey.finish()
 
         assert b"d" in survey.pending
 
@@ -79,7 +79,7 @@ class TestScan:
     def test_that_is_not_to_be_compared_lists_nothing(self, survey):
         survey.begin(1)
         survey.scanned([(b"d", b"?")])
-        survey.finish(1, compare=False)
+        survey.finish(compare=False)
 
         assert survey.next() == []
         assert not survey.pending and not survey.comparing
@@ -87,7 +87,7 @@ class TestScan:
     def test_lists_a_bounded_number_at_a_time(self, survey):
         survey.begin(1)
         survey.scanned([(b"%04d" % i, b"?") for i in range(2 * OUTSTANDING_MAX)])
-        survey.finish(1)
+        survey.finish()
 
         first = survey.next()
         assert len(first) == OUTSTANDING_MAX
@@ -99,7 +99,7 @@ class TestScan:
         digest = archive.digest(0, b"a")
         survey.begin(1)
         survey.scanned([(ROOT, b"r"), (b"z", digest)])
-        survey.finish(1)
+        survey.finish()
         assert b"z" in survey.pending
 
         archive.rename(b"a", b"z", directory(10))
@@ -109,7 +109,7 @@ class TestScan:
     def test_that_is_newer_replaces_an_older_one(self, survey, archive):
         scan(survey, archive, b"a")
         survey.next()
-        survey.ask(b"d", 1, deep=True)
+        survey.ask(b"d", deep=True)
         scan(survey, archive, b"a/b")
 
         assert survey.generation == 2
@@ -130,27 +130,27 @@ class TestScan:
 class TestAsk:
     def test_lists_whatever_the_digest_says(self, survey, archive):
         scan(survey, archive)
-        survey.ask(b"d", 1)
+        survey.ask(b"d")
 
         assert survey.next() == [ROOT, b"d"]
         assert survey.listed(b"d")
 
     def test_once_while_it_is_under_way(self, survey):
-        survey.ask(b"d", 1)
-        survey.ask(b"d", 1)
+        survey.ask(b"d")
+        survey.ask(b"d")
         assert survey.next() == [b"d"]
 
-        survey.ask(b"d", 1)
+        survey.ask(b"d")
         assert survey.next() == []
 
     def test_is_forgotten_when_it_was_answered_before_it_was_sent(self, survey):
-        survey.ask(b"d", 1)
+        survey.ask(b"d")
         assert survey.listed(b"d")
 
         assert survey.next() == []
 
     def test_deep_lists_every_directory_that_is_found(self, survey):
-        survey.ask(b"d", 1, deep=True)
+        survey.ask(b"d", deep=True)
         assert survey.next() == [b"d"]
         survey.found(b"d", b"d/x")
         survey.listed(b"d")
@@ -160,31 +160,10 @@ class TestAsk:
         assert survey.next() == [b"d/x/y"]
 
     def test_shallow_lists_none_that_is_found(self, survey):
-        survey.ask(b"d", 1)
+        survey.ask(b"d")
         survey.found(b"d", b"d/x")
 
         assert survey.pending == {b"d"}
-
-
-class TestBegan:
-    def test_is_how_far_news_had_come_when_the_oldest_listing_was_asked(self, survey):
-        survey.ask(b"a", 5)
-        survey.ask(b"d", 7)
-        assert survey.began == 5
-
-        for path in survey.next():
-            survey.listed(path)
-        survey.ask(b"d", 9)
-        assert survey.began == 9
-
-    def test_is_how_far_news_had_come_at_the_end_of_a_scan(self, survey):
-        survey.begin(1)
-        survey.finish(11)
-        survey.ask(b"d", 12)
-        assert survey.began == 11
-
-        survey.found(ROOT, b"x")  # nothing deep: asks nothing
-        assert survey.began == 11
 
 
 class TestAgain:
@@ -194,18 +173,18 @@ class TestAgain:
             if path != b"d":  # one stays: the scan is not over, and its digests are there
                 survey.listed(path)
 
-        survey.again(b"a", 1)
+        survey.again(b"a")
         assert survey.pending == {b"a", b"a/b", b"d"}
         assert survey.next() == [b"a", b"a/b"]
 
     def test_leaves_what_is_as_agreed_or_pending_already(self, survey, archive):
         scan(survey, archive, b"a/b")
-        survey.again(b"a", 1)
+        survey.again(b"a")
 
         assert survey.next() == [ROOT, b"a/b"]
 
     def test_lists_everything_below_when_the_scan_is_long_over(self, survey):
-        survey.again(b"a", 1)
+        survey.again(b"a")
         assert survey.next() == [b"a"]
 
         survey.found(b"a", b"a/b")
@@ -221,8 +200,8 @@ class TestMove:
         assert survey.next() == [ROOT, b"z", b"z/b/c", b"d"]
 
     def test_asks_again_what_was_asked_under_the_old_name(self, survey):
-        survey.ask(b"a", 1, deep=True)
-        survey.ask(b"ab", 1)
+        survey.ask(b"a", deep=True)
+        survey.ask(b"ab")
         assert survey.next() == [b"a", b"ab"]
 
         survey.moved(b"a", b"z")
@@ -236,6 +215,6 @@ class TestMove:
         scan(survey, archive)
         survey.moved(b"d", b"a/e")
         archive.rename(b"d", b"a/e", directory(13))
-        survey.again(b"a/e", 1)
+        survey.again(b"a/e")
 
         assert b"a/e" not in survey.pending

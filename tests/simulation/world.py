@@ -498,6 +498,9 @@ class World:
         self.run_until(self.now + 10, lambda: len(answers) == 2)
         if len(answers) < 2 or not brain.alive:
             return
+        self.run_until(self.now + 5, lambda: brain.session.settled(-1))
+        if not brain.session.settled(-1):
+            return
         mark = brain.session.mark()
         self.run_until(self.now + 10, lambda: brain.session.settled(mark))
         if brain.alive and brain.session.settled(mark) and not brain.session.problems():
