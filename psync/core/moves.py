@@ -571,10 +571,10 @@ class Moves:
             there = base.on(target.side)
         self._follow(target.side, old, new, base, there, base.on(source.side))
         for each in self._replicas:
+            if base.kind == Kind.DIRECTORY:
+                self._arrive(each, old, new, listed=each.turning != new)
             if new in each.moves:
                 self._forget(each, new)
-            if base.kind == Kind.DIRECTORY:
-                self._arrive(each, old, new, listed=True)
 
     def wait_no_more(self, replica: Replica) -> None:
         """Let the talk of a side go on, as if its rename had been found and not been heard of.

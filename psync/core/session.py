@@ -577,6 +577,9 @@ class Session:
             if intent.wanted is None and there is None:
                 # Removed by us; what the other side shows, or shows again, has come after that.
                 self._hold_view(source, path, base)
+                shown = source.shows(path)
+                if shown is not None and shown.kind == Kind.DIRECTORY:
+                    source.survey.ask(path, deep=True)  # what was agreed in it is so no more
                 self._archive.remove(path)
                 break
             if intent.wanted is None or intent.source is None or there is None:

@@ -1111,6 +1111,20 @@ class TestRestart:
         duo.assert_rest()
         assert duo.shape(LEFT) == {b"p": None, b"p/f": b"one"}
 
+    def test_knows_of_what_is_in_a_directory_that_is_back_after_it_was_removed(self) -> None:
+        duo = self.agreed({b"d/e/f": b"one", b"d/g": b"two"})
+        gone = [b"d/e/f", b"d/e", b"d/g", b"d"]
+        duo.left.rename(b"d", b"elsewhere")
+        duo.say(LEFT, Observed([Item(path, None) for path in gone]))
+        duo.do_unheard()
+        assert duo.shape(RIGHT) == {}
+        again = self.killed(duo)
+        again.left.rename(b"elsewhere", b"d")
+        again.start()
+
+        again.assert_rest()
+        assert again.shape(RIGHT)[b"d/e/f"] == b"one"
+
     def test_recognises_what_it_created(self) -> None:
         duo = self.agreed({b"f": b"one"})
         duo.write(LEFT, b"new", b"two")
