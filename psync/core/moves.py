@@ -143,9 +143,14 @@ class Moves:
         replica.moves[new] = move
         replica.leaving[move.old] = new
 
+    @property
+    def any(self) -> bool:
+        """Tell whether there are renames to be carried over."""
+        return any(replica.moves for replica in self._replicas)
+
     def first(self, dirty: dict[bytes, None]) -> dict[bytes, None]:
         """Put the new paths of renames first: once the old ones are removed it is too late."""
-        if not any(replica.moves for replica in self._replicas):
+        if not self.any:
             return dirty
         moved = []
         for replica in self._replicas:
@@ -187,6 +192,28 @@ class Moves:
         if self._pending.waits_for(new) == parent(new) != parent(old):
             return True
         return self._flights.find(lambda op: below_or_at(op.path, old)) is not None
+
+    def untangle(self, path: bytes) -> None:
+        """Give up a rename for which, in the end, it has to wait itself.
+
+        So it is if each side has moved a directory into the one that the other side has moved.
+        """
+        way: list[bytes] = []
+        each: bytes | None = path
+        while each is not None and each not in way:
+            way.append(each)
+            each = self._pending.waits_for(each)
+        circle = way[way.index(each) :] if each is not None else []
+        coming = {*self._flights.at, *self._pair.renames}
+        for replica in self._replicas:
+            coming.update(replica.awaited)
+        if not coming.isdisjoint(circle):
+            return  # it goes on by itself
+        for new in circle:
+            for replica in self._replicas:
+                if new in replica.moves and replica.turning != new:
+                    self._give_up(replica, new)
+                    return
 
     def turn(self) -> bool:
         """Go on with the rename that talk waits for; tell whether it is settled."""

@@ -411,6 +411,8 @@ class Session:
                 dirty, pending.dirty = pending.dirty, {}
                 for path in self._moves.first(dirty):
                     self._decide(path)
+                    if self._moves.any:
+                        self._moves.untangle(path)
             going_on = self._walk_on() or self._moves.turn() or self._news.catch_up()
         if not any(replica.survey.pending for replica in self._replicas):
             self.met = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from psync.core.entry import ROOT, is_ours
+from psync.core.entry import ROOT, Kind, below_or_at, is_ours
 from psync.core.events import (
     Said,
     Transferred,
@@ -20,6 +20,7 @@ from psync.wire import (
     RENAME,
     Apply,
     Item,
+    Listing,
     Observed,
     Outcome,
     Results,
@@ -465,6 +466,24 @@ class TestDirectory:
         duo.assert_rest()
         assert duo.shape(LEFT)[b"n/e/f"] == b"half"
         assert duo.shape(LEFT)[b"n/g"] == b"half"
+
+    @pytest.mark.parametrize("below", [b"a", b"a/a"])
+    def test_into_each_other_on_both_sides_comes_to_rest(self, below: bytes) -> None:
+        """Nobody has heard of the renames: directories are new, and in them are known inodes."""
+        duo = Duo({b"a/a/x": b"1", b"b/b/y": b"2"})
+        moves = ((LEFT, b"b", below + b"/b"), (RIGHT, b"a", b"b/b/a"))
+        for side, old, new in moves:
+            duo.hands[side].rename(old, new)
+        for side, old, new in moves:
+            hand = duo.hands[side]
+            duo.say(side, Observed([hand.item(new), Item(old, None)]))
+            for path in sorted(p for p, e in hand.tree.items() if e.kind == Kind.DIRECTORY):
+                if below_or_at(path, new):
+                    items = [Item(name, entry) for name, entry in hand.children(path)]
+                    duo.say(side, Listing(path, hand.tree[path], b"", None, items))
+
+        duo.assert_rest()
+        assert sorted(v for v in duo.shape(LEFT).values() if v) == [b"1", b"2"]
 
     def test_takes_along_what_was_asked_of_it_under_its_old_name(self, duo: Duo) -> None:
         """The answer is that nothing is there, which is true of both names by then."""

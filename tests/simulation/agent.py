@@ -33,6 +33,7 @@ from psync.core.settle import (
     DIRECTORY,
     LIST,
     MODIFIED,
+    MOVED,
     MOVED_IN,
     MOVED_OUT,
     PASSED,
@@ -197,6 +198,7 @@ class Agent:
             path = stack.pop()
             node = self._disk.at(path)
             if node is None or node.kind is not Kind.DIRECTORY:
+                self._scan_again = True  # it may have been moved, with all in it: out of the way
                 continue
             self._watch(path, node)
             children = self._children(path, node)
@@ -322,6 +324,8 @@ class Agent:
                     self._send(Observed(items))
                     items = []
                 self._list(d.path, live=True)
+            elif d.mask & (MOVED | MOVED_OUT) and not d.moved_from and self._is_directory(node):
+                self._appeared(d.path)  # as after an exchange
             else:
                 self._look(d, items)
             if self._rng.random() < 0.2:
@@ -331,6 +335,10 @@ class Agent:
                 yield
         if items:
             self._send(Observed(items))
+
+    @staticmethod
+    def _is_directory(node: Node | None) -> bool:
+        return node is not None and node.kind is Kind.DIRECTORY
 
     def _look_onward(self, d: Due, items: list[Item]) -> None:
         self._settle.note(d.path, MOVED_OUT | DIRECTORY, self._now())
