@@ -287,7 +287,9 @@ class Agent:
         if left is None or self._own.get(old, left) is not None:
             self._own.clear()  # not our own rename: what we left there is somewhere else
         for path in [p for p in self._absent if is_below(p, old)]:
-            self._settle.note(new + path[len(old) :], self._absent.pop(path), now)
+            mask, path = self._absent.pop(path), new + path[len(old) :]
+            self._settle.note(path, mask, now)
+            self._appeared(path)  # a directory was told as gone with all that is in it
         for path in [p for p in self._tree if p == new or is_below(p, new)]:
             del self._tree[path]
         for path in [p for p in self._tree if p == old or is_below(p, old)]:
