@@ -438,17 +438,20 @@ class Moves:
             or self._flights.find(lambda op: below_or_at(op.path, old) or below_or_at(op.path, new))
         ):
             return False
-        self._follow(replica.side, old, new, base, base.on(replica.side), base.on(other.side))
+        self.follow_both(old, new, base)
+        return True
+
+    def follow_both(self, old: bytes, new: bytes, base: Agreed) -> None:
+        """Both sides have renamed something: follow."""
+        self._archive.rename(old, new, base)
         for each in self._replicas:
-            hinted = each.turning == new
             if base.kind == Kind.DIRECTORY:
-                self._arrive(each, old, new, listed=not hinted)
+                self._arrive(each, old, new, listed=each.turning != new)
             if new in each.moves:
                 self._forget(each, new)
         self._pending.release(new)
         self._pending.touch(old)
         self._pending.touch(new)
-        return True
 
     def _follow(
         self, side: Side, old: bytes, new: bytes, base: Agreed, here: Entry, there: Entry
@@ -596,12 +599,8 @@ class Moves:
             or there.mtime_ns != base.mtime_ns
         ):
             there = base.on(target.side)
-        self._follow(target.side, old, new, base, there, base.on(source.side))
-        for each in self._replicas:
-            if base.kind == Kind.DIRECTORY:
-                self._arrive(each, old, new, listed=each.turning != new)
-            if new in each.moves:
-                self._forget(each, new)
+        sides = (there, base.on(1)) if target.side == Side.LEFT else (base.on(0), there)
+        self.follow_both(old, new, agree(base.on(0), *sides))
 
     def wait_no_more(self, replica: Replica) -> None:
         """Let the talk of a side go on, as if its rename had been found and not been heard of.

@@ -42,7 +42,7 @@ from typing import Any
 
 from psync.core.archive import Archive
 from psync.core.carry import Carrier, intent_of, is_recorded
-from psync.core.entry import ROOT, Agreed, Entry, Kind, Side, is_ours, parent
+from psync.core.entry import ROOT, Agreed, Entry, Kind, Side, below_or_at, is_ours, parent
 from psync.core.events import (
     Command,
     Event,
@@ -550,8 +550,34 @@ class Session:
         if self._pair.has_parent(path, None):
             left, right = views[0].entry, views[1].entry
             assert decision.wanted is not None and left is not None and right is not None
+            self._follow_former(path, left, right)
             self._archive.put(path, agree(decision.wanted, left, right))
             self._pair.rest(path)
+
+    def _follow_former(self, path: bytes, left: Entry, right: Entry) -> None:
+        """What comes to be agreed at a path may be what was at another, which both have renamed.
+
+        If it stayed agreed there, and one side brought it back, it would be taken for what it
+        had always been there, and for what the other side had removed.
+        """
+        for former in self._archive.find_links(Side.LEFT, left.ino):
+            base = self._archive.get(former)
+            if base is None or (base.kind, base.right_ino) != (right.kind, right.ino):
+                continue
+            if base.kind == Kind.DIRECTORY and not self._may_take_along(former, path):
+                continue
+            here = [replica.shows(former) for replica in self._replicas]
+            if not any(e is not None and e.ino == base.on(i).ino for i, e in enumerate(here)):
+                self._moves.follow_both(former, path, base)
+                return
+
+    def _may_take_along(self, former: bytes, path: bytes) -> bool:
+        """Tell whether a directory's record may take what is agreed in it to another path."""
+        return (
+            self._archive.get(path) is None
+            and not below_or_at(path, former)
+            and self._flights.find(lambda op: below_or_at(op.path, former)) is None
+        )
 
     def _with_survivors(
         self, path: bytes, decision: Decision, views: tuple[View, View]

@@ -21,6 +21,7 @@ from psync.wire import (
     Apply,
     Item,
     Listing,
+    Look,
     Observed,
     Outcome,
     Results,
@@ -811,3 +812,63 @@ class TestInodeGivenAgain:
 
         duo.settle()
         assert duo.shape(LEFT) == duo.shape(RIGHT) == {b"d": None, b"d/late": b"late", b"e": None}
+
+
+class TestUnheardOnBothSides:
+    """What both sides have renamed is agreed at its new path, and no more at its old one."""
+
+    @staticmethod
+    def see_at_once(duo: Duo, *paths: bytes) -> None:
+        told = [[hand.item(path, read=False) for path in paths] for hand in duo.hands]
+        duo.receive(_saw(LEFT, told[0]), _saw(RIGHT, told[1]))
+
+    def test_of_a_file_is_not_there_any_more_when_it_is_brought_back(self) -> None:
+        duo = Duo({b"c/a": b"one"})
+        for hand in duo.hands:
+            hand.rename(b"c/a", b"b")
+        duo.left.make(b"c/a", None)
+        self.see_at_once(duo, b"b", b"c/a")
+        duo.obey(LEFT, Look)
+        duo.obey(RIGHT, Look)
+        assert duo.archive.get(b"b") is not None
+        assert duo.archive.get(b"c/a") is None
+        for old, new in ((b"c/a", b"t"), (b"b", b"c/a"), (b"t", b"b")):
+            duo.left.rename(old, new)
+        duo.see(LEFT, b"b", b"c/a", read=False)
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT)[b"c/a"] == b"one"
+
+    def test_of_a_directory_takes_along_what_is_agreed_in_it(self) -> None:
+        duo = Duo({b"c/a/x": b"one"})
+        for hand in duo.hands:
+            hand.rename(b"c/a", b"b")
+        self.see_at_once(duo, b"b", b"c/a")
+
+        assert duo.archive.get(b"b/x") is not None
+        assert duo.archive.get(b"c/a") is None
+        duo.assert_rest()
+        assert duo.sent() == []
+
+    def test_of_a_directory_stays_while_something_is_done_in_it(self) -> None:
+        duo = Duo({b"c/a/x": b"one"})
+        duo.write(LEFT, b"c/a/x", b"two")
+        for hand in duo.hands:
+            hand.rename(b"c/a", b"b")
+        self.see_at_once(duo, b"b", b"c/a")
+        for hand in duo.hands:
+            items = [Item(name, entry) for name, entry in hand.children(b"b")]
+            duo.say(hand.side, Listing(b"b", hand.tree[b"b"], b"", None, items))
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT)[b"b/x"] == b"two"
+
+    def test_is_none_of_another_file_that_is_equal(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.rename(b"f", b"g")
+        duo.right.make(b"g", b"one")
+        duo.see(RIGHT, b"g")
+        duo.see(LEFT, b"g", b"f")
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"g": b"one"}
