@@ -20,6 +20,15 @@ __all__ = ["Users"]
 _NAMES = (b"a", b"b", b"c")
 _DEPTH_MAX = 3
 _LARGE = 100
+_MOVERS = {  # who mostly rename
+    "do_swap": 8,
+    "do_rename": 3,
+    "do_move_directory": 3,
+    "do_create_empty_ancestors": 3,
+    "do_create": 1,
+    "do_overwrite": 1,
+    "do_remove_tree": 1,
+}
 
 
 class Users:
@@ -41,6 +50,8 @@ class Users:
         self.parents: dict[bytes, bytes] = {}
         every = [v for k, v in sorted(vars(Users).items()) if k.startswith("do_")]
         weights = [rng.choice((0, 1, 1, 3)) for _ in every]
+        if rng.random() < 0.3:
+            weights = [_MOVERS.get(v.__name__, 0) for v in every]
         self._actions = list(zip(every, weights, strict=True))
         self.local_names = rng.random() < 0.15
 
