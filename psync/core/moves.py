@@ -226,6 +226,10 @@ class Moves:
                 return True
         return False
 
+    def _is_turning(self, replica: Replica, old: bytes, new: bytes) -> bool:
+        """Tell whether talk waits for just this rename, and not for a later one to that name."""
+        return replica.turning == new and replica.moves[new].old == old
+
     def _give_up(self, replica: Replica, new: bytes) -> None:
         """A rename is not carried over: something is gone at one path, and new at another."""
         old = self._forget(replica, new)
@@ -421,7 +425,7 @@ class Moves:
             target.views.set(new, View(entry, changed is None or changed.intact))
         if base.kind == Kind.DIRECTORY:
             self._arrive(target, old, new, listed=False)
-            self._arrive(source, old, new, listed=source.turning != new)
+            self._arrive(source, old, new, listed=not self._is_turning(source, old, new))
         self._pending.touch(old)
         self._pending.touch(new)
 
@@ -446,8 +450,8 @@ class Moves:
         self._archive.rename(old, new, base)
         for each in self._replicas:
             if base.kind == Kind.DIRECTORY:
-                self._arrive(each, old, new, listed=each.turning != new)
-            if new in each.moves:
+                self._arrive(each, old, new, listed=not self._is_turning(each, old, new))
+            if new in each.moves and each.moves[new].old == old:
                 self._forget(each, new)
         self._pending.release(new)
         self._pending.touch(old)
@@ -512,7 +516,7 @@ class Moves:
                 replica.leaving.pop(move.old, None)
                 replica.moves[further] = move._replace(old=there(move.old))
                 replica.leaving[there(move.old)] = further
-        if replica.turning == new:
+        if self._is_turning(replica, old, new):
             replica.turning = ROOT
             self._forget(replica, new)
             self._pending.release(new)
@@ -529,7 +533,7 @@ class Moves:
     def _fail(self, op: Op) -> None:
         """The rename was not to be: both names are looked at afresh."""
         source = self._replicas[op.side.other]
-        if source.turning == op.path:
+        if self._is_turning(source, op.transition.source, op.path):
             self._give_up(source, op.path)
         elif op.shown is not None and op.shown.kind == Kind.DIRECTORY:
             source.survey.ask(op.path, deep=True)

@@ -20,6 +20,7 @@ from psync.wire import (
     RENAME,
     Apply,
     Item,
+    List_,
     Listing,
     Look,
     Observed,
@@ -485,6 +486,21 @@ class TestDirectory:
 
         duo.assert_rest()
         assert sorted(v for v in duo.shape(LEFT).values() if v) == [b"1", b"2"]
+
+    def test_to_a_name_that_another_is_on_its_way_to_is_not_taken_for_that(self) -> None:
+        """The first is carried over as one that was found, and the talk has gone on meanwhile."""
+        duo = Duo({b"d/x": b"1", b"e/y": b"2", b"f/s/z": b"3", b"r/q": b"4"})
+        duo.move(RIGHT, b"r", b"rr")
+        duo.move(LEFT, b"d", b"t")
+        duo.obey(LEFT, List_)
+        duo.obey(LEFT, Look)
+        assert (RENAME, b"t") in verbs(duo)
+        for old, new in ((b"t", b"c"), (b"f", b"d"), (b"e", b"t")):
+            duo.move(LEFT, old, new)
+            duo.obey(LEFT, Apply)
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT)[b"d/s/z"] == b"3"
 
     def test_takes_along_what_was_asked_of_it_under_its_old_name(self, duo: Duo) -> None:
         """The answer is that nothing is there, which is true of both names by then."""

@@ -689,6 +689,8 @@ class Agent:
             node.kind is Kind.DIRECTORY
         ):
             return CHANGED
+        if covered is not None and covered.kind is not Kind.DIRECTORY:
+            self._disk.quarantine.append((self._now(), covered.data[:8]))
         ctime, covered_ctime = node.ctime, covered.ctime if covered is not None else 0
         if covered is not None and covered.inode is node.inode:
             self._disk.remove(t.source)
