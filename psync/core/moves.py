@@ -590,7 +590,7 @@ class Moves:
         self, target: Replica, source: Replica, old: bytes, new: bytes, base: Agreed, there: Entry
     ) -> None:
         """What was agreed is at its new path on one side, and not on the other."""
-        if not self._archive.has_directory(parent(new)):
+        if not self._archive.has_directory(parent(new)) or is_below(old, new):
             return
         here = source.shows(old)
         if here is not None and old not in source.views:

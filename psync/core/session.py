@@ -564,6 +564,8 @@ class Session:
             base = self._archive.get(former)
             if base is None or (base.kind, base.right_ino) != (right.kind, right.ino):
                 continue
+            if below_or_at(former, path):
+                continue  # its record goes with the directory that was there
             if base.kind == Kind.DIRECTORY and not self._may_take_along(former, path):
                 continue
             here = [replica.shows(former) for replica in self._replicas]
