@@ -487,9 +487,8 @@ class Moves:
             if view is None:
                 continue
             replica.drop_content(path)
-            if view.entry is not None:
-                views.set(there(path), view)
-            else:  # it was not there any more, or it had been renamed with the rest already
+            views.set(there(path), view)
+            if view.entry is None:  # it was not there any more, or renamed with the rest already
                 self._pair.look(replica.side, there(path), 0)
             touch(there(path), since[path])
         for path in [p for p in replica.awaited if is_below(p, old)]:
@@ -502,7 +501,7 @@ class Moves:
             touch(there(path), since.get(path))
         if listed:
             replica.survey.again(new)
-            if replica.shows(old) is not None:
+            if replica.shows(old) is not None or replica.survey.has_found(old):
                 replica.survey.again(old)
         else:
             replica.survey.moved(old, new)

@@ -278,7 +278,8 @@ class News:
         """
         entry, base = item.entry, self._archive.get(item.path)
         if entry is not None and entry.kind == Kind.DIRECTORY:
-            if base is None or not entry.same_identity(base.on(replica.side)):
+            is_known = base is not None and entry.same_identity(base.on(replica.side))
+            if not is_known or replica.shows(item.path) is None:
                 replica.survey.ask(item.path, deep=True)
             return
         if entry is None or entry.kind != Kind.FILE or item.flags & BUSY:

@@ -65,6 +65,10 @@ class Survey:
         if directory in self._deep:
             self.ask(path, deep=True)
 
+    def has_found(self, path: bytes) -> bool:
+        """Tell whether the scan whose findings are being listed has found a directory at a path."""
+        return path in self._digests
+
     def again(self, top: bytes) -> None:
         """A directory has been listed before it was known what to compare it with: do it anew."""
         if not self._digests:

@@ -755,6 +755,23 @@ class TestLostLink:
         assert duo.shape(RIGHT) == {b"e": None, b"e/f": b"one"}
 
 
+    def test_while_a_directory_came_back_has_it_listed_with_all_in_it(self) -> None:
+        """The scan shows it as it was agreed, until the rename that is under way is followed."""
+        duo = Duo({b"c/s/f": b"one"})
+        duo.move(RIGHT, b"c", b"e")
+        duo.down(RIGHT)
+        duo.right.rename(b"e", b"c")
+        duo.right.edit(b"c", mtime_ns=77)  # so that it is not taken for what was agreed
+        for path, what in ((b"e", None), (b"e/s", None), (b"e/s/g", b"two")):
+            duo.right.make(path, what)
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+        duo.obey(LEFT, Apply)
+
+        duo.assert_rest()
+        assert duo.shape(LEFT)[b"c/s/f"] == b"one"
+
+
 def test_results_that_bring_nothing_are_a_failure() -> None:
     duo = Duo({b"d/f": b"one"})
     duo.move(LEFT, b"d", b"e")
