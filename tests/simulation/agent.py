@@ -283,6 +283,9 @@ class Agent:
             self._settle.rename(old, new, directory, now)
         if not directory:
             return
+        for path in [p for p in self._own if is_below(p, old)]:
+            # Was it done before the rename, or in a new directory of the old name?
+            self._settle.note(new + path[len(old) :], MODIFIED | CLOSED, now)
         left = self._own.get(new)
         if left is None or self._own.get(old, left) is not None:
             self._own.clear()  # not our own rename: what we left there is somewhere else
