@@ -10,7 +10,12 @@ says next, it says of the new paths; whatever it said before was of the old ones
 talk waits (`Replica.turning`) until the archive has been renamed, too, or it is certain
 that it will not be; then the directory is listed where it is now. What talk waits for
 must not itself wait for that talk: a directory's rename waits for operations of the other
-side, and for nothing else, and only one at a time is waited for.
+side, and for nothing else, and only one at a time is waited for; a rename that cannot be
+waited for is treated as one that was found.
+
+What both sides have done already is followed in the archive alone. So are our own renames
+of which an interruption kept us from hearing (`recall`): else they would be taken for a
+user's, and done to the very one whose renames they follow.
 
 **Invariants.** A hint that is wrong costs a transfer, never a file: the agent over there
 renames only what is as agreed. After a directory's rename, or instead of it, what is in
