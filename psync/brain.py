@@ -296,6 +296,10 @@ class Brain:
         self._session.receive(SideUp(peer.side, rebooted, accepted=bool(lacking)), now)
         self._rows.set_meta(f"boot_id.{peer.side.name.lower()}", peer.hello.boot_id)
         self._log.info("side.connected", side=peer.side, host=peer.host.describe())
+        if peer.was_up:
+            self._log.info(
+                "session.reconnected", side=peer.side, message=f"{peer.name}: connected again"
+            )
         self._pump()
 
     def _begin(self) -> None:

@@ -41,6 +41,8 @@ class TestDrop:
         assert after[b"renamed"][-1] == b"edited right"
         assert after[b"d/e/new"][-1] == b"new"
         assert pair.status()["conflicts"] == 0
+        lost, again = pair.output().index("trying again"), pair.output().index("connected again")
+        assert lost < again
 
     def test_in_the_middle_of_work_again_and_again(self, breakable: Pair, sshd: Sshd) -> None:
         pair = breakable
