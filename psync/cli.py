@@ -256,10 +256,12 @@ def _options(chosen: argparse.Namespace) -> Options:
         if chosen.name is not None or chosen.host is not None:
             raise UsageError("with -r or --name two roots are needed, LEFT and RIGHT")
         name = chosen.roots[0]
+        if "/" in name:  # no session has such a name
+            raise UsageError(f"two roots are needed, LEFT and RIGHT: {name} is only one")
         try:
             values, where = load_session(config_file(chosen.config), name)
         except ConfigError as error:
-            if chosen.config or "/" in name:
+            if chosen.config:
                 raise
             raise UsageError(
                 f"{name!a} is neither a verb ({', '.join(VERBS)}) nor a session: {error}"

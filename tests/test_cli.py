@@ -156,6 +156,7 @@ class TestGrammar:
             (["-r"], "argument -r/--remote-host: expected one argument"),
             (["-r", "host"], "two roots are needed"),
             (["-r", "host", "/l"], "two roots are needed"),
+            (["/l"], "two roots are needed, LEFT and RIGHT: /l is only one"),
             (["-r", "host", "/l", "/r", "/x"], "two roots are needed"),
             (["-r", "", "/l", "/r"], "'' is no host name"),
             (["-r", "-n", "/l", "/r"], "'-n' is no host name"),
