@@ -186,8 +186,12 @@ class Link:
             self._line.hold()
 
     def _hear(self) -> None:
-        """Take what has arrived, for a while; then let others have a turn."""
+        """Take what has arrived, for a while; then let others have a turn.
+
+        That is so before more is taken, too: a loop may read many times without one.
+        """
         self._turn = None
+        taken = bool(self._inbox)
         until = time.monotonic() + _TURN_S  # the loop's own clock stands still meanwhile
         inbox = self._inbox
         while inbox and self._lost is None and time.monotonic() < until:
@@ -200,7 +204,7 @@ class Link:
             self._take(data)
         if self._lost is not None or self._closed:
             inbox.clear()
-        elif inbox:
+        elif taken:
             self._turn = self._loop.call_soon(self._hear)
         elif self._ending is not None:
             self._end(self._ending)

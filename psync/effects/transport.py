@@ -152,6 +152,7 @@ class _LocalLine(Line, asyncio.Protocol):
         self._awaited = {"output", "errors", "process"}
         self._over = False
         self._held = False
+        self._may_say_more = False  # than was read
         self.on_end: Callable[[], None] = lambda: None
 
     @classmethod
@@ -185,6 +186,7 @@ class _LocalLine(Line, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what the agent says (asyncio)."""
+        self._may_say_more = True
         self._link.received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -201,7 +203,8 @@ class _LocalLine(Line, asyncio.Protocol):
             asyncio.get_running_loop().call_later(_STRAGGLING_S, self._straggled)
 
     def _straggled(self) -> None:
-        if self._held:  # it has said more than was read
+        if self._held or self._may_say_more:
+            self._may_say_more = False
             asyncio.get_running_loop().call_later(_STRAGGLING_S, self._straggled)
         else:
             self._end()
@@ -235,6 +238,7 @@ class _LocalLine(Line, asyncio.Protocol):
     def go_on(self) -> None:
         """See `Line.go_on`."""
         self._held = False
+        self._may_say_more = True
         if not self._transport.is_closing():
             self._transport.resume_reading()
 

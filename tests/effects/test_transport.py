@@ -22,7 +22,7 @@ import pytest
 
 import psync
 from psync.effects import link as link_module
-from psync.effects.link import GREETING_MAX, Link
+from psync.effects.link import GREETING_MAX, Line, Link
 from psync.effects.remote import SshHost
 from psync.effects.spawn import listen
 from psync.effects.ssh import trust
@@ -85,6 +85,23 @@ class Brain:
         async with asyncio.timeout(_PATIENCE_S):
             await self._lost.wait()
         return self.losses[0]
+
+
+class Silent(Line):
+    """What carries nothing."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def unsent(self) -> int:
+        return 0
+
+    def hold(self) -> None: ...
+
+    def go_on(self) -> None: ...
+
+    async def close(self, grace: float) -> None: ...
+
+    def abort(self) -> None: ...
 
 
 def start_message(root: Path) -> Start:
@@ -346,6 +363,47 @@ class TestTurns:
 
         assert heard == texts
         assert turns > 20
+
+    async def test_are_given_between_what_is_read_at_once(self) -> None:
+        heard: list[str] = []
+        link = Link("x", lambda messages: heard.extend(map(str, messages)), lambda _: None)
+        link.received(MAGIC + encode(_HELLO))
+        await link.greet(Silent(), None, _PATIENCE_S)
+        await asyncio.sleep(0)
+        for number in range(3):  # as a loop that reads until there is no more
+            link.received(encode(Log(20, f"{number}")))
+
+        assert len(heard) == 1
+        await asyncio.sleep(0)
+        assert len(heard) == 3
+
+    async def test_leave_none_unheard_that_takes_longer_than_its_process(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        said = tmp_path / "said"
+        texts = [f"{number}{'.' * 1000}" for number in range(2000)]
+        said.write_bytes(MAGIC + encode(_HELLO) + b"".join(encode(Log(20, text)) for text in texts))
+        command = ["sh", "-c", f"cat {said}"]
+        monkeypatch.setattr("psync.effects.transport.local_command", lambda: command)
+        monkeypatch.setattr("psync.effects.transport._STRAGGLING_S", 0.005)
+        monkeypatch.setattr(link_module, "_UNHEARD_MAX", 1 << 17)
+        heard: list[str] = []
+        ended = asyncio.Event()
+
+        def on_messages(messages: list[Message]) -> None:
+            for message in messages:
+                assert isinstance(message, Log)
+                heard.append(message.message)
+                time.sleep(0.0002)
+
+        host = LocalHost()
+        link = await host.start_agent(on_messages, lambda _: ended.set())
+        async with asyncio.timeout(_PATIENCE_S):
+            await ended.wait()
+        await link.close(0)
+        await host.close()
+
+        assert heard == texts
 
 
 class TestConnection:
