@@ -594,15 +594,11 @@ class Filter:
             if d.mask & PASSED:
                 self._look_onward(d, items)
                 continue
-            if self._is_moved_on(d):
-                self._settle.put_back(due[position:])
-                self._paused_until = self._now() + _PAUSE
-                self._paused_for = path
-                if items:
-                    self._send(Observed(items))
-                return position
-            self._turning.pop(path, None)
-            if d.mask & LIST and self._is_directory(path):
+            directory = self._asks_for_directory(d) and self._is_directory(path)
+            if self._is_moved_on(d, directory):
+                return self._pause(due, position, items)
+            turning = self._turning.pop(path, None)
+            if d.mask & LIST and directory:
                 if d.moved_from:
                     self._look(d, items, held)
                 if items:
@@ -611,11 +607,15 @@ class Filter:
                 self._listing = self._list(path, live=True, deep=bool(d.mask & DEEP))
                 self._listed = (path, d.mask & (LIST | DEEP | DIRECTORY))
                 return len(due)  # a listing is the last of what is given out at once
-            if d.mask & (MOVED | MOVED_OUT) and not d.moved_from and self._is_directory(path):
+            if d.mask & (MOVED | MOVED_OUT) and not d.moved_from and directory:
                 # Two names were exchanged: the watcher knows what is here from its old place.
                 self._list_soon(path)
                 continue
             content = self._look(d, items, held)
+            if content is None:
+                if turning is not None:
+                    self._turning[path] = turning
+                return self._pause(due, position, items)
             if content:
                 size += content
                 if size >= _FRAME_BYTES:
@@ -625,13 +625,35 @@ class Filter:
             self._send(Observed(items))
         return len(due)
 
-    def _is_moved_on(self, d: Due) -> bool:
+    @staticmethod
+    def _asks_for_directory(d: Due) -> bool:
+        """Tell whether it makes a difference if there is a directory at a path."""
+        renamed = d.mask & (MOVED | MOVED_OUT) and (d.mask & DIRECTORY or not d.moved_from)
+        return bool(d.mask & LIST or renamed)
+
+    @staticmethod
+    def _is_moved_on(d: Due, directory: bool) -> bool:
         """Tell whether directories were renamed further than we have heard: not what waits already.
 
-        What is told of them goes by their order, so nothing is told until that is heard, too.
+        Args:
+            d: what was renamed to or from its path.
+            directory: there is one now.
         """
-        renamed = d.mask & DIRECTORY and d.mask & (MOVED | MOVED_OUT) and not d.mask & (HELD | LIST)
-        return bool(renamed) and not d.force and self._is_directory(d.path) != bool(d.moved_from)
+        renamed = d.mask & DIRECTORY and d.mask & (MOVED | MOVED_OUT)
+        waits = d.mask & (HELD | LIST) or d.force
+        return bool(renamed) and not waits and directory != bool(d.moved_from)
+
+    def _pause(self, due: list[Due], position: int, items: list[Item]) -> int:
+        """Wait for what has happened to directories since; return at how many paths was looked.
+
+        What is told of their renames goes by the order of them, so nothing else is told.
+        """
+        self._settle.put_back(due[position:])
+        self._paused_until = self._now() + _PAUSE
+        self._paused_for = due[position].path
+        if items:
+            self._send(Observed(items))
+        return position
 
     def _heard_of(self, path: bytes) -> None:
         """Something happened at a path: that may be what was waited for."""
@@ -663,8 +685,11 @@ class Filter:
             return True  # the listing will tell
         return entry is not None and entry.kind == _DIR
 
-    def _look(self, d: Due, items: list[Item], held: set[bytes]) -> int:
-        """Look at one path and append what is worth telling; return its content's size."""
+    def _look(self, d: Due, items: list[Item], held: set[bytes]) -> Optional[int]:
+        """Look at one path and append what is worth telling; return its content's size.
+
+        None: nothing is told, because a directory has just been moved on from there.
+        """
         path, mask = d.path, d.mask
         meta_only = d.meta_only and path not in self._unread
         want = bool(mask & _CONTENT) or (d.meta_only and not meta_only)
@@ -690,6 +715,8 @@ class Filter:
             self._cannot(path, error)
             return 0
         entry, content, flags = seen
+        if self._is_moved_on(d, entry is not None and entry.kind == _DIR):
+            return None
         if entry is None:
             self._look_absent(d, items, held)
             return 0

@@ -244,6 +244,33 @@ class TestLateRenames:
         assert any(Item(b"t", None) in m.items for m in sent)
         assert not any(isinstance(m, Listing) for m in sent)
 
+    @pytest.mark.parametrize("at", ["t", "b"])
+    def test_waits_for_a_directory_that_is_moved_on_while_it_is_looked_at(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, at: str
+    ) -> None:
+        for name in "ab":
+            (bench.root / name).mkdir()
+        (bench.root / "a").rename(bench.root / "t")
+        (bench.root / "b").rename(bench.root / "a")
+        look, looked = bench.filter._looker.look, []
+
+        def then_move(path: bytes, *args: Any, **named: Any) -> Seen:
+            seen = look(path, *args, **named)
+            looked.append(path)
+            if looked.count(at.encode()) == 1 and path == at.encode():
+                (bench.root / "t").rename(bench.root / "b")
+            return seen
+
+        monkeypatch.setattr(bench.filter._looker, "look", then_move)
+        bench.hear(("M", True, b"a", b"t"), ("M", True, b"b", b"a"))
+        sent = bench.work()
+        bench.hear(("M", True, b"t", b"b"))
+        sent += bench.work(1.0)
+
+        assert not any(isinstance(m, Listing) for m in sent)
+        hints = [(i.path, i.moved_from) for m in sent for i in m.items if i.moved_from]
+        assert hints == [(b"t", b"a"), (b"a", b"b"), (b"b", b"t")]
+
     @pytest.mark.parametrize("told", [False, True])
     def test_tells_of_a_ring_by_way_of_a_name_told_as_gone(self, bench: Bench, told: bool) -> None:
         for name in "ab":
