@@ -9,7 +9,8 @@
  * path that leads through another one (the parent was renamed, and we have not read it yet) says
  * nothing about what is below, so the parent is visited first. Visits wait in a stack of the
  * tree, so a full scan, a new subtree and a doubt are the same work, interleaved with reading,
- * and the kernel's queue does not run over while we walk.
+ * and the kernel's queue does not run over while we walk. A visit that finds a directory which
+ * we know at another place is put off until its rename is read, to be told as one.
  *
  * Invariants: a directory is watched before it is listed, so nothing falls between; each node
  * is watched, or waits for a visit, or was reported as beyond the limit or unreadable; a node
@@ -24,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -40,6 +42,7 @@ enum {
 	SLICE_REAPED = 1024,
 	BEATS_SIZE_MAX = 64 * 1024,
 	ROBBED_MAX = 3,
+	CATCH_UP_MAX = 1024 * 1024,
 	WATCH_HOW = IN_ONLYDIR | IN_EXCL_UNLINK,
 	WATCH_DIRECTORY = IN_CREATE | IN_MODIFY | IN_CLOSE_WRITE | IN_ATTRIB | IN_DELETE |
 			  IN_MOVED_FROM | IN_MOVED_TO | WATCH_HOW,
@@ -49,6 +52,8 @@ enum {
 };
 
 static const struct bytes nothing = { "", 0 };
+
+static int read_batch(struct watcher *w);
 
 static struct bytes text(const char *s) {
 	return (struct bytes) { s, strlen(s) };
@@ -279,6 +284,26 @@ static int stand_in(struct watcher *w, struct node *n) {
 	return 1;
 }
 
+/* Is the directory that a watch stands for at another place than a node's, as far as we know? */
+static bool is_elsewhere(const struct watcher *w, const struct node *n, int watch) {
+	const struct node *other = tree_watched(&w->tree, watch);
+	return other && other != n && tree_within(other, w->tree.root);
+}
+
+/* Read what is queued already: a rename of which we have seen what it did is in it. */
+static int catch_up(struct watcher *w) {
+	int size, left = 0;
+
+	if (ioctl(w->inotify, FIONREAD, &left) < 0)
+		return -errno;
+	for (left = left < CATCH_UP_MAX ? left : CATCH_UP_MAX; left > 0; left -= size) {
+		size = read_batch(w);
+		if (size <= 0)
+			return size;
+	}
+	return 0;
+}
+
 /* Look at what is at a node's place now; watch it, and list it where that is due. */
 static int visit(struct watcher *w, struct node *n, enum want want) {
 	struct kernel_statx own;
@@ -323,6 +348,12 @@ static int visit(struct watcher *w, struct node *n, enum want want) {
 		w->limit_told = true;
 		watch = NO_WATCH;
 	}
+	if (n->parent && !n->control && is_elsewhere(w, n, watch) && w->put_off != n) {
+		w->put_off = n;
+		tree_push(&w->tree, n, want);
+		return catch_up(w);
+	}
+	w->put_off = NULL;
 	changed = identify(w, n, watch);
 	if (changed < 0 || n->control || !tree_within(n, w->tree.root))
 		return changed < 0 ? changed : 0;
@@ -603,7 +634,8 @@ static int handle(struct watcher *w, const struct inotify_event *e) {
 	return 0;
 }
 
-int watcher_read(struct watcher *w) {
+/* Read and handle a batch of events; returns its size in bytes or -errno. */
+static int read_batch(struct watcher *w) {
 	_Alignas(struct inotify_event) char buffer[READ_SIZE];
 	bool half = false;
 
@@ -620,7 +652,13 @@ int watcher_read(struct watcher *w) {
 	}
 	/* both halves are queued together: only the very last event can still lack the other */
 	w->moves_until = now_ns() + MOVE_WAIT_NS;
-	return give_up_moves(w, half ? 1 : 0);
+	int r = give_up_moves(w, half ? 1 : 0);
+	return r < 0 ? r : (int) size;
+}
+
+int watcher_read(struct watcher *w) {
+	int r = read_batch(w);
+	return r < 0 ? r : 0;
 }
 
 /* --- work ------------------------------------------------------------------------------- */

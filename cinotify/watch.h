@@ -32,6 +32,8 @@ struct watcher {
 	size_t moves_size;
 	int64_t moves_until; /* when the newest is given up, in CLOCK_MONOTONIC's nanoseconds */
 
+	const struct node *put_off; /* the visit that waits for what is queued; only compared */
+
 	uint32_t spell;      /* counts the times when no visit was pending */
 	uint32_t generation; /* of the full scan that runs or ran last, from 1 */
 	bool scanning;

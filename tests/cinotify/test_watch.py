@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,28 @@ class TestDirectories:
         frames = watcher.told()
 
         assert len(moves(frames)) == 3
+        assert_every_directory_is_watched(watcher, root)
+
+    @pytest.mark.parametrize("names", ["ab", "abc"])
+    def test_swapped_while_it_is_read_lists_nothing(self, start, root, names):
+        """What a visit finds is where a rename took it that is not read yet."""
+        for name in names:
+            (root / name / f"in {name}").mkdir(parents=True)
+        (root / "filler").touch()
+        (root / "filler2").touch()
+        watcher = start()
+        watcher.pause()
+        renames = [("a", "t"), *((old, new) for new, old in pairwise(names)), ("t", names[-1])]
+        for old, new in renames:
+            (root / old).rename(root / new)
+            if (old, new) == ("b", "a"):
+                fill_a_read(root)
+        watcher.resume()
+
+        frames = watcher.told()
+
+        assert appeared(frames) == []
+        assert moves(frames) == [(os.fsencode(old), os.fsencode(new)) for old, new in renames]
         assert_every_directory_is_watched(watcher, root)
 
     def test_parent_becomes_child(self, start, root):
