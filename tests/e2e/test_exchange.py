@@ -98,12 +98,12 @@ def test_large_directories_that_take_each_other_s_names_are_not_copied(
     local.start()
     local.settle()
     for side, other in (("left", "right"), ("right", "left")):
-        kept = [_swap(local, side, other, names, pause) for _ in range(3)]
-        assert kept.count(True) >= 2, "a race may be lost, but not often"
+        for _ in range(2):
+            _swap(local, side, other, names, pause)
 
 
-def _swap(pair: Pair, side: str, other: str, names: str, pause: float) -> bool:
-    """Let each directory take the next one's name; tell whether that moved no file over there."""
+def _swap(pair: Pair, side: str, other: str, names: str, pause: float) -> None:
+    """Let each directory take the next one's name; that moves no file over there."""
     root, over_there = pair.root(side), pair.root(other)
     before = {name: inodes(over_there / name) for name in names}
     time.sleep(pause)
@@ -117,4 +117,4 @@ def _swap(pair: Pair, side: str, other: str, names: str, pause: float) -> bool:
     pair.settle()
     assert not (over_there / "t").exists()
     after = {name: inodes(over_there / name) for name in names}
-    return [after[name] for name in names] == [before[name] for name in (*names[1:], names[0])]
+    assert [after[name] for name in names] == [before[name] for name in (*names[1:], names[0])]
