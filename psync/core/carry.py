@@ -274,6 +274,9 @@ class Carrier:
         if transition.verb == META:
             self._adjusted(op, entry, op.shown)
             return
+        if wanted.kind == Kind.DIRECTORY and self._replicas[side].views.names(path):
+            # It may be another one than they were seen in, of which nobody tells any more.
+            self._replicas[side].survey.ask(path, deep=True)
         self._replicas[side].bytes_moved += wanted.size
         self._agree(op, wanted._replace(digest=wanted.digest or entry.digest), entry, op.shown)
         self._pair.survivors.discard(path)

@@ -1404,3 +1404,19 @@ class TestDirectoryThatComesBack:
         duo.settle()
         assert duo.shape(LEFT) == duo.shape(RIGHT)
         assert duo.shape(LEFT) == {b"d": None, b"d/new": b"new"}
+
+    def test_as_our_own_when_its_user_has_just_moved_it_away(self) -> None:
+        """Of a directory that is made anew nothing is told, but that it was made."""
+        duo = Duo({})
+        duo.right.make(b"d", None)
+        duo.see(RIGHT, b"d")
+        duo.obey(RIGHT, List_, Look)
+        assert [t.path for t in duo.transitions(LEFT)] == [b"d"]
+        duo.left.make(b"d", None)
+        duo.left.make(b"d/e", None)
+        duo.left.make(b"d/e/f", b"one")
+        duo.say(LEFT, *(duo.left.listing(path) for path in (b"d", b"d/e")))
+        duo.left.remove(b"d")
+
+        duo.assert_rest()
+        assert duo.shape(LEFT) == {b"d": None}
