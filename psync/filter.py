@@ -757,10 +757,14 @@ class Filter:
             return
         for code, trouble in self._troubles_at(path):
             self._untrouble(code, trouble)
-        if self._known.tell_absent(path):
+        told = self._known.tell_absent(path)
+        if told:
+            items.append(Item(path, None))
+            if mask & DIRECTORY:  # and so is all that is in it, for who is told this
+                mask |= LIST
+        if told or mask & ~(_GONE | DIRECTORY | HELD):  # else it is just what we did
             # Also what was reported as deleted: the report may be older than a rename above it.
             self._remember_absent(path, mask & ~HELD)
-            items.append(Item(path, None))
 
     def _look_flawed(self, d: Due, entry: Entry, flags: int, items: list[Item]) -> int:
         """Busy or unreadable: it will be looked at again."""

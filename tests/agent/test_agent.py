@@ -1522,9 +1522,10 @@ class Picture:
             self.carry(transition.source, transition.path)
             if not listed and outcome.entry is not None and outcome.entry.kind == Kind.DIRECTORY:
                 self.ask(transition.path)
-        if outcome.entry is None:
+        was = self.paths.get(transition.path)
+        if outcome.entry is None or (was is not None and was.ino != outcome.entry.ino):
             self.drop(transition.path)
-        else:
+        if outcome.entry is not None:
             self.note(transition.path, outcome.entry, transition.content, same=False)
 
     def settle(self) -> None:

@@ -215,6 +215,33 @@ class TestLateRenames:
         assert [m.path for m in listings] == [b"e"]
         assert listings[0].items[0].content == b"text"
 
+    def test_lists_a_directory_that_was_told_as_gone_before_the_rename_above_it(
+        self, bench: Bench
+    ) -> None:
+        (bench.root / "d/sub").mkdir(parents=True)
+        (bench.root / "d/sub/f").write_bytes(b"text")
+        (bench.root / "d").rename(bench.root / "e")
+        bench.hear(("E", ATTRIBUTES | DIRECTORY, b"d/sub"))
+        assert bench.items() == [Item(b"d/sub", None)]
+
+        bench.hear(("M", True, b"d", b"e"))
+        listings = [m for m in bench.work() if isinstance(m, Listing)]
+
+        assert [m.path for m in listings] == [b"e/sub"]
+        assert listings[0].items[0].content == b"text"
+
+    def test_looks_again_for_what_is_where_we_had_removed_something(self, bench: Bench) -> None:
+        """Something is made at that name, and the directory above it is renamed."""
+        (bench.root / "e").mkdir()
+        (bench.root / "e/f").write_bytes(b"text")
+        bench.own[b"d/f"] = None
+        bench.hear(("E", CREATED | CLOSED, b"d/f"))
+        assert bench.items() == []
+
+        bench.hear(("M", True, b"d", b"e"))
+
+        assert [i.content for i in bench.items() if i.path == b"e/f"] == [b"text"]
+
     def test_waits_a_moment_for_the_rest_of_a_chain(self, bench: Bench) -> None:
         (bench.root / "c").write_bytes(b"x")
         bench.hear(("M", False, b"a", b"b"))
