@@ -213,6 +213,8 @@ class News:
             if item.moved_from:
                 _check(item.moved_from)
                 self._moves.hint(replica, item)
+            elif self._is_unlisted(replica, item):
+                replica.survey.ask(item.path, deep=True)
             self._observe(replica, item)
             if replica.is_flooded:
                 replica.waste(Observed(message.items[position:]))
@@ -223,6 +225,17 @@ class News:
                 if position < len(message.items):
                     replica.stream.appendleft(Observed(message.items[position:]))
                 return
+
+    def _is_unlisted(self, replica: Replica, item: Item) -> bool:
+        """Tell whether a directory is shown that nobody knew of: then nobody has told what is in it.
+
+        It may have been known, and been taken for gone in the moment of a rename above it.
+        """
+        entry = item.entry
+        if entry is None or entry.kind != Kind.DIRECTORY or not item.path:
+            return False
+        was = replica.shows(item.path)
+        return was is None or (was.kind, was.ino) != (entry.kind, entry.ino)
 
     def _observe(self, replica: Replica, item: Item, since: int | None = None) -> None:
         """Take over what a side shows at a path; `since`: from when on it may be so."""

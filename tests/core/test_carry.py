@@ -89,7 +89,8 @@ class TestCopy:
         duo.left.make(b"d", None)
         duo.left.make(b"d/e", None)
         duo.left.make(b"d/e/f", b"one")
-        duo.see(LEFT, b"d", b"d/e", b"d/e/f")
+        duo.say(LEFT, duo.left.listing(b"d"), duo.left.listing(b"d/e"))
+        duo.see(LEFT, b"d/e/f")
         order = []
         while duo.transitions(RIGHT):
             order += verbs(duo)

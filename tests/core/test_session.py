@@ -811,7 +811,8 @@ class TestStuck:
         duo = Duo()
         for path, what in ((b"d", None), (b"d/f", b"x")):
             duo.left.make(path, what)
-        duo.see(LEFT, b"d", b"d/f")
+        duo.say(LEFT, duo.left.listing(b"d"))
+        duo.see(LEFT, b"d/f")
         mark = duo.session.mark()
         self.refuse(duo, FAILED, LASTING_ATTEMPTS)
 
@@ -1404,6 +1405,21 @@ class TestDirectoryThatComesBack:
         duo.settle()
         assert duo.shape(LEFT) == duo.shape(RIGHT)
         assert duo.shape(LEFT) == {b"d": None, b"d/new": b"new"}
+
+    @pytest.mark.parametrize("now", [b"d/e", b"n/e"])
+    @pytest.mark.parametrize("removed", [False, True])
+    def test_to_the_eyes_of_an_agent_that_took_it_for_gone(self, now: bytes, removed: bool) -> None:
+        """As it does in the moment of a rename above it. It tells nothing of what is in it."""
+        duo = self.agreed()
+        duo.say(LEFT, Observed([Item(b"d/e", None)]))
+        if removed:
+            duo.settle()
+        if now != b"d/e":
+            duo.move(LEFT, b"d", parent(now))
+        duo.see(LEFT, now)
+
+        duo.assert_rest()
+        assert now + b"/f" in duo.shape(RIGHT)
 
     def test_as_our_own_when_its_user_has_just_moved_it_away(self) -> None:
         """Of a directory that is made anew nothing is told, but that it was made."""
