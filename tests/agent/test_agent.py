@@ -1492,6 +1492,11 @@ class Picture:
             elif entry.kind == Kind.DIRECTORY:
                 self.drop(path)
                 self.ask(path)
+        elif entry.kind == Kind.DIRECTORY and path:
+            was = self.paths.get(path)
+            if was is None or was.ino != entry.ino:  # nobody has told what is in it
+                self.drop(path)
+                self.ask(path)
         self.note(path, entry, item.content, same=same)
 
     def take_listing(self, listing: Listing) -> None:
