@@ -570,10 +570,12 @@ class Brain:
             self._in_sync_once = True
             self._console.finish()
             kept = len(session.conflicts())
+            took = f"{done:,} changes in {time.time() - self._started:.1f} s"
             self._log.info(
                 "session.watching",
-                message=f"watching: both sides agree on {self._archive.count:,} entries "
-                f"({done:,} changes in {time.time() - self._started:.1f} s)"
+                message=f"dry run: {done:,} changes would be made"
+                if self._options.dry_run
+                else f"watching: both sides agree on {self._archive.count:,} entries ({took})"
                 + (f"; versions that lost a conflict: {kept:,} (psync conflicts)" if kept else ""),
             )
 

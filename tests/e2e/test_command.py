@@ -132,6 +132,20 @@ class TestOneShot:
         assert (pair.right / "a").read_text() == "a"
         assert (pair.left / "b").stat().st_size == 500_000
 
+    def test_that_is_dry_changes_nothing_and_says_what_it_would(self, pair: Pair) -> None:
+        (pair.left / "a").write_text("a")
+        (pair.right / "b").mkdir()
+
+        run = pair.launch("-ns")
+
+        assert run.wait(WAIT_S) == 0
+        said = pair.output()
+        assert "would create file a on the right" in said
+        assert "dry run: 2 changes would be made" in said
+        assert "agree" not in said
+        assert not (pair.right / "a").exists()
+        assert not (pair.left / "b").exists()
+
     def test_ends_when_something_can_never_be_the_same(self, pair: Pair) -> None:
         (pair.left / "d").mkdir()
         (pair.left / "f").touch()
