@@ -227,7 +227,7 @@ class News:
                 return
 
     def _is_unlisted(self, replica: Replica, item: Item) -> bool:
-        """Tell whether a directory is shown that nobody knew of: then nobody has told what is in it.
+        """Tell whether a directory is shown that nobody knew of, nor has told what is in it.
 
         It may have been known, and been taken for gone in the moment of a rename above it.
         """
