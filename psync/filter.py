@@ -34,7 +34,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Callable, Optional
 
-from psync.core.entry import CONTROL_NAME, Entry, Kind, is_below, join, parent
+from psync.core.entry import CONTROL_NAME, Entry, Kind, below_or_at, is_below, join, parent
 from psync.core.ignore import Ignore
 from psync.core.settle import (
     ATTRIBUTES,
@@ -429,10 +429,14 @@ class Filter:
             self._untrouble(code, path)
             if not self._ignored(new):
                 self._trouble(code, new + path[len(old) :], message)
-        if self._listing is not None and (self._listed[0] == old or is_below(self._listed[0], old)):
+        if self._listing is not None:
             path, mask = self._listed
-            self._listing = None  # what is left of it would come under the wrong name
-            self._settle.note(new + path[len(old) :], mask, now)
+            if below_or_at(path, old):
+                self._listing = None  # what is left of it would come under the wrong name
+                self._settle.note(new + path[len(old) :], mask, now)
+            elif below_or_at(path, new):
+                self._listing = None  # it was to be told before the rename, which would void it
+                self._settle.note(path, mask, now)
         if self._ignored(new):
             return
         if now - self._absent_lost < _ABSENT_AGE:
