@@ -446,8 +446,9 @@ class Inotify(Polling):
                 self._limited.append(path)
             return False
         stale = self._paths.get(wd)
-        if stale is not None and self._watches.get(stale) == wd:
+        if stale is not None and stale != path and self._watches.get(stale) == wd:
             del self._watches[stale]
+            self._absent[stale] = None  # if it only seems to be here, its rename will tell
         self._paths[wd] = path
         self._watches[path] = wd
         return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,21 @@ class TestLateRenames:
         bench.hear(("M", True, b"d", b"e"))
 
         assert [i.content for i in bench.items() if i.path == b"e/f"] == [b"text"]
+
+    def test_lists_a_directory_after_its_rename_that_is_heard_of_meanwhile(
+        self, bench: Bench
+    ) -> None:
+        (bench.root / "e").mkdir()
+        (bench.root / "e/f").write_bytes(b"text")
+        bench.hear(("D", True, b"0" * 16, 1, b"e"))
+        bench.filter.live(bench.now)
+        bench.hear(("M", True, b"d", b"e"))
+        sent = bench.work()
+
+        kinds = [type(m) for m in sent]
+        assert kinds.index(Observed) < kinds.index(Listing)
+        assert sent[kinds.index(Observed)].items[0].moved_from == b"d"
+        assert kinds.count(Listing) == 1
 
     def test_waits_a_moment_for_the_rest_of_a_chain(self, bench: Bench) -> None:
         (bench.root / "c").write_bytes(b"x")
@@ -976,6 +992,19 @@ class TestWalk:
         assert events[-1] == ("S", 6, 5)
 
 
+@contextmanager
+def inotify_on(root: Path) -> Iterator[Inotify]:
+    """Watch a directory without cinotify, once it is scanned."""
+    (root / ".psync").mkdir()
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    inotify = Inotify(fd, owners=True, strip=False)
+    while inotify.scanning():
+        inotify.step(1.0)
+    yield inotify
+    inotify.close()
+    os.close(fd)
+
+
 class TestFallback:
     def test_scans_in_slices_without_events(self, tmp_path: Path) -> None:
         for i in range(50):
@@ -993,38 +1022,26 @@ class TestFallback:
 
     def test_tells_of_a_rename_whose_other_half_is_outside(self, tmp_path: Path) -> None:
         root = tmp_path / "root"
-        (root / ".psync").mkdir(parents=True)
+        root.mkdir()
         (root / "f").touch()
-        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-        inotify = Inotify(fd, owners=True, strip=False)
-        while inotify.scanning():
-            inotify.step(1.0)
-        (root / "f").rename(tmp_path / "f")
-        assert inotify.read() == []
-        deadline = inotify.deadline()
-        assert deadline is not None
         events: list[Event] = []
-        while not events:
-            events = inotify.read()
-        inotify.close()
-        os.close(fd)
+        with inotify_on(root) as inotify:
+            (root / "f").rename(tmp_path / "f")
+            assert inotify.read() == []
+            assert inotify.deadline() is not None
+            while not events:
+                events = inotify.read()
 
         assert events == [("E", MOVED_OUT, b"f")]
 
     def test_names_what_becomes_local_or_ceases_to_be(self, tmp_path: Path) -> None:
-        (tmp_path / ".psync").mkdir()
         (tmp_path / "a").touch()
-        fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-        inotify = Inotify(fd, owners=True, strip=False)
-        while inotify.scanning():
-            inotify.step(1.0)
-        (tmp_path / "a").rename(tmp_path / "a.psync.ignore")
-        (tmp_path / "a.psync.ignore").rename(tmp_path / "b")
-        (tmp_path / "c.psync.ignore").touch()
-        (tmp_path / ".psync/beat.1").touch()
-        events = inotify.read()
-        inotify.close()
-        os.close(fd)
+        with inotify_on(tmp_path) as inotify:
+            (tmp_path / "a").rename(tmp_path / "a.psync.ignore")
+            (tmp_path / "a.psync.ignore").rename(tmp_path / "b")
+            (tmp_path / "c.psync.ignore").touch()
+            (tmp_path / ".psync/beat.1").touch()
+            events = inotify.read()
 
         assert events == [
             ("E", MOVED_OUT, b"a"), ("E", MOVED_IN, b"b"), ("B", b"beat.1"),
@@ -1036,37 +1053,43 @@ class TestFallback:
         """Another one took its first name, and was watched for it."""
         root = tmp_path / "root"
         (root / "d").mkdir(parents=True)
-        (root / ".psync").mkdir()
         (tmp_path / "other").mkdir()
-        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-        watcher = Inotify(fd, owners=False, strip=False)
-        while watcher.scanning():
-            watcher.step(1.0)
-        (root / "e").mkdir()
-        (root / "e").rename(root / "d/e")
-        (root / "d").rename(root / "f")
-        (tmp_path / "other").rename(root / "e")
-        watcher.read()
-        (root / "f/e/text").write_bytes(b"x")
-        (root / "e/text").write_bytes(b"x")
-        heard = {event[2] for event in watcher.read() if event[0] == "E"}
-        watcher.close()
-        os.close(fd)
+        with inotify_on(root) as inotify:
+            (root / "e").mkdir()
+            (root / "e").rename(root / "d/e")
+            (root / "d").rename(root / "f")
+            (tmp_path / "other").rename(root / "e")
+            inotify.read()
+            (root / "f/e/text").write_bytes(b"x")
+            (root / "e/text").write_bytes(b"x")
+            heard = {event[2] for event in inotify.read() if event[0] == "E"}
 
         assert {b"e/text", b"f/e/text"} <= heard
 
+    def test_watches_what_was_renamed_to_where_another_one_was_taken_away(
+        self, tmp_path: Path
+    ) -> None:
+        """It was watched in the other one's place, and that came to an end."""
+        root = tmp_path / "root"
+        (root / "c/e").mkdir(parents=True)
+        (root / "d").mkdir()
+        (tmp_path / "other").mkdir()
+        with inotify_on(root) as inotify:
+            (tmp_path / "other").rename(root / "d/e")
+            (root / "d").rename(tmp_path / "away")
+            (root / "c").rename(root / "d")
+            inotify.read()
+            (root / "d/e/text").write_bytes(b"x")
+            heard = {event[2] for event in inotify.read() if event[0] == "E"}
+
+        assert b"d/e/text" in heard
+
     def test_counts_a_directory_rename_as_one_event(self, tmp_path: Path) -> None:
-        (tmp_path / ".psync").mkdir()
         (tmp_path / "d/e").mkdir(parents=True)
-        fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-        inotify = Inotify(fd, owners=True, strip=False)
-        while inotify.scanning():
-            inotify.step(1.0)
-        (tmp_path / "d").rename(tmp_path / "x")
-        (tmp_path / "x/e/f").touch()
-        events = inotify.read()
-        inotify.close()
-        os.close(fd)
+        with inotify_on(tmp_path) as inotify:
+            (tmp_path / "d").rename(tmp_path / "x")
+            (tmp_path / "x/e/f").touch()
+            events = inotify.read()
 
         assert events[0] == ("M", True, b"d", b"x")
         assert {e[-1] for e in events[1:]} == {b"x/e/f"}
