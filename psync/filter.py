@@ -802,6 +802,8 @@ class Filter:
         touched, self._touched = self._touched, {}
         items = []
         for directory in touched:
+            if self._settle.is_ready(directory):
+                continue  # if it is new, its listing is to be the first that is told of it
             try:
                 fd = self._looker.parent(directory)
                 if fd < 0:

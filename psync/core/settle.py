@@ -132,6 +132,10 @@ class Settle:
         """How many paths are due without waiting (and without counting whose time has come)."""
         return len(self._ready)
 
+    def is_ready(self, path: bytes) -> bool:
+        """Tell whether a path is due without waiting."""
+        return path in self._ready
+
     def waits(self, path: bytes) -> bool:
         """Tell whether a path waits until it is quiet."""
         return path in self._waiting

@@ -258,6 +258,20 @@ class TestLateRenames:
         assert sent[kinds.index(Observed)].items[0].moved_from == b"d"
         assert kinds.count(Listing) == 1
 
+    def test_tells_of_a_new_directory_by_its_listing_first(self, bench: Bench) -> None:
+        for name in "de":
+            (bench.root / name).mkdir()
+            (bench.root / name / "f").write_bytes(b"text")
+        bench.hear(*(("D", True, b"0" * 16, 1, name) for name in (b"d", b"e")))
+        bench.hear(("E", CREATED | CLOSED, b"e/f"))
+        bench.now += 1.0
+        bench.filter.live(bench.now)
+        told = [(type(m), i.path) for m in bench.sent if isinstance(m, Observed) for i in m.items]
+        assert told in ([], [(Observed, b"")])
+
+        first = next(m for m in bench.work(1.0) if isinstance(m, Listing) and m.path == b"e")
+        assert [i.path for i in first.items] == [b"f"]
+
     def test_waits_a_moment_for_the_rest_of_a_chain(self, bench: Bench) -> None:
         (bench.root / "c").write_bytes(b"x")
         bench.hear(("M", False, b"a", b"b"))
