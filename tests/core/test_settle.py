@@ -61,7 +61,9 @@ class TestDue:
     def test_comes_with_the_close(self, settle: Settle) -> None:
         settle.note(b"f", CREATED, 10.0)
         settle.note(b"f", MODIFIED, 10.01)
+        assert not settle.is_ready(b"f")
         settle.note(b"f", CLOSED, 10.02)
+        assert settle.is_ready(b"f")
 
         assert settle.due(10.02) == [Due(b"f", False, False, CREATED | MODIFIED | CLOSED, b"")]
 
