@@ -112,6 +112,7 @@ class Link:
         self._inbox: deque[bytes | memoryview] = deque()
         self._unheard = 0  # bytes in it
         self._turn: asyncio.Handle | None = None
+        self._until = 0.0  # when it is over
         self._held = False
         self._ending: TransportError | None = None  # once the inbox is empty
         self._lost: TransportError | None = None
@@ -180,21 +181,36 @@ class Link:
         self._inbox.append(data)
         self._unheard += len(data)
         if self._turn is None:
+            self._begin_turn()
+        elif time.monotonic() < self._until:
             self._hear()
-        elif self._unheard > _UNHEARD_MAX and not self._held:
+        if self._unheard > _UNHEARD_MAX and not self._held:
             self._held = True
             self._line.hold()
 
-    def _hear(self) -> None:
-        """Take what has arrived, for a while; then let others have a turn.
+    def _begin_turn(self) -> None:
+        """Take what arrives, for a while; a loop may read many times before others have a turn."""
+        self._until = time.monotonic() + _TURN_S  # the loop's own clock stands still meanwhile
+        self._turn = self._loop.call_soon(self._end_turn)
+        self._hear()
 
-        That is so before more is taken, too: a loop may read many times without one.
-        """
+    def _end_turn(self) -> None:
+        """Others have had a turn."""
         self._turn = None
-        taken = bool(self._inbox)
-        until = time.monotonic() + _TURN_S  # the loop's own clock stands still meanwhile
+        if self._inbox:
+            self._begin_turn()
+        elif self._lost is not None or self._closed:
+            pass
+        elif self._ending is not None:
+            self._end(self._ending)
+        elif self._held:
+            self._held = False
+            self._line.go_on()
+
+    def _hear(self) -> None:
+        """Take what has arrived, until the turn is over; something in any case."""
         inbox = self._inbox
-        while inbox and self._lost is None and time.monotonic() < until:
+        while inbox:
             data = inbox.popleft()
             if len(data) > _BITE:
                 whole = memoryview(data)
@@ -202,15 +218,10 @@ class Link:
                 inbox.appendleft(whole[_BITE:])
             self._unheard -= len(data)
             self._take(data)
-        if self._lost is not None or self._closed:
-            inbox.clear()
-        elif taken:
-            self._turn = self._loop.call_soon(self._hear)
-        elif self._ending is not None:
-            self._end(self._ending)
-        elif self._held:
-            self._held = False
-            self._line.go_on()
+            if self._lost is not None or self._closed:
+                inbox.clear()
+            elif time.monotonic() >= self._until:
+                return
 
     def _take(self, data: bytes | memoryview) -> None:
         try:

@@ -366,16 +366,21 @@ class TestTurns:
 
     async def test_are_given_between_what_is_read_at_once(self) -> None:
         heard: list[str] = []
-        link = Link("x", lambda messages: heard.extend(map(str, messages)), lambda _: None)
+
+        def on_messages(messages: list[Message]) -> None:
+            heard.extend(map(str, messages))
+            time.sleep(link_module._TURN_S)  # what a brain has to do
+
+        link = Link("x", on_messages, lambda _: None)
         link.received(MAGIC + encode(_HELLO))
         await link.greet(Silent(), None, _PATIENCE_S)
         await asyncio.sleep(0)
         for number in range(3):  # as a loop that reads until there is no more
             link.received(encode(Log(20, f"{number}")))
 
-        assert len(heard) == 1
-        await asyncio.sleep(0)
-        assert len(heard) == 3
+        for turn in range(1, 4):
+            assert len(heard) == turn
+            await asyncio.sleep(0)
 
     async def test_leave_none_unheard_that_takes_longer_than_its_process(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
