@@ -850,6 +850,7 @@ class Filter:
             names = [name for name in names if not self._ignored(join(path, name))]
             self._known.answer(path, entry)
             if live:
+                self._absent.pop(path, None)
                 for name in names:
                     self._echoes.pop(join(path, name), None)
                 ours = self._known.is_our_work(

@@ -383,6 +383,19 @@ class TestLateRenames:
         assert (new.path, new.content, new.moved_from) == (b"c", b"x", b"")
         assert old == Item(b"b", None)
 
+    def test_knows_a_directory_again_that_is_listed_where_something_was_told_as_gone(
+        self, bench: Bench
+    ) -> None:
+        bench.hear(("E", DELETED, b"d"))
+        assert bench.items() == [Item(b"d", None)]
+        (bench.root / "d").mkdir()
+        bench.hear(("D", True, b"0" * 16, 0, b"d"))
+        assert [m.path for m in bench.work()] == [b"d"]
+        (bench.root / "d").rename(bench.root / "e")
+        bench.hear(("M", True, b"d", b"e"))
+
+        assert [(i.path, i.moved_from) for i in bench.items()] == [(b"e", b"d"), (b"d", b"")]
+
     def test_goes_on_with_a_long_listing_under_the_new_name(self, bench: Bench) -> None:
         (bench.root / "d").mkdir()
         for i in range(300):
