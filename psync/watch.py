@@ -539,7 +539,10 @@ class Inotify(Polling):
                     self._rekey(old, path)
                     self._visit_again(events, old, path)
                 elif is_directory:  # more has happened since, or two names were exchanged
-                    events.extend(self._walk(path, True))
+                    self._unwatch(old)  # wherever that is now: a rename above it may tell
+                    self._missed(path)
+                    for place in (path, old):
+                        events.extend(self._walk(place, True))
             elif not local:
                 events.append(("E", MOVED_IN | flag, path))
                 if is_directory:
@@ -561,13 +564,16 @@ class Inotify(Polling):
         self._half = None
         events.append(("E", MOVED_OUT | (DIRECTORY if is_directory else 0), path))
         if is_directory:
-            for known in self._at_or_below(path):
-                wd = self._watches.pop(known)
-                self._paths.pop(wd, None)
-                try:
-                    self._inotify.rm_watch(wd)
-                except OSError:
-                    pass  # gone already
+            self._unwatch(path)
+
+    def _unwatch(self, path: bytes) -> None:
+        for known in self._at_or_below(path):
+            wd = self._watches.pop(known)
+            self._paths.pop(wd, None)
+            try:
+                self._inotify.rm_watch(wd)
+            except OSError:
+                pass  # gone already
 
     def _visit_again(self, events: list[Event], old: bytes, new: bytes) -> None:
         """A directory was renamed: watch now what could not be found under the old name."""

@@ -30,6 +30,7 @@ from psync.core.settle import (
 from psync.filter import PENDING_MAX, Filter, RootLost
 from psync.known import NOT_OURS, REMEMBERED_MAX, Known
 from psync.scan import Seen
+from psync.syscalls import EXCHANGE, renameat2
 from psync.watch import Event, Inotify, Polling, walk
 from psync.wire import (
     APPLIED,
@@ -1110,6 +1111,37 @@ class TestFallback:
             heard = {event[2] for event in inotify.read() if event[0] == "E"}
 
         assert b"d/e/text" in heard
+
+    def test_watches_what_was_renamed_to_a_name_that_another_one_has_taken_since(
+        self, tmp_path: Path
+    ) -> None:
+        """And was renamed on, with the directory that it is in."""
+        (tmp_path / "a/sub").mkdir(parents=True)
+        (tmp_path / "c").mkdir()
+        with inotify_on(tmp_path) as inotify:
+            (tmp_path / "a").rename(tmp_path / "c/b")
+            (tmp_path / "c").rename(tmp_path / "x")
+            (tmp_path / "c/b").mkdir(parents=True)
+            inotify.read()
+            for path in ("x/b/text", "x/b/sub/text", "c/b/text"):
+                (tmp_path / path).write_bytes(b"x")
+            heard = {event[2] for event in inotify.read() if event[0] == "E"}
+
+        assert heard == {b"x/b/text", b"x/b/sub/text", b"c/b/text"}
+
+    def test_watches_what_was_exchanged(self, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            (tmp_path / name / "sub").mkdir(parents=True)
+        with inotify_on(tmp_path) as inotify:
+            fd = os.open(tmp_path, os.O_RDONLY)
+            renameat2(fd, b"a", fd, b"b", EXCHANGE)
+            os.close(fd)
+            inotify.read()
+            for path in ("a/text", "a/sub/text", "b/text", "b/sub/text"):
+                (tmp_path / path).write_bytes(b"x")
+            heard = [event[2] for event in inotify.read() if event[0] == "E"]
+
+        assert set(heard) == {b"a/text", b"a/sub/text", b"b/text", b"b/sub/text"}
 
     def test_counts_a_directory_rename_as_one_event(self, tmp_path: Path) -> None:
         (tmp_path / "d/e").mkdir(parents=True)
