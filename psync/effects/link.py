@@ -180,13 +180,20 @@ class Link:
             return
         self._inbox.append(data)
         self._unheard += len(data)
-        if self._turn is None:
+        if self._is_greeting:
+            pass  # `_begin` goes on with it
+        elif self._turn is None:
             self._begin_turn()
         elif time.monotonic() < self._until:
             self._hear()
         if self._unheard > _UNHEARD_MAX and not self._held:
             self._held = True
             self._line.hold()
+
+    @property
+    def _is_greeting(self) -> bool:
+        """Tell whether an agent has spoken, and nobody is there yet to hear it."""
+        return self._hello.done() and not self._begun
 
     def _begin_turn(self) -> None:
         """Take what arrives, for a while; a loop may read many times before others have a turn."""
@@ -197,7 +204,9 @@ class Link:
     def _end_turn(self) -> None:
         """Others have had a turn."""
         self._turn = None
-        if self._inbox:
+        if self._is_greeting:
+            pass
+        elif self._inbox:
             self._begin_turn()
         elif self._lost is not None or self._closed:
             pass
@@ -220,7 +229,7 @@ class Link:
             self._take(data)
             if self._lost is not None or self._closed:
                 inbox.clear()
-            elif time.monotonic() >= self._until:
+            elif self._is_greeting or time.monotonic() >= self._until:
                 return
 
     def _take(self, data: bytes | memoryview) -> None:
@@ -304,6 +313,8 @@ class Link:
             self._on_messages(early)
         if self._lost is not None:
             self._on_lost(self._lost)
+        elif self._turn is None:
+            self._begin_turn()
 
     # --- the end ---------------------------------------------------------------------------
 

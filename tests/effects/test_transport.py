@@ -382,6 +382,28 @@ class TestTurns:
             assert len(heard) == turn
             await asyncio.sleep(0)
 
+    async def test_are_given_between_what_was_read_before_anybody_heard(self) -> None:
+        heard: list[str] = []
+
+        def on_messages(messages: list[Message]) -> None:
+            heard.extend(map(str, messages))
+            time.sleep(link_module._TURN_S)  # what a brain has to do
+
+        losses: list[TransportError] = []
+        link = Link("x", on_messages, losses.append)
+        link.received(MAGIC + encode(_HELLO))
+        await link.greet(Silent(), None, _PATIENCE_S)
+        for number in range(3):
+            link.received(encode(Log(20, f"{number}")))
+        link.ended(0)
+
+        for turn in range(1, 4):
+            await asyncio.sleep(0)
+            assert len(heard) == turn
+            assert not losses
+        await asyncio.sleep(0)
+        assert len(losses) == 1
+
     async def test_leave_none_unheard_that_takes_longer_than_its_process(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
