@@ -186,7 +186,7 @@ class Limits(NamedTuple):
         views_max: so many paths with news on one side; past it the side is scanned anew.
         contents_max: bytes of content kept for a side until they can be sent; past it they
             are asked for again when needed.
-        max_delete: what may be missing from a scan: a share of the archive, if it has at least
+        max_delete: what may be deleted at once: a share of the archive, if it has at least
             `max_delete_min` entries, or, as an int, so many entries.
         compare: reconcile what a scan shows; False: trust that it is as agreed.
     """

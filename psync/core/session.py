@@ -19,6 +19,7 @@ Everything else is about *what stands in the way* of a path, and each has one na
     a look at it that has been asked for   `Replica.awaited`
     the target's window full               `Replica.stalled`
     what is below it to be removed first   `Carrier.walking`
+    many deletions, to be counted first    `Guard.holds`
     a failure, until its time comes        `Pending.problems`
 
 **How to drive it.** `receive(event, now)` for everything that happens; then `commands(now)`
@@ -59,6 +60,7 @@ from psync.core.events import (
     State,
     Transferred,
 )
+from psync.core.guard import Guard
 from psync.core.moves import Moves
 from psync.core.news import News
 from psync.core.pair import Pair
@@ -126,8 +128,8 @@ class Session:
         self._moves = Moves(self._pair)
         self._carrier = Carrier(self._pair, self._moves)
         self._news = News(self._pair, self._moves, self._carrier)
+        self._guard = Guard(self._pair)
         self._halts: dict[Side, str] = {}
-        self._accepted: set[Side] = set()  # sides whose next scan may lack whatever it lacks
         self._paused = False
 
     # --- the five verbs ------------------------------------------------------------------
@@ -142,11 +144,13 @@ class Session:
         if isinstance(event, Said):
             self._news.hear(self._replicas[event.side], event.message)
             if isinstance(event.message, Scanned):
-                self._guard(event.side, event.message.entries)
+                why = self._guard.scanned(event.side, event.message.entries)
+                if why:
+                    self.halt(event.side, why)
         elif isinstance(event, SideUp):
             self._side_down(event.side, Link.SCANNING)
             if event.accepted:
-                self._accepted.add(event.side)
+                self._guard.accept_next(event.side)
             if event.rebooted:
                 self._roll_back(event.side.other)
         elif isinstance(event, SideDown):
@@ -157,8 +161,9 @@ class Session:
             self._paused = True
         elif isinstance(event, Resumed):
             self._paused = False
-            if event.accept:
+            if event.accept and self._halts:
                 self._halts.clear()
+                self._guard.accept()
         else:
             self._pending.hurry_all()
 
@@ -198,7 +203,8 @@ class Session:
 
     def deadline(self) -> float | None:
         """When `commands` has to be asked again if nothing happens; None: never."""
-        return self._pending.deadline if self._active else None
+        times = [self._pending.deadline, self._guard.deadline] if self._active else []
+        return min((time for time in times if time is not None), default=None)
 
     def problems(self) -> list[Problem]:
         """The paths that cannot be handled now, and why."""
@@ -348,24 +354,6 @@ class Session:
             and all(replica.link == Link.READY for replica in self._replicas)
         )
 
-    def _guard(self, side: Side, entries: int) -> None:
-        """Halt if so much is missing from a scan that it cannot be meant."""
-        agreed, limit = self._archive.count, self._limits.max_delete
-        if isinstance(limit, int):
-            told, few = f"{limit} entries", float(agreed - limit)
-        else:
-            guarded = agreed >= self._limits.max_delete_min
-            told, few = f"{limit:.0%}", agreed * (1 - limit) if guarded else 0
-        if side in self._accepted:
-            self._accepted.remove(side)
-        elif entries < few:
-            self.halt(
-                side,
-                f"{side.name.lower()} shows {entries} entries where {agreed} were agreed: "
-                f"more than {told} would be deleted. If that is right: "
-                "psync resume --accept-deletes",
-            )
-
     def _side_down(self, side: Side, link: Link) -> None:
         """A side is gone: what it showed and what it was asked counts no more."""
         replica = self._replicas[side]
@@ -375,6 +363,7 @@ class Session:
         replica.stalled.clear()
         replica.hang_up()
         self._news.forget(replica)
+        self._guard.forget(side)
         replica.hang_up()  # nor is it owed anything for what has been forgotten
         replica.link = link
 
@@ -413,10 +402,21 @@ class Session:
                     self._decide(path)
                     if self._moves.any:
                         self._moves.untangle(path)
-            going_on = self._walk_on() or self._moves.turn() or self._news.catch_up()
+            going_on = (
+                self._walk_on() or self._moves.turn() or self._news.catch_up() or self._count_gone()
+            )
         if not any(replica.survey.pending for replica in self._replicas):
             self.met = True
             self._forget_intents()
+            if not pending.since:
+                self._guard.rest()
+
+    def _count_gone(self) -> bool:
+        """Halt if too much is gone; tell whether somebody need not wait for that any more."""
+        found = self._guard.count()
+        if found is not None:
+            self.halt(*found)
+        return bool(self._pending.dirty)
 
     def _walk_on(self) -> bool:
         """Go on with a directory that is to be removed; tell whether there was one."""
@@ -524,11 +524,13 @@ class Session:
                 entry = view.entry
                 if entry is not None and entry.kind == Kind.FILE and not entry.digest:
                     replica.look(path, 2)
-        elif verb is Verb.COPY:
-            self._carrier.copy(path, decision, *views, emptied=emptied)
         elif verb is Verb.REMOVE and self._replicas[decision.source].survey.comparing:
             # It may turn up elsewhere: then it was renamed.
             self._pending.hold(path, _SCANNED[decision.source])
+        elif not emptied and self._guard.holds(path, decision, views):
+            pass  # how much goes with it is to be counted first
+        elif verb is Verb.COPY:
+            self._carrier.copy(path, decision, *views, emptied=emptied)
         elif verb is Verb.REMOVE:
             self._carrier.remove(path, decision, *views, emptied=emptied)
         else:

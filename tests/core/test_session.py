@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -675,70 +674,6 @@ class TestReboot:
         duo.say(RIGHT, *duo.right.scan())
         duo.assert_rest()
         assert duo.shape(RIGHT) == {b"f": b"one"}
-
-
-class TestGuard:
-    def scanned(self, left: int, limits: Limits) -> Duo:
-        duo = Duo({b"%d" % i: b"x" for i in range(4)}, limits, start=False)
-        for name in list(duo.left.tree)[left:]:
-            duo.left.remove(name)
-        for side in Side:
-            duo.up(side)
-            duo.say(side, *duo.hands[side].scan())
-        return duo
-
-    @pytest.mark.parametrize(
-        ("left", "limits", "halts"),
-        [
-            pytest.param(1, Limits(max_delete_min=4), True, id="more than the share"),
-            pytest.param(2, Limits(max_delete_min=4), False, id="just the share"),
-            pytest.param(0, Limits(max_delete_min=5), False, id="too few to be guarded"),
-            pytest.param(0, Limits(max_delete_min=4, max_delete=1.0), False, id="all may go"),
-            pytest.param(1, Limits(max_delete=2), True, id="more than the number"),
-            pytest.param(2, Limits(max_delete=2), False, id="just the number"),
-        ],
-    )
-    def test_halts_when_too_much_is_missing(self, left: int, limits: Limits, halts: bool) -> None:
-        duo = self.scanned(left, limits)
-
-        assert (duo.session.state is State.HALTED) == halts
-        assert bool(duo.session.halted) == halts
-        assert len(duo.notes("session.halted")) == halts
-        if halts:
-            told = duo.session.status()["halted"]
-            assert re.search("more than (50%|2 entries) would be deleted", told)
-
-    def test_lets_nothing_begin_until_a_person_accepts(self) -> None:
-        duo = self.scanned(1, Limits(max_delete_min=4))
-        assert duo.session.deadline() is None
-        duo.receive(Resumed())
-        assert duo.session.state is State.HALTED
-        assert not any(duo.transitions(side) or duo.listed(side) for side in Side)
-
-        duo.receive(Resumed(accept=True))
-
-        duo.assert_rest()
-        assert duo.session.halted == ""
-        assert len(duo.shape(RIGHT)) == 1
-
-    def test_asks_nobody_who_has_accepted_already(self) -> None:
-        duo = Duo({b"%d" % i: b"x" for i in range(4)}, Limits(max_delete_min=4), start=False)
-        for name in list(duo.left.tree):
-            duo.left.remove(name)
-        duo.up(RIGHT)
-        duo.say(RIGHT, *duo.right.scan())
-        duo.receive(SideUp(LEFT, accepted=True))
-        duo.say(LEFT, *duo.left.scan())
-
-        duo.assert_rest()
-        assert duo.session.halted == ""
-        assert duo.shape(RIGHT) == {}
-
-    def test_says_it_once(self) -> None:
-        duo = self.scanned(1, Limits(max_delete_min=4))
-        duo.say(LEFT, *duo.left.scan())
-
-        assert len(duo.notes("session.halted")) == 1
 
 
 class TestPause:

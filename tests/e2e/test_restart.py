@@ -256,6 +256,31 @@ class TestRootLost:
         pair.wait_for("watching")
         assert pair.settle() == {}
 
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_most_of_its_entries_at_once(self, pair: Pair, side: str) -> None:
+        _tree(pair.left)
+        (pair.left / "other").write_text("o")
+        pair.start()
+        before = pair.settle()
+        other = pair.right if side == "left" else pair.left
+
+        pair.shell(f"rm -rf {pair.root(side)}/d*")
+        told = pair.wait_for("halted")
+        assert f"{side} has lost" in told["halted"]
+        assert "--accept-deletes" in told["halted"]
+        kept = tree(other)
+        assert kept.keys() <= before.keys()
+        assert len(kept) >= len(before) * 7 / 8 - 1
+
+        refused = pair.psync("resume")
+        assert f"{side} shows 1 entries" in refused.stderr
+        assert refused.returncode == 1
+        assert tree(other).keys() == kept.keys()
+
+        assert pair.psync("resume", "--accept-deletes").returncode == 0
+        pair.wait_for("watching")
+        assert list(pair.settle()) == [b"other"]
+
     def test_its_marker(self, pair: Pair) -> None:
         _tree(pair.left)
         pair.start()

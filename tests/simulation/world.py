@@ -154,6 +154,8 @@ class Brain:
                 self._transfer(command)
             else:
                 assert isinstance(command, Note)
+                if command.event == "session.halted":
+                    self.world.later(self.world.delay() * 10, self._accept)
         self.world.met = self.session.met
         deadline = self.session.deadline()
         if deadline is not None and deadline != self.timer:
@@ -163,6 +165,11 @@ class Brain:
     def _on_timer(self) -> None:
         if self.alive and self.timer is not None and self.timer <= self.world.now:
             self.timer = None
+            self.pump()
+
+    def _accept(self) -> None:
+        if self.alive and self.session.halted:
+            self.session.receive(Resumed(accept=True), self.world.now)
             self.pump()
 
     # --- large files ---
@@ -273,6 +280,8 @@ class World:
             inline_max=self.options.inline_max,
             views_max=rng.choice((4, 1000, 1000, 1000)),
             contents_max=rng.choice((10, 1000, 1000)),
+            max_delete=rng.choice((1.0, 0.5, 0.2, 3)),
+            max_delete_min=4,
         )
         self._slow = rng.choice((0.001, 0.02, 0.3))
         self._pace = rng.choice((0.005, 0.08, 0.5))
@@ -530,9 +539,6 @@ class World:
         self._reboot()
         for side in Side:
             self._start_agent(side)
-        if self.brain is not None and self.brain.session.halted:
-            self.brain.session.receive(Resumed(accept=True), self.now)
-            self.brain.pump()
         self.run_until(self.now + 240)
         if any(n.inode.linked for d in self.disks for _, n in d.walk()):
             # Who writes through one name of a file and removes that is heard of nowhere.
