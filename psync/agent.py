@@ -74,6 +74,7 @@ from psync.wire import (
     Ping,
     Pong,
     Ready,
+    Recall,
     Rescan,
     Results,
     Stage,
@@ -95,6 +96,7 @@ BACKLOG_MAX = 200_000  # paths in questions that are not answered yet
 _SLICE = 0.005  # seconds of work between two looks at what came in
 _READ_SIZE = 1 << 18
 _PATIENCE = 60.0  # for `Start`
+_EXPIRE_EVERY = 3600.0
 _LAST_WORDS = 2.0  # seconds to get rid of the output at the end
 _TRIES = 3
 _SOURCE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -144,6 +146,7 @@ class Agent:
         self._filter: Optional[Filter] = None
         self._helpers: Optional[Helpers] = None
         self._tick_at: Optional[float] = None
+        self._expire_at = float("inf")
         self._bulk: deque[tuple[int, Iterator[None]]] = deque()
         self._backlog = 0
         self._sources: dict[int, list[_Source]] = {}
@@ -266,6 +269,7 @@ class Agent:
                 until = min(until, due)
             if self._tick_at is not None:
                 until = min(until, self._tick_at)
+            until = min(until, self._expire_at)
         turning = self._filter is not None and self._filter.turning
         if self._bulk and self._out.size < BULK_OUTPUT and not turning:
             return 0
@@ -285,6 +289,8 @@ class Agent:
         now = time.monotonic()
         if self._tick_at is not None and now >= self._tick_at:
             self._tick()
+        if now >= self._expire_at:
+            self._expire()
         until = time.monotonic() + _SLICE
         while self._bulk and self._out.size < BULK_OUTPUT:
             weight, work = self._bulk[0]
@@ -301,6 +307,22 @@ class Agent:
         left = self._helpers.tick()
         self._tick_at = None if left is None else time.monotonic() + left
         self._report_kept()
+
+    def _expire(self) -> None:
+        """Let the worker drop what has been in the conflict store for long enough."""
+        assert self._start is not None and self._helpers is not None
+        helpers, keep_s = self._helpers, self._start.conflict_keep_s
+        self._expire_at = time.monotonic() + _EXPIRE_EVERY
+
+        def job() -> Callable[[], None]:
+            dropped = helpers.expire(keep_s)
+            return lambda: self._send_all(dropped)
+
+        self._worker.submit(job)
+
+    def _send_all(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self._send(message)
 
     def _report_kept(self) -> None:
         assert self._helpers is not None
@@ -463,6 +485,8 @@ class Agent:
             raise _Refusal("unwritable", f"{printable(self._root)}: {reason}") from None
         self._report_kept()
         self._tick_at = time.monotonic()
+        if start.conflict_keep_s:
+            self._expire_at = self._tick_at
         observer = Filter(
             self._root_fd,
             start,
@@ -524,6 +548,18 @@ class Agent:
         def job() -> Callable[[], None]:
             ok = helpers.sync()
             return lambda: self._send(Synced(message.token, ok))
+
+        self._worker.submit(job)
+
+    def _on_recall(self, message: Recall) -> None:
+        self._observer()
+        self._check_root()
+        helpers = self._helpers
+        assert helpers is not None
+
+        def job() -> Callable[[], None]:
+            answer, changes = helpers.recall(message)
+            return lambda: self._send_all([*changes, answer])
 
         self._worker.submit(job)
 
@@ -692,6 +728,7 @@ _HANDLERS: dict[type[Any], Callable[[Agent, Any], None]] = {
     Stage: Agent._on_stage,
     Unstage: Agent._on_unstage,
     Sync: Agent._on_sync,
+    Recall: Agent._on_recall,
     Flush: Agent._on_flush,
     Ping: Agent._on_ping,
     Credit: Agent._on_credit,

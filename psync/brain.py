@@ -53,6 +53,7 @@ from psync.core.events import (
 )
 from psync.core.ignore import Ignore
 from psync.core.session import Session
+from psync.desk import Desk
 from psync.effects.console import Console
 from psync.effects.log import Logger
 from psync.effects.rsync import Rsync
@@ -158,6 +159,7 @@ class Brain:
             met=self._rows.meta("met") == "1",
         )
         self._last_number = 0
+        self._desk = Desk(self._session, self._peers, self._number)
         self._transfers = Transfers(
             self._peers, Rsync(*hosts), options.rsync_extra, self._transferred, self._number
         )
@@ -337,6 +339,7 @@ class Brain:
             strict=options.durability == "strict",
             suppress_echoes=options.suppress_echoes,
             poll_ms=int(options.poll_interval * 1000),
+            conflict_keep_s=options.keep_conflicts_s,
         )
 
     def _remembered(self, key: str, fresh: str | None = None) -> str:
@@ -646,10 +649,7 @@ class Brain:
         elif verb == "resume":
             await self._resume(accept=bool(args.get("accept_deletes")))
         elif verb == "conflicts":
-            return [
-                {"side": side.name.lower(), "path": printable(path), "kept": printable(kept)}
-                for side, path, kept in self._session.conflicts()
-            ]
+            return await self._desk.answer(args)
         else:
             raise PsyncError(f"this session does not know {verb!a}")
         return None

@@ -3,7 +3,8 @@
     psync [run] -r HOST LEFT RIGHT      keep two trees the same until stopped
     psync [run] NAME                    the same, as configured
     psync sync ...                      once, then end
-    psync status | flush | pause | resume | stop | conflicts [NAME]
+    psync status | flush | pause | resume | stop [NAME]
+    psync conflicts [NAME]              list what lost a conflict; show, compare, restore, drop it
     psync trust HOST                    accept a host's key after a look at it
     psync agent                         what runs on the other side
 
@@ -193,6 +194,14 @@ def _grammar() -> argparse.ArgumentParser:
     )
     conflicts = verb("conflicts", _conflicts, "List the versions that lost a conflict.")
     conflicts.add_argument("--json", action="store_true", help="for programs")
+    what = conflicts.add_mutually_exclusive_group()
+    what.add_argument("--show", metavar="KEPT", help="print a version")
+    what.add_argument("--diff", metavar="KEPT", help="compare it with what is at its path now")
+    what.add_argument(
+        "--restore", metavar="KEPT", help="put it back; what is there is kept instead"
+    )
+    what.add_argument("--drop", metavar="KEPT", nargs="+", help="destroy versions")
+    conflicts.add_argument("--to", metavar="PATH", help="restore to this path in the tree")
     trust = verb("trust", _trust, "Accept a host's key, after its fingerprint.", session=False)
     trust.add_argument("host", metavar="HOST")
     trust.add_argument("-y", "--yes", action="store_true", help="do not ask")
@@ -460,15 +469,68 @@ def _stop(chosen: argparse.Namespace) -> int:
 
 
 def _conflicts(chosen: argparse.Namespace) -> int:
-    found = _ask(chosen, "conflicts")
-    kept = found.get("conflicts", []) if isinstance(found, dict) else found or []
-    if chosen.json:
-        print(json.dumps({"conflicts": kept}))
+    if chosen.to is not None and chosen.restore is None:
+        raise UsageError("--to says where --restore puts a version")
+    if chosen.show is not None or chosen.diff is not None:
+        return _show(
+            chosen, _ask(chosen, "conflicts", action="show", kept=chosen.show or chosen.diff)
+        )
+    if chosen.restore is not None:
+        _ask(chosen, "conflicts", action="restore", kept=chosen.restore, to=chosen.to)
         return 0
-    for each in kept:
-        told = [str(each.get(key, "")) for key in ("time", "side", "path", "kept", "reason")]
+    for kept in chosen.drop or []:
+        _ask(chosen, "conflicts", action="drop", kept=kept)
+    if chosen.drop:
+        return 0
+    versions = _ask(chosen, "conflicts") or []
+    if chosen.json:
+        print(json.dumps({"conflicts": versions}))
+        return 0
+    for each in versions:
+        told = [
+            str(each.get(key, "")) for key in ("time", "side", "path", "kept", "reason", "size")
+        ]
         print(harmless("  ".join(word for word in told if word)))
     return 0
+
+
+def _show(chosen: argparse.Namespace, version: dict[str, Any]) -> int:
+    """Print a version, or how it differs from what is at its path now."""
+    import difflib
+
+    if chosen.json:
+        print(json.dumps(version))
+        return 0
+    kept, present = (_bytes(version.get(key)) for key in ("content", "present"))
+    if kept is None:
+        raise PsyncError(
+            f"{version['kept']} is no file, or a very large one: it lies in .psync/conflicts "
+            f"in the {version['side']} root"
+        )
+    if chosen.show is not None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(kept)
+        return 0
+    if present is None:
+        raise PsyncError(
+            f"there is nothing at {version['path']} now that it could be compared with"
+        )
+    try:
+        texts = [text.decode().splitlines(keepends=True) for text in (kept, present)]
+    except UnicodeDecodeError:
+        same = "the same" if kept == present else "not the same"
+        print(f"no text: {len(kept):,} bytes kept, {len(present):,} bytes there now, {same}")
+        return 0
+    names = (f"{version['path']} (kept)", f"{version['path']} (now)")
+    for line in difflib.unified_diff(texts[0], texts[1], *names):
+        print(harmless(line.rstrip("\n").expandtabs()))
+    return 0
+
+
+def _bytes(text: str | None) -> bytes | None:
+    import base64
+
+    return None if text is None else base64.b64decode(text)
 
 
 def _status(chosen: argparse.Namespace) -> int:

@@ -81,6 +81,7 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         strip_special_bits: never replicate setuid, setgid and sticky.
         log_file: None: `psync.log` in the session's directory.
         conflict: which version wins when both sides changed; the loser is kept.
+        conflict_keep: how long; `forever`: until somebody drops it.
         max_delete: entries, or per cent of a replica, that may go at once.
         suppress_echoes: an optimisation; off for tests.
         poll_interval: how often to look where the kernel reports nothing (NFS, FUSE).
@@ -114,14 +115,28 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     conflict: Literal["newest"] = "newest"
+    conflict_keep: str = "30d"
     max_delete: str = "50%"
     suppress_echoes: bool = True
     poll_interval: _Seconds = 10.0
     sync_interval: _Seconds = 5.0
 
+    @property
+    def keep_conflicts_s(self) -> int:
+        """How long a conflict's loser is kept, in seconds; 0: for ever."""
+        return 0 if self.conflict_keep == "forever" else _duration(self.conflict_keep)
+
     def all_excludes(self) -> list[str]:
         """Every rule for what is not replicated, as a regular expression."""
         return self.excludes + [_from_rsync(pattern) for pattern in self.rsync_excludes]
+
+
+def _duration(text: str) -> int:
+    """The seconds in a text like `30d`. Raises ValueError."""
+    match = re.fullmatch(r"([1-9]\d{0,5})([smhdw])", text, re.ASCII)
+    if match is None:
+        raise ValueError(text)
+    return int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
 
 
 def _from_rsync(pattern: str) -> str:
@@ -208,6 +223,13 @@ def _check(options: Options, where: str) -> None:
             f"{where}: max_delete: {options.max_delete!a} is neither a number of entries "
             "nor a percentage like 50%"
         )
+    try:
+        options.keep_conflicts_s  # noqa: B018
+    except ValueError:
+        raise ConfigError(
+            f"{where}: conflict_keep: {options.conflict_keep!a} is neither a time like 30d, 12h or "
+            "90s nor forever"
+        ) from None
     if options.translate is not None and options.translate.find(":") < 1:
         raise ConfigError(f"{where}: translate: {options.translate!a} is not FROM:TO")
     if options.banned == "":

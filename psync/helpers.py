@@ -28,7 +28,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Optional
+from itertools import islice
+from typing import Optional, Union
 
 from psync.claim import marker, open_control, write_marker
 from psync.core.entry import (
@@ -58,20 +59,27 @@ from psync.wire import (
     DELETE,
     FAILED,
     IN_USE,
+    LIST,
     META,
     NO_PARENT,
     NOT_EMPTY,
     PUT,
     RENAME,
+    RESTORE,
     RMDIR,
+    SHOW,
+    Dropped,
     Kept,
     Outcome,
+    Recall,
+    Recalled,
     Transition,
 )
 
 __all__ = ["Helpers", "marker"]
 
 OWN_MAX = 65_536  # paths of which we remember what we left there
+NOTES_MAX = 100_000  # of the conflict store, at once
 TRUST_S = 0.005  # how long a directory that was opened is taken to be where it was
 
 _FILE, _DIRECTORY, _SYMLINK = int(Kind.FILE), int(Kind.DIRECTORY), int(Kind.SYMLINK)
@@ -187,6 +195,34 @@ class Helpers:
             Seconds until more is due, None if nothing waits.
         """
         return self._quarantine.tick()
+
+    def recall(self, message: Recall) -> tuple[Recalled, list[Union[Dropped, Kept]]]:
+        """Do what a person wants with the conflict store. Blocks.
+
+        Returns:
+            The answer, and what it has changed.
+        """
+        store, name, token = self._quarantine.conflicts, message.kept, message.token
+        try:
+            if message.verb == LIST:
+                return Recalled(token, "", list(islice(store.notes(), NOTES_MAX))), []
+            note = store.find(name)
+            if message.verb == SHOW:
+                return Recalled(token, "", [note], *store.show(self._root_fd, note)), []
+            if message.verb == RESTORE:
+                path = message.path or note.path
+                if store.restore(self._root_fd, note, path):
+                    return Recalled(token, "", [note]), [Dropped(name), Kept(path, name)]
+            else:
+                store.drop(name)
+            return Recalled(token, "", [note]), [Dropped(name)]
+        except OSError as error:
+            return Recalled(token, error.strerror or str(error), []), []
+
+    def expire(self, keep_s: int) -> list[Dropped]:
+        """Destroy what has been in the conflict store for so many seconds. Blocks."""
+        before_ns = time.time_ns() - keep_s * 10**9
+        return [Dropped(note.name) for note in self._quarantine.conflicts.expire(before_ns)]
 
     def sync(self) -> bool:
         """Make everything applied so far durable; False if the system says it is not. Blocks."""

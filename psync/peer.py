@@ -27,15 +27,16 @@ from psync.wire import (
     Message,
     Opened,
     Ready,
+    Recalled,
     Staged,
     Synced,
 )
 
 __all__ = ["Peer"]
 
-Answer = Ready | Opened | Staged | Closed | Synced | Flushed
+Answer = Ready | Opened | Staged | Closed | Synced | Flushed | Recalled
 _A = TypeVar("_A", bound=Answer)
-_ANSWERS = (Ready, Opened, Staged, Closed, Synced, Flushed)
+_ANSWERS = (Ready, Opened, Staged, Closed, Synced, Flushed, Recalled)
 
 
 class Peer:

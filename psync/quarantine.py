@@ -20,22 +20,21 @@ What to displace, and the way back when it was the wrong thing, is not decided h
 from __future__ import annotations
 
 import heapq
-import json
 import logging
 import os
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from hashlib import blake2b
-from typing import Any, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
+from psync.conflicts import Conflicts
 from psync.core.entry import Entry, printable
 from psync.holding import Links
 from psync.intents import Intent, Journal
-from psync.syscalls import NOREPLACE, lease_intact, read_lease, renameat2
+from psync.private import open_directory, unused_names
+from psync.syscalls import lease_intact, read_lease
 from psync.wire import Kept
 
-__all__ = ["WAITING_MAX", "Quarantine", "Reason", "open_directory", "unused_names"]
+__all__ = ["WAITING_MAX", "Quarantine", "Reason"]
 
 WAITING_MAX = 32_768
 SLICE_S = 0.020  # how long one `tick` may work
@@ -53,28 +52,6 @@ class Reason:
     DISPLACED = "displaced"  # saved in the very moment in which we replaced the file
     UNKNOWN = "unknown"  # found in quarantine, and no line of the journal tells of it
     UNREADABLE = "unreadable"  # displaced, and its content cannot be compared
-
-
-def open_directory(parent_fd: int, name: bytes) -> int:
-    """Open a directory of our own, made (mode 0700) where it is missing."""
-    with suppress(FileExistsError):
-        os.mkdir(name, 0o700, dir_fd=parent_fd)
-    return os.open(
-        name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd
-    )
-
-
-def unused_names() -> Callable[[], bytes]:
-    """Make a source of names, 16 bytes each, that no other run of an agent gives."""
-    prefix = os.urandom(5).hex().encode()
-    count = 0
-
-    def name() -> bytes:
-        nonlocal count
-        count += 1
-        return b"%b%06x" % (prefix, count & 0xFFFFFF)
-
-    return name
 
 
 # --- the last look ------------------------------------------------------------------------
@@ -175,7 +152,7 @@ class Quarantine:
         self.kept: list[Kept] = []
         self.links = Links()
         self.unused = unused_names()
-        self._conflicts_fd = open_directory(control_fd, b"conflicts")
+        self.conflicts = Conflicts(control_fd, log)
         self._journal = Journal(control_fd)
         self._delay_s = delay_s
         self._retry_s = min(RETRY_S, max(delay_s, 0.1))
@@ -223,7 +200,7 @@ class Quarantine:
         """
         entry = entry or intent.expected
         try:
-            self._store(intent, reason, entry)
+            self.conflicts.take(self.fd, intent.name, intent.path, reason, entry)
         except OSError as error:
             self._log(
                 logging.ERROR,
@@ -353,43 +330,8 @@ class Quarantine:
 
     def recall_kept(self) -> None:
         """Tell the brain what the store holds from earlier runs; what has no note is left out."""
-        for name in sorted(map(os.fsencode, os.listdir(self._conflicts_fd))):
-            if name.endswith(b".json"):
-                continue
-            try:
-                fd = os.open(
-                    name + b".json", os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._conflicts_fd
-                )
-                with open(fd, "rb") as stream:
-                    path = bytes.fromhex(json.load(stream)["path_hex"])
-            except (OSError, ValueError, KeyError, TypeError):
-                self._log(logging.WARNING, f"conflicts/{printable(name)} has no readable note")
-                continue
-            self.kept.append(Kept(path, name, fresh=False))
-
-    def _store(self, intent: Intent, reason: str, entry: Entry) -> None:
-        """Move from quarantine to the conflict store; the note first, so that none lacks it."""
-        path = intent.path
-        note: dict[str, Any] = {
-            "path": printable(path) if path else "",
-            "path_hex": path.hex(),
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "reason": reason,
-            "entry": {
-                **entry._asdict(),
-                "target": entry.target.hex(),
-                "digest": entry.digest.hex(),
-            },
-        }
-        fd = os.open(
-            intent.name + b".json",
-            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
-            0o600,
-            dir_fd=self._conflicts_fd,
-        )
-        with open(fd, "wb") as stream:
-            stream.write(json.dumps(note, indent=1).encode() + b"\n")
-        renameat2(self.fd, intent.name, self._conflicts_fd, intent.name, NOREPLACE)
+        for note in self.conflicts.notes():
+            self.kept.append(Kept(note.path, note.name, fresh=False))
 
     def close(self) -> None:
         """Close everything; what waits goes on waiting when an agent starts again."""
@@ -397,5 +339,5 @@ class Quarantine:
             self._inspection.close()
             self._inspection = None
         self._journal.close()
-        os.close(self._conflicts_fd)
+        self.conflicts.close()
         os.close(self.fd)

@@ -21,7 +21,7 @@ import stat
 from typing import NamedTuple
 
 from psync.core.entry import Entry, Kind, is_ours, valid_path
-from psync.quarantine import open_directory, unused_names
+from psync.private import open_directory, remove_tree, unused_names
 from psync.syscalls import EXCHANGE, copy_file, open_beneath, renameat2
 
 __all__ = ["Made", "Stage"]
@@ -85,7 +85,7 @@ class Stage:
             return self._dress(name, fd, wanted, ours=True)
         except OSError:
             os.close(fd)
-            _remove(self.fd, name)
+            remove_tree(self.fd, name)
             raise
 
     def directory(self, wanted: Entry) -> Made:
@@ -147,7 +147,7 @@ class Stage:
     def discard(self, made: Made) -> None:
         """Remove what was not published after all; a fetched file stays for another try."""
         if made.ours:
-            _remove(self.fd, made.name)
+            remove_tree(self.fd, made.name)
 
     # --- large files, fetched by rsync
 
@@ -211,7 +211,7 @@ class Stage:
 
     def drop_run(self, run: int) -> None:
         """Remove the directory of a run, if it is there."""
-        _remove(self.fd, b"%d" % run)
+        remove_tree(self.fd, b"%d" % run)
 
     # --- the whole
 
@@ -236,12 +236,12 @@ class Stage:
             raise
         finally:
             for name in names:
-                _remove(self.fd, name)
+                remove_tree(self.fd, name)
 
     def clear(self) -> None:
         """Remove everything: nobody has ever seen it."""
         for name in os.listdir(self.fd):
-            _remove(self.fd, os.fsencode(name))
+            remove_tree(self.fd, os.fsencode(name))
 
     def close(self) -> None:
         """Close the directory."""
@@ -264,19 +264,3 @@ def _copy_base(root_fd: int, base: bytes, target_fd: int) -> None:
         os.ftruncate(target_fd, 0)
     finally:
         os.close(fd)
-
-
-def _remove(parent_fd: int, name: bytes) -> None:
-    """Remove a name of ours, and what is in it."""
-    try:
-        os.unlink(name, dir_fd=parent_fd)
-    except FileNotFoundError:
-        pass
-    except IsADirectoryError:
-        fd = os.open(name, _OPEN_DIRECTORY, dir_fd=parent_fd)
-        try:
-            for child in os.listdir(fd):
-                _remove(fd, os.fsencode(child))
-        finally:
-            os.close(fd)
-        os.rmdir(name, dir_fd=parent_fd)

@@ -312,6 +312,50 @@ class Kept(NamedTuple):
     fresh: bool = True
 
 
+class Note(NamedTuple):
+    """What is known of a version in the conflict store.
+
+    Attributes:
+        name: its name there.
+        path: where it was; empty: nobody knows.
+        time_ns: when it was put there.
+        reason: one word, why.
+        size: of its content, in bytes.
+        mtime_ns: when it was written.
+    """
+
+    name: bytes
+    path: bytes
+    time_ns: int
+    reason: str
+    size: int
+    mtime_ns: int
+
+
+class Recalled(NamedTuple):
+    """Answer to `Recall`.
+
+    Attributes:
+        token: the question's.
+        message: why it could not be done; empty: it was.
+        notes: of the versions that were meant.
+        kept: the content of the version, if it is a file, and not a large one.
+        present: that of what is at its path now, likewise.
+    """
+
+    token: int
+    message: str
+    notes: List[Note]
+    kept: Optional[bytes] = None
+    present: Optional[bytes] = None
+
+
+class Dropped(NamedTuple):
+    """A version is in the conflict store no more."""
+
+    kept: bytes
+
+
 # --- messages: the brain speaks ---------------------------------------------------------
 
 
@@ -335,6 +379,7 @@ class Start(NamedTuple):
     strict: bool
     suppress_echoes: bool
     poll_ms: int
+    conflict_keep_s: int = 0  # how long a loser is kept; 0: until a person drops it
 
 
 class Watch(NamedTuple):
@@ -425,24 +470,47 @@ class Rescan(NamedTuple):
     """Scan the whole tree again."""
 
 
+class Recall(NamedTuple):
+    """Do something with the conflict store, because a person wants it.
+
+    Attributes:
+        token: comes back with the answer.
+        verb: one of `LIST` ... below.
+        kept: the version's name; empty with `LIST`.
+        path: for `RESTORE` where to; empty: where it was.
+    """
+
+    token: int
+    verb: int
+    kept: bytes = b""
+    path: bytes = b""
+
+
+LIST = 1  # tell of all versions
+SHOW = 2  # ... of one, with its content
+RESTORE = 3  # put it back; what is there now takes its place
+DROP = 4  # destroy it
+
+
 class Stop(NamedTuple):
     """End: finish what is begun, leave nothing temporary, exit 0."""
 
 
 Message = Union[
     Hello, Ready, Fatal, Digests, Scanned, Listing, Observed, Results, Opened, Staged, Closed,
-    Synced, Flushed, Pong, Trouble, Log, Kept, Start, Watch, List_, Look, Apply, OpenSource,
-    CloseSource, Stage, Unstage, Sync, Flush, Ping, Credit, Rescan, Stop,
+    Synced, Flushed, Pong, Trouble, Log, Kept, Recalled, Dropped, Start, Watch, List_, Look, Apply,
+    OpenSource, CloseSource, Stage, Unstage, Sync, Flush, Ping, Credit, Rescan, Stop, Recall,
 ]  # fmt: skip
 
 messages: Dict[int, Type[Any]] = {
     # from the agent
     1: Hello, 2: Ready, 3: Fatal, 4: Digests, 5: Scanned, 6: Listing, 7: Observed, 8: Results,
     9: Opened, 10: Staged, 11: Closed, 12: Synced, 13: Flushed, 14: Pong, 15: Trouble, 16: Log,
-    17: Kept,
+    17: Kept, 18: Recalled, 19: Dropped,
     # from the brain
     65: Start, 66: Watch, 67: List_, 68: Look, 69: Apply, 70: OpenSource, 71: CloseSource,
     72: Stage, 73: Unstage, 74: Sync, 75: Flush, 76: Ping, 77: Credit, 78: Rescan, 79: Stop,
+    80: Recall,
 }  # fmt: skip
 _codes = {cls: code for code, cls in messages.items()}
 

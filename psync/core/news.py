@@ -26,6 +26,7 @@ from psync.wire import (
     BUSY,
     UNREADABLE,
     Digests,
+    Dropped,
     Item,
     Kept,
     Listing,
@@ -343,10 +344,14 @@ class News:
         _check(message.path)
         self._pair.keep(replica.side, message.path, message.kept, fresh=message.fresh)
 
+    def _on_dropped(self, replica: Replica, message: Dropped) -> None:
+        self._pair.conflicts.pop((replica.side, message.kept), None)
+
     _at_once: ClassVar[dict[type, Callable[[News, Replica, Any], None]]] = {
         Digests: _on_digests,
         Scanned: _on_scanned,
         Kept: _on_kept,
+        Dropped: _on_dropped,
     }
     _in_order: ClassVar[dict[type, Callable[[News, Replica, Any], None]]] = {
         Listing: _on_listing,

@@ -37,11 +37,11 @@ __all__ = ["PYTHON_MIN", "READY", "TOO_OLD", "agent_zip", "local_command", "remo
 # What `psync.agent` comes to import, beside the standard library.
 AGENT_MODULES = (
     "inotify_simple",
-    "psync", "psync.agent", "psync.claim", "psync.core", "psync.core.entry", "psync.core.ignore",
-    "psync.core.settle", "psync.errors", "psync.filter", "psync.forced", "psync.helpers",
-    "psync.holding", "psync.host", "psync.intents", "psync.known", "psync.lock", "psync.plumbing",
-    "psync.quarantine", "psync.recovery", "psync.scan", "psync.staging", "psync.syscalls",
-    "psync.watch", "psync.wire",
+    "psync", "psync.agent", "psync.claim", "psync.conflicts", "psync.core", "psync.core.entry",
+    "psync.core.ignore", "psync.core.settle", "psync.errors", "psync.filter", "psync.forced",
+    "psync.helpers", "psync.holding", "psync.host", "psync.intents", "psync.known", "psync.lock",
+    "psync.plumbing", "psync.private", "psync.quarantine", "psync.recovery", "psync.scan",
+    "psync.staging", "psync.syscalls", "psync.watch", "psync.wire",
 )  # fmt: skip
 
 PYTHON_MIN = (3, 9)

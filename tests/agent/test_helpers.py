@@ -1042,7 +1042,7 @@ class TestTrouble:
 
         old = replica.write(b"f", b"loser")
         with monkeypatch.context() as patch:
-            patch.setattr("psync.quarantine.renameat2", full)
+            patch.setattr("psync.conflicts.renameat2", full)
             (outcome,) = replica.apply(replica.delete(b"f", old, keep=True))
         assert (outcome.status, bool(outcome.kept)) == (APPLIED, True)
         assert any("cannot put the conflict's loser f" in line for line in replica.lines)

@@ -19,6 +19,7 @@ from psync.wire import (
     Apply,
     Credit,
     Digests,
+    Dropped,
     Item,
     Kept,
     Listing,
@@ -467,6 +468,15 @@ class TestKept:
 
         assert duo.session.conflicts() == [(LEFT, b"f", b"0001"), (LEFT, b"a", b"0002")]
         assert len(duo.notes("conflict.kept")) == 2
+
+    def test_is_forgotten_when_it_is_dropped(self) -> None:
+        duo = Duo()
+        duo.say(LEFT, Kept(b"f", b"0001"))
+        duo.say(RIGHT, Dropped(b"0001"))
+        assert duo.session.status()["conflicts"] == 1
+
+        duo.say(LEFT, Dropped(b"0001"), Dropped(b"0002"))
+        assert duo.session.conflicts() == []
 
     def test_is_not_told_again_after_a_restart(self) -> None:
         duo = Duo()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -228,6 +230,73 @@ class TestBothSides:
         assert after[b"keep"][-1] == b"newer, from the right"
         assert watching.conflicts("left") == [b"older, from the left"]
         assert watching.status()["conflicts"] == 1
+
+
+class TestConflicts:
+    @pytest.fixture(params=["left", "right"])
+    def side(self, request: pytest.FixtureRequest) -> str:
+        """Where the loser is."""
+        return str(request.param)
+
+    @pytest.fixture
+    def kept(self, watching: Pair, side: str) -> str:
+        """A version that has lost, by its name."""
+        for root, text in ((watching.left, "left\n"), (watching.right, "right\n")):
+            (root / "f").write_text(text)
+        watching.psync("pause")
+        for name in ("left", "right"):
+            file = watching.root(name) / "f"
+            file.write_text(f"{name} {'lost' if name == side else 'won'}\n")
+            os.utime(file, ns=(10**18, 10**18 + (name != side)))
+        watching.psync("resume")
+        assert watching.settle()[b"f"][-1].endswith(b"won\n")
+        (version,) = self.listed(watching, "lost")
+        assert version["side"] == side
+        assert version["path"] == "f"
+        assert version["reason"] == "conflict"
+        return str(version["kept"])
+
+    def listed(self, watching: Pair, text: str = "") -> list[dict[str, Any]]:
+        """What is kept of which the text contains something."""
+        found = json.loads(watching.psync("conflicts", "--json").stdout)["conflicts"]
+        return [v for v in found if text in watching.psync("conflicts", "--show", v["kept"]).stdout]
+
+    def test_are_compared(self, watching: Pair, side: str, kept: str) -> None:
+        other = "right" if side == "left" else "left"
+        shown = watching.psync("conflicts", "--diff", kept)
+
+        assert shown.stdout.splitlines()[-2:] == [f"-{side} lost", f"+{other} won"]
+        assert f"{side}  f  {kept}  conflict" in watching.psync("conflicts").stdout
+
+    def test_are_restored_on_both_sides(self, watching: Pair, side: str, kept: str) -> None:
+        assert watching.psync("conflicts", "--restore", kept).returncode == 0
+
+        assert watching.settle()[b"f"][-1] == f"{side} lost\n".encode()
+        (version,) = self.listed(watching, "won")
+        assert (version["kept"], version["reason"]) == (kept, "replaced")
+        assert watching.psync("conflicts", "--restore", kept, "--to", "g").returncode == 0
+        assert watching.settle()[b"g"][-1].endswith(b"won\n")
+        assert self.listed(watching, "won") == []
+
+    def test_are_dropped(self, watching: Pair, side: str, kept: str) -> None:
+        before = watching.status()["conflicts"]
+        assert watching.psync("conflicts", "--drop", kept).returncode == 0
+
+        assert self.listed(watching, "lost") == []
+        assert watching.status()["conflicts"] == before - 1
+        again = watching.psync("conflicts", "--drop", kept)
+        assert again.returncode == 1
+        assert again.stderr.count("\n") == 1
+        assert "is no version that is kept" in again.stderr
+        watching.restart()
+        assert watching.status()["conflicts"] == before - 1
+
+    def test_are_put_nowhere_else(self, watching: Pair, side: str, kept: str) -> None:
+        for path in ("../out", "/out", ".psync/marker"):
+            refused = watching.psync("conflicts", "--restore", kept, "--to", path)
+            assert refused.returncode == 1
+            assert "nothing can be restored to" in refused.stderr
+        assert len(self.listed(watching, "lost")) == 1
 
 
 class TestRename:
