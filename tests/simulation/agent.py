@@ -571,10 +571,24 @@ class Agent:
                 del self._own[t.path]  # it was there already: whoever brought it is to be told of
             if t.verb == RENAME:
                 self._own[t.source] = None
+            for path in (t.path, t.source):
+                self._doubt(path)
         outcome = self._outcome(t, status)
         if len(self._disk.conflicts) > kept:
             outcome = outcome._replace(kept=b"%d-%d" % (self._number, kept))
         return outcome
+
+    def _doubt(self, path: bytes) -> None:
+        """The brain takes an outcome for one of before a rename that it is to be told yet."""
+        for new, record in list(self._settle._ready.items()):
+            old = record.moved_from
+            if not (old and record.mask & DIRECTORY):
+                continue
+            if is_below(path, old):
+                self._settle.note(new + path[len(old) :], MODIFIED | CLOSED, self._now())
+            if is_below(path, old) or is_below(path, new):
+                self._own.pop(path, None)
+                self._settle.note(path, MODIFIED | CLOSED, self._now())
 
     def _outcome(self, t: Transition, status: int) -> Outcome:
         node = self._disk.at(t.path)
