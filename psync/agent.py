@@ -12,7 +12,8 @@ disk durable, to hash or copy a large file) is done by one other thread, which t
 nothing that the first one holds.
 
 **Invariants.** Nothing is written to the root before `Watch`. Before each batch and each
-scan the root's path still leads to the directory that we opened, or we end. Messages go
+scan, at a flush and at each ping the root's path still leads to the directory that we opened, or
+we end. Messages go
 out in the order in which things were seen. Bounds: past `CHOKED` bytes of output nothing
 more is looked at, past `BULK_OUTPUT` nothing more is listed, past `BACKLOG_MAX` questions
 nothing more is read. An agent that hears nothing for `Start.timeout_ms` ends. Whatever
@@ -564,9 +565,13 @@ class Agent:
         self._worker.submit(job)
 
     def _on_flush(self, message: Flush) -> None:
-        self._observer().flush(message.token)
+        observer = self._observer()
+        self._check_root()
+        observer.flush(message.token)
 
     def _on_ping(self, message: Ping) -> None:
+        if self._filter is not None:
+            self._check_root()  # nothing tells of it while nothing happens there
         self._send(Pong(message.token, time.time_ns()))
 
     def _on_credit(self, message: Credit) -> None:

@@ -46,6 +46,7 @@ from psync.wire import (
     Listing,
     Log,
     Look,
+    Message,
     Observed,
     Opened,
     OpenSource,
@@ -1239,16 +1240,34 @@ class TestTrouble:
 
         assert [m.message for m in brain.seen if isinstance(m, Trouble)][-1] == ""
 
-    def test_ends_when_the_root_is_not_what_it_was(self, root: Path, brain: Brain) -> None:
-        root.rename(root.parent / "elsewhere")
-        root.mkdir()
-        brain.say(Apply(1, [put(b"f", b"x")]))
+    @pytest.mark.parametrize("how", ["replaced", "moved away", "led elsewhere"])
+    @pytest.mark.parametrize(
+        "said", [Apply(1, [put(b"f", b"x")]), Flush(1), Ping(1)], ids=["apply", "flush", "ping"]
+    )
+    def test_ends_when_the_root_is_not_what_it_was(
+        self, root: Path, spawn: Callable[..., Brain], said: Message, how: str
+    ) -> None:
+        name = root
+        if how == "led elsewhere":
+            name = root.parent / "link"
+            name.symlink_to(root)
+        brain = spawn()
+        brain.watch(start_message(name))
+        if how == "led elsewhere":
+            name.unlink()
+            name.symlink_to(root.parent / "elsewhere")
+        else:
+            root.rename(root.parent / "elsewhere")
+        if how != "moved away":
+            (root if how == "replaced" else root.parent / "elsewhere").mkdir()
+        brain.say(said)
         while not isinstance(message := brain.hear(), Fatal):
             pass
 
         assert message.code == "root-lost"
         assert brain.process.wait(PATIENCE) == 1
-        assert list(root.iterdir()) == []
+        assert not (root / "f").exists()
+        assert not (root.parent / "elsewhere/f").exists()
 
     def test_scans_again_when_the_watcher_dies(self, root: Path, one: Brain) -> None:
         children = Path(f"/proc/{one.process.pid}/task/{one.process.pid}/children").read_text()
