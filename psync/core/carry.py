@@ -180,6 +180,9 @@ class Carrier:
                 continue
             source, top, below = walks[0]
             path = next(below, None)
+            while path is not None and self._pair.ignored(path):
+                self._archive.remove(path)  # not replicated any more; the other side keeps its own
+                path = next(below, None)
             if path is None:
                 walks.popleft()
                 del self.walking[top]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from psync.core.entry import content_digest
+from psync.core.entry import below_or_at, content_digest, is_ours
 from psync.core.events import (
     Intend,
     Limits,
@@ -134,6 +134,21 @@ class TestCopy:
 
 
 class TestRemoval:
+    @pytest.mark.parametrize("hidden", [b"d/cache", b"d/cache/x"])
+    def test_leaves_what_is_excluded_from_now_on(self, hidden: bytes) -> None:
+        """It was replicated once, and nobody has listed its directory since."""
+        duo = Duo(
+            {b"d/cache/x": b"x", b"d/f": b"one"},
+            ignored=lambda path: is_ours(path) or below_or_at(path, hidden),
+        )
+        duo.delete(LEFT, b"d")
+        duo.run()
+
+        assert b"d/cache/x" in duo.right.tree
+        assert b"d/f" not in duo.right.tree
+        assert not any(below_or_at(t.path, hidden) for t in duo.sent())
+        assert duo.archive.get(hidden) is None
+
     def test_of_a_tree_takes_what_is_in_it_first(self) -> None:
         duo = Duo({b"d/e/f": b"one", b"d/g": b"two"})
         duo.delete(LEFT, b"d")
