@@ -284,6 +284,19 @@ class TestComparing:
         assert duo.session.halted
         assert set(of(100)) <= set(duo.right.tree)
 
+    def test_s05_believes_no_count_of_a_side_that_shows_nothing(self) -> None:
+        duo = Duo(of(100), HALF, start=False)
+        for path in list(of(100)):
+            duo.left.remove(path)
+        for side in Side:
+            duo.up(side)
+            digests, scanned = duo.hands[side].scan()
+            duo.say(side, digests, scanned._replace(entries=100))
+        duo.run()
+
+        assert duo.session.halted
+        assert set(of(100)) <= set(duo.right.tree)
+
     def test_lets_go_at_once_what_is_not_too_much(self) -> None:
         duo = Duo(of(100), HALF, start=False)
         for path in list(of(50)):

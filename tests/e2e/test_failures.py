@@ -1,0 +1,175 @@
+"""Scenarios of the catalogue of what goes wrong (docs/FAILURES.md), by their ids."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.pair import Pair
+
+HOUR_NS = 3600 * 10**9
+
+
+def sides(pair: Pair, side: str) -> tuple[Path, Path]:
+    """A side's root, and the other one."""
+    return (pair.left, pair.right) if side == "left" else (pair.right, pair.left)
+
+
+@contextmanager
+def unheard(pair: Pair) -> Iterator[None]:
+    """Let both sides do something before either is replicated."""
+    assert pair.psync("pause").returncode == 0
+    yield
+    assert pair.psync("resume").returncode == 0
+
+
+def texts(pair: Pair) -> list[bytes]:
+    """What all files say, once both sides are equal, and all that lost a conflict."""
+    files = [entry[-1] for entry in pair.settle().values() if entry[0] == "file"]
+    return files + pair.conflicts("left") + pair.conflicts("right")
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+class TestRenames:
+    def test_c07_of_equal_files_over_each_other_keep_the_text(
+        self, watching: Pair, side: str
+    ) -> None:
+        here, there = sides(watching, side)
+        for name in ("a", "b"):
+            (here / name).write_text("c07")
+        watching.settle()
+        with unheard(watching):
+            (here / "a").rename(here / "b")
+            (there / "b").rename(there / "a")
+
+        assert b"c07" in texts(watching)
+
+    def test_c08_to_a_name_that_is_new_over_there_keep_both(
+        self, watching: Pair, side: str
+    ) -> None:
+        here, there = sides(watching, side)
+        (here / "a").write_text(f"c08 renamed {side}")
+        watching.settle()
+        with unheard(watching):
+            (here / "a").rename(here / "b")
+            (there / "b").write_text(f"c08 made {side}")
+
+        found = texts(watching)
+        assert {f"c08 renamed {side}".encode(), f"c08 made {side}".encode()} <= set(found)
+        assert b"a" not in watching.settle()
+
+    def test_c09_of_a_directory_keep_what_is_made_in_it_over_there(
+        self, watching: Pair, side: str
+    ) -> None:
+        here, there = sides(watching, side)
+        (here / "d").mkdir()
+        (here / "d/f").write_text("c09")
+        watching.settle()
+        with unheard(watching):
+            (here / "d").rename(here / "e")
+            (there / "d/x").write_text("c09 new")
+
+        after = watching.settle()
+        assert [after[p][-1] for p in (b"e/x", b"d/x") if p in after] == [b"c09 new"]
+        assert after[b"e/f"][-1] == b"c09"
+
+    def test_c10_of_a_directory_to_two_names_lose_nothing(self, watching: Pair, side: str) -> None:
+        here, there = sides(watching, side)
+        (here / "d/sub").mkdir(parents=True)
+        for i in range(10):
+            (here / f"d/sub/{i}").write_text(f"c10 {i}")
+        watching.settle()
+        with unheard(watching):
+            (here / "d").rename(here / "e")
+            (there / "d").rename(there / "f")
+
+        assert {b"c10 %d" % i for i in range(10)} <= set(texts(watching))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+class TestWriters:
+    def test_c19_a_directory_becomes_a_link_to_another(self, watching: Pair, side: str) -> None:
+        here = watching.root(side)
+        for name in ("d", "behind"):
+            (here / name).mkdir()
+            (here / name / "f").write_text(f"c19 {name}")
+        watching.settle()
+        shutil.rmtree(here / "d")
+        (here / "d").symlink_to("behind")
+
+        after = watching.settle()
+        assert after[b"d"][:2] == ("link", b"behind")
+        assert after[b"behind/f"][-1] == b"c19 behind"
+
+    def test_w04_two_saves_of_one_length_in_a_moment(self, watching: Pair, side: str) -> None:
+        here = watching.root(side)
+        for number in range(100):
+            for half in "ab":
+                (here / "f.new").write_text(f"w04 {number:03} {half}")
+                (here / "f.new").rename(here / "f")
+
+        assert watching.settle()[b"f"][-1] == b"w04 099 b"
+
+    def test_n13_names_that_look_alike(self, watching: Pair, side: str) -> None:
+        here = os.fsencode(watching.root(side))
+        twins = {"\u00e9".encode(): b"composed", "e\u0301".encode(): b"apart"}
+        for name, text in twins.items():
+            with open(here + b"/" + name, "wb") as file:
+                file.write(text)
+
+        after = watching.settle()
+        assert {name: after[name][-1] for name in twins} == twins
+
+    def test_r08_an_old_tree_is_restored_over_a_newer_one(self, watching: Pair, side: str) -> None:
+        here, old = watching.root(side), watching.base / f"old-{side}"
+        (here / "d").mkdir()
+        old.mkdir()
+        for i in range(10):
+            (here / f"d/{i}").write_text(f"r08 {i} new")
+            (old / f"{i}").write_text(f"r08 {i} old")
+            os.utime(old / f"{i}", ns=(10**18, 10**18 + i))
+        watching.settle()
+        lost = watching.status()["conflicts"]
+        watching.shell(f"cp -a {old}/. {here}/d/")
+
+        after = watching.settle()
+        assert [after[b"d/%d" % i][-1] for i in range(10)] == [b"r08 %d old" % i for i in range(10)]
+        assert (here / "d/3").stat().st_mtime_ns == 10**18 + 3
+        assert watching.status()["conflicts"] == lost
+
+    def test_x14_edits_in_turn_whatever_the_clocks_say(self, watching: Pair, side: str) -> None:
+        lost = watching.status()["conflicts"]
+        for turn, root in enumerate(sides(watching, side) * 3):
+            (root / "f").write_text(f"x14 {turn}")
+            moment = time.time_ns() + (-1) ** turn * turn * HOUR_NS
+            os.utime(root / "f", ns=(moment, moment))
+            assert watching.settle()[b"f"][-1] == b"x14 %d" % turn
+
+        assert watching.status()["conflicts"] == lost
+
+
+class TestStarts:
+    @pytest.mark.parametrize("how", ["gone", "broken"])
+    def test_x07_without_an_archive_delete_nothing(self, pair: Pair, how: str) -> None:
+        for name in ("f", "g"):
+            (pair.left / name).write_text(name)
+        pair.start()
+        pair.settle()
+        pair.stop()
+        (archive,) = pair.base.glob("**/archive.db")
+        for file in archive.parent.glob("archive.db*"):
+            file.unlink()
+        if how == "broken":
+            archive.write_bytes(b"no database" * 1000)
+        (pair.right / "f").unlink()
+
+        pair.start()
+        after = pair.settle()
+        assert {name: after[name][-1] for name in (b"f", b"g")} == {b"f": b"f", b"g": b"g"}
+        assert pair.status()["conflicts"] == 0
