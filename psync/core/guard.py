@@ -140,10 +140,11 @@ class Guard:
             some = sum(1 for _ in islice(flood.census, _COUNTED_MAX))
             flood.gone += some
             agreed = flood.agreed
-            if self._archive.count - flood.gone < agreed - self._most(agreed):
+            lost = agreed - self._archive.count + flood.gone
+            if lost > self._most(agreed):
                 flood.counting = {}
                 return side, (
-                    f"{side.name.lower()} has lost {flood.gone} of {agreed} entries, or more: "
+                    f"{side.name.lower()} has lost {lost} of {agreed} entries, or more: "
                     f"{self._consequence}"
                 )
             if some == _COUNTED_MAX:

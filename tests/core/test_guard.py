@@ -177,7 +177,7 @@ class TestFloods:
         duo.wait()
 
         assert duo.session.halted  # 52 of 102
-        assert re.search("has lost 51 of 102", duo.session.halted)
+        assert re.search("has lost 52 of 102", duo.session.halted)
 
     def test_lets_a_directory_go_that_is_not_too_much(self) -> None:
         duo = Duo({**of(50, b"d/e/"), **of(52)}, HALF)
