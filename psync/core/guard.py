@@ -108,6 +108,7 @@ class Guard:
             return False
         if now > flood.began + _FLOOD_S and flood.due == math.inf:
             flood.began, flood.agreed = now, 0
+            flood.counted.clear()
         flood.agreed = max(flood.agreed, self._archive.count)
         most = self._most(flood.agreed)
         if most >= flood.agreed:

@@ -792,7 +792,7 @@ class TestRecovery:
                         left[0] -= 1
                         renameat2(*args)
 
-                    for module in ("recovery", "quarantine"):
+                    for module in ("recovery", "conflicts"):
                         monkeypatch.setattr(f"psync.{module}.renameat2", rename)
                     with suppress(KilledError):
                         Replica(root).close()

@@ -227,6 +227,16 @@ class TestFloods:
 
         assert len(duo.right.tree) == 40
 
+    def test_remembers_nothing_of_floods_that_are_over(self) -> None:
+        duo = Duo({**of(100), b"busy": b"x"}, HALF)
+        duo.write(RIGHT, b"busy", b"a large one")  # its transfer never ends: there is no rest
+        for directory in (b"a", b"b"):
+            duo.session._guard._floods[LEFT].counted.update(of(3, directory))
+            duo.now += 61
+            delete(duo, *list(of(1, b"") if directory == b"a" else [b"001"]))
+
+        assert duo.session._guard._floods[LEFT].counted == set()
+
     def test_counts_a_flood_without_a_pause(self) -> None:
         duo = Duo(of(400), HALF)
         start = duo.now
