@@ -47,7 +47,7 @@ from psync.errors import AgentError, PsyncError
 from psync.filter import Filter, RootLost
 from psync.forced import run_rsync
 from psync.helpers import Helpers
-from psync.host import filesystem, prepare_process, read_text, rsync_version
+from psync.host import booted_ns, filesystem, prepare_process, read_text, rsync_version
 from psync.lock import LockedError, RootLock
 from psync.plumbing import BrainGone, Output, Worker
 from psync.scan import Looker, Seen, entry_from_stat, hash_file
@@ -375,6 +375,7 @@ class Agent:
             rsync=rsync_version(),
             features=["cinotify"] if self._program else [],
             clock_ns=time.time_ns(),
+            booted_ns=booted_ns(),
         )
 
     def _on_start(self, start: Start) -> None:

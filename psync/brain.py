@@ -65,6 +65,7 @@ from psync.errors import (
     HostKeyError,
     PsyncError,
     RefusedError,
+    StoreError,
     TransportError,
     UsageError,
 )
@@ -146,6 +147,8 @@ class Brain:
         self._archive = Archive(self._rows)
         boot = int(self._rows.meta("boot") or "0") + 1
         self._rows.set_meta("boot", str(boot))
+        self._stopped_ns = int(self._rows.meta("stopped_ns") or "0")
+        self._rows.set_meta("stopped_ns", "0")
         decode = msgspec.msgpack.Decoder(Intend).decode
         self._session = Session(
             self._archive,
@@ -233,6 +236,8 @@ class Brain:
         for peer in self._peers:
             peer.send(Stop())
         await asyncio.gather(*(self._hang_up(peer, _STOP_S) for peer in self._peers))
+        with contextlib.suppress(StoreError):
+            self._rows.set_meta("stopped_ns", str(time.time_ns()))
         self._intents.close()
         self._rows.close()
 
@@ -295,7 +300,10 @@ class Brain:
         if rebooted:
             self._intents.drop(self._intents.rotate())
         now = asyncio.get_running_loop().time()
-        self._session.receive(SideUp(peer.side, rebooted, accepted=bool(lacking)), now)
+        up = SideUp(
+            peer.side, rebooted, accepted=bool(lacking), cut_ns=peer.cut_ns(self._stopped_ns)
+        )
+        self._session.receive(up, now)
         self._rows.set_meta(f"boot_id.{peer.side.name.lower()}", peer.hello.boot_id)
         self._log.info("side.connected", side=peer.side, host=peer.host.describe())
         if peer.was_up:

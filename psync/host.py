@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import time
 
 from psync.lock import COMM
 
@@ -22,6 +23,12 @@ def read_text(path: str) -> str:
             return stream.read().decode("utf-8", "replace").strip()
     except OSError:
         return ""
+
+
+def booted_ns() -> int:
+    """When this host was started, by its clock; 0: it does not say."""
+    words = read_text("/proc/uptime").split()
+    return time.time_ns() - int(float(words[0]) * 1e9) if words else 0
 
 
 def rsync_version() -> str:

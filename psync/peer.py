@@ -13,6 +13,7 @@ When to connect, what to say and what to make of it is the brain's.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -76,6 +77,20 @@ class Peer:
     def connected(self) -> bool:
         """Tell whether there is an agent to talk to."""
         return self._link is not None and self._lost is not None and not self._lost.done()
+
+    def cut_ns(self, stopped_ns: int) -> int:
+        """When the host's power may have been cut last, by its clock.
+
+        What has been emptied since an earlier run ended in order was emptied by its user.
+
+        Args:
+            stopped_ns: when that was, by our clock; 0: it did not end in order.
+        """
+        hello = self.hello
+        assert hello is not None
+        if not stopped_ns or self.was_up:
+            return hello.booted_ns
+        return min(hello.booted_ns, stopped_ns + hello.clock_ns - time.time_ns())
 
     async def connect(self, on_messages: Callable[[Peer, list[Message]], None]) -> None:
         """Start an agent; `hello` is its greeting then.

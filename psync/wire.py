@@ -147,7 +147,10 @@ FAILED = 5  # the system refused; `message` says what
 
 
 class Hello(NamedTuple):
-    """First frame of an agent: who it is. `rsync` is the version found, or empty."""
+    """First frame of an agent: who it is.
+
+    `rsync` is the version found, or empty; `booted_ns` is when its host was started, by its clock.
+    """
 
     protocol: int
     version: str
@@ -160,6 +163,7 @@ class Hello(NamedTuple):
     rsync: str
     features: List[str]
     clock_ns: int
+    booted_ns: int = 0
 
 
 class Ready(NamedTuple):

@@ -42,11 +42,13 @@ class SideUp(NamedTuple):
 
     `rebooted`: its host may have lost what was not durable since the side was up last.
     `accepted`: a person has said that what is missing from it is to be deleted.
+    `cut_ns`: by its clock, when its host's power may have been cut last, in ns; 0: never.
     """
 
     side: Side
     rebooted: bool = False
     accepted: bool = False
+    cut_ns: int = 0
 
 
 class SideDown(NamedTuple):

@@ -142,6 +142,7 @@ class Replica:
         presumed: paths of which an operation under way has changed the agreed state since the
             side was scanned; their view is what was agreed before.
         troubles: what the agent cannot observe, by code and path.
+        cut_ns: when the host's power may have been cut last, by its clock; 0: never.
     """
 
     def __init__(self, side: Side, archive: Archive, limits: Limits) -> None:
@@ -161,6 +162,7 @@ class Replica:
         self.awaited: dict[bytes, tuple[int, int]] = {}
         self.presumed: dict[bytes, None] = {}
         self.troubles: dict[tuple[str, bytes], str] = {}
+        self.cut_ns = 0
         self.applied = 0
         self.bytes_moved = 0
         self._archive = archive
@@ -174,6 +176,10 @@ class Replica:
         self._credit = 0
 
     # --- what it shows -------------------------------------------------------------------
+
+    def may_be_cut(self, entry: Entry) -> bool:
+        """Tell whether a power cut may have left a file its name, but none of its bytes."""
+        return entry.kind == Kind.FILE and not entry.size and entry.ctime_ns < self.cut_ns
 
     def shows(self, path: bytes) -> Entry | None:
         """What is at a path: its news, else what was agreed."""

@@ -149,6 +149,7 @@ class Session:
                     self.halt(event.side, why)
         elif isinstance(event, SideUp):
             self._side_down(event.side, Link.SCANNING)
+            self._replicas[event.side].cut_ns = event.cut_ns
             if event.accepted:
                 self._guard.accept_next(event.side)
             if event.rebooted:
@@ -508,7 +509,8 @@ class Session:
         views = (left.view(path, base), right.view(path, base))
         if self._is_doomed(path, views):
             return
-        decision = self._with_survivors(path, decide(base, *views, trust_times=not self.met), views)
+        decision = decide(base, *views, trust_times=not self.met)
+        decision = self._with_survivors(path, self._without_cuts(decision, views), views)
         verb = decision.verb
         if verb is Verb.NOTHING:
             self._pair.rest(path)
@@ -582,6 +584,22 @@ class Session:
             and not below_or_at(path, former)
             and self._flights.find(lambda op: below_or_at(op.path, former)) is None
         )
+
+    def _without_cuts(self, decision: Decision, views: tuple[View, View]) -> Decision:
+        """What a power cut has emptied is no edit: the other side's content comes back.
+
+        File systems keep the order of names, not of content. That a user has emptied a file
+        right before looks the same; the empty one is kept.
+        """
+        source = decision.source
+        emptied, there = views[source].entry, views[source.other].entry
+        if decision.verb is not Verb.COPY or emptied is None or there is None:
+            return decision
+        if not self._replicas[source].may_be_cut(emptied):
+            return decision
+        if there.kind != Kind.FILE or not there.size:
+            return decision
+        return Decision(Verb.COPY, source.other, there.bare(), "a power cut has emptied it")
 
     def _with_survivors(
         self, path: bytes, decision: Decision, views: tuple[View, View]

@@ -299,6 +299,8 @@ class TestHandshake:
         assert hello.protocol == wire.PROTOCOL
         assert hello.euid == os.geteuid()
         assert "cinotify" in hello.features
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        assert abs(hello.clock_ns - hello.booted_ns - uptime * 1e9) < 10**10
         if shutil.which("rsync"):
             assert hello.rsync[0].isdigit()
 

@@ -295,10 +295,10 @@ class Duo:
         self.now = max(self.now, deadline)
         self.pump()
 
-    def up(self, side: Side, *, rebooted: bool = False) -> None:
+    def up(self, side: Side, *, rebooted: bool = False, cut_ns: int = 0) -> None:
         self.hands[side].inbox.clear()
         self.hands[side].generation = 0
-        self.receive(SideUp(side, rebooted))
+        self.receive(SideUp(side, rebooted, cut_ns=cut_ns))
 
     def down(self, side: Side) -> None:
         self.hands[side].inbox.clear()
@@ -650,6 +650,42 @@ class TestReboot:
         duo.say(RIGHT, *duo.right.scan())
         duo.assert_rest()
         assert duo.shape(RIGHT) == {b"f": b"one", b"new": b"two"}
+
+    def after_cut(self, side: Side, agreed: bool, ctime_ns: int) -> Duo:
+        """A side shows a file of which a power cut has left the name; only the other has it."""
+        duo = Duo({b"f": b"one"} if agreed else {})
+        if agreed:
+            duo.archive.freeze()
+            duo.archive.commit()
+        else:
+            duo.write(side.other, b"f", b"one", mtime_ns=7)
+            duo.run()
+        duo.down(side)
+        duo.hands[side].edit(b"f", b"", mtime_ns=7)
+        duo.hands[side].tree[b"f"] = duo.hands[side].tree[b"f"]._replace(ctime_ns=ctime_ns)
+        duo.up(side, rebooted=True, cut_ns=1000)
+        for each in (side, side.other):
+            duo.say(each, *duo.hands[each].scan())
+        return duo
+
+    @pytest.mark.parametrize("side", Side)
+    @pytest.mark.parametrize("agreed", [False, True], ids=["x03 made", "x06 edited"])
+    def test_takes_no_file_that_was_emptied_for_an_edit(self, side: Side, agreed: bool) -> None:
+        duo = self.after_cut(side, agreed, 999)
+        duo.run()
+
+        duo.assert_rest()
+        assert duo.shape(LEFT) == {b"f": b"one"}
+        (put,) = [t for t in duo.sent() if t.keep]
+        assert (put.path, put.expected is not None and put.expected.size) == (b"f", 0)
+
+    @pytest.mark.parametrize("side", Side)
+    def test_takes_what_is_emptied_since_for_an_edit(self, side: Side) -> None:
+        duo = self.after_cut(side, True, 1001)
+        duo.run()
+
+        duo.assert_rest()
+        assert duo.shape(LEFT) == {b"f": b""}
 
     def test_asks_nothing_of_a_side_that_is_not_there(self) -> None:
         duo = Duo(start=False)

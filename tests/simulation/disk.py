@@ -240,9 +240,17 @@ class Disk:
         """Make all of it durable."""
         self._durable = self._copy(self.root, {})
 
-    def cut_power(self) -> None:
-        """Fall back to what was durable."""
-        self.root = self._copy(self._durable, {})
+    def cut_power(self, *, names_kept: bool = False) -> None:
+        """Fall back to what was durable; `names_kept`: as to the bytes of files only."""
+        durable: dict[int, Inode] = {}
+        root = self._copy(self._durable, durable)
+        if names_kept:
+            root = self._copy(self.root, inodes := {})
+            for number, inode in inodes.items():
+                was = durable.get(number)
+                if inode.kind is Kind.FILE and (was is None or was.data != inode.data):
+                    inode.data = b""
+        self.root = root
         self._free.clear()
 
     def _copy(self, node: Node, inodes: dict[int, Inode]) -> Node:

@@ -98,7 +98,8 @@ class Brain:
         if rebooted:
             self.world.log.clear()
             self.world.known_boots[side] = self.world.host_boots[side]
-        self.session.receive(SideUp(side, rebooted), self.world.now)
+        up = SideUp(side, rebooted, cut_ns=self.world.cut_ns[side])
+        self.session.receive(up, self.world.now)
         self.pump()
 
     def side_down(self, side: Side) -> None:
@@ -295,6 +296,7 @@ class World:
         self.boots = 0
         self.met = False
         self.host_boots, self.known_boots = [0, 0], [0, 0]
+        self.cut_ns = [0, 0]
         self.agents: list[Agent | None] = [None, None]
         self._agent_numbers = 0
         self._epochs = [0, 0]
@@ -481,8 +483,9 @@ class World:
         disk, other = self.disks[side], self.disks[side.other]
         before = {n.data[:8] for _, n in disk.walk() if n.kind is not Kind.DIRECTORY}
         self._stop_agent(side)
-        disk.cut_power()
+        disk.cut_power(names_kept=self.rng.random() < 0.5)
         self.host_boots[side] += 1
+        self.cut_ns[side] = self._tick()
         after = {n.data[:8] for _, n in disk.walk() if n.kind is not Kind.DIRECTORY}
         published = {n.data[:8] for _, n in other.walk() if n.kind is not Kind.DIRECTORY}
         self.excused |= before - after - published
