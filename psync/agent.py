@@ -41,7 +41,7 @@ from typing import (
 )
 
 from psync import __version__
-from psync.claim import marker, open_control
+from psync.claim import generation, marker, open_control
 from psync.core.entry import Entry, Kind, is_ours, printable, valid_path
 from psync.errors import AgentError, PsyncError
 from psync.filter import Filter, RootLost
@@ -405,6 +405,7 @@ class Agent:
                 side,
                 empty,
                 self._filesystem,
+                generation(self._root_fd),
             )
         )
 
@@ -548,7 +549,7 @@ class Agent:
         assert helpers is not None
 
         def job() -> Callable[[], None]:
-            ok = helpers.sync()
+            ok = helpers.sync(message.generation)
             return lambda: self._send(Synced(message.token, ok))
 
         self._worker.submit(job)

@@ -57,7 +57,7 @@ from psync.desk import Desk
 from psync.effects.console import Console
 from psync.effects.log import Logger
 from psync.effects.rsync import Rsync
-from psync.effects.store import Intents, Rows, SessionDir
+from psync.effects.store import Intents, Rows, SessionDir, set_aside
 from psync.effects.transport import Host, LocalHost
 from psync.errors import (
     AgentError,
@@ -114,6 +114,10 @@ class _Refusal(PsyncError):
     def __init__(self, message: str, exit_code: Exit) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class _StaleError(PsyncError):
+    """The archive is not of the state that a root is in: it says nothing of what its users did."""
 
 
 class _Waiting(NamedTuple):
@@ -284,6 +288,7 @@ class Brain:
             self._inspected.set()
         await peer.until(self._inspected)
         pair = self._check_roots(peer)
+        self._check_generation(peer)
         lacking = self._disaster(peer)
         if lacking:
             # Until then it is not touched: a marker would make it ours.
@@ -391,6 +396,24 @@ class Brain:
                 )
         assert pair is not None
         return pair
+
+    def _check_generation(self, peer: Peer) -> None:
+        """See that a root is in the state in which the archive knows it, or has gone on from there.
+
+        Raises:
+            _StaleError: it was set back to an earlier one; or another archive knows of later ones.
+        """
+        assert peer.ready is not None
+        known = {self._rows.meta(key) or "" for key in ("generation", "generation_next")}
+        if not peer.ready.marker_pair or not self._archive.count or self._options.dry_run:
+            return
+        if peer.ready.generation not in known:
+            raise _StaleError(
+                f"{peer.name}: {peer.root} is not in the state that was agreed last: it was set "
+                "back to a snapshot, or replicated with another state directory. Both trees are "
+                "compared without the archive: nothing is deleted, and what differs is kept as a "
+                "conflict"
+            )
 
     def _disaster(self, peer: Peer) -> str:
         """Say what is wrong with a root that is not what it was; empty: nothing."""
@@ -620,11 +643,13 @@ class Brain:
             flying = self._session.in_flight()
             if flying.intents:
                 self._intents.append([_encode(flying)])
-            number = self._number()
+            number, name = self._number(), uuid4().hex
+            # Before any root says so: who is stopped in between has seen one or the other.
+            self._rows.set_meta("generation_next", name, durable=True)
             durable = False
             try:
                 answers = await asyncio.gather(
-                    *(peer.ask(Sync(number), Synced, number) for peer in self._peers)
+                    *(peer.ask(Sync(number, name), Synced, number) for peer in self._peers)
                 )
                 durable = all(answer.ok for answer in answers)
             finally:
@@ -637,6 +662,7 @@ class Brain:
                 )
                 return
             self._archive.commit()
+            self._rows.set_meta("generation", name)
             if self._session.met:
                 self._rows.set_meta("met", "1")
             self._intents.drop(generation)
@@ -849,4 +875,12 @@ async def run(options: Options, state: SessionDir, log: Logger, console: Console
         from psync.effects.remote import SshHost  # a third of the time that a start takes
 
         right = SshHost(options.host, options.ssh_options, options.timeout)
-    return await Brain(options, state, log, console, [LocalHost(), right]).run()
+    while True:
+        try:
+            return await Brain(options, state, log, console, [LocalHost(), right]).run()
+        except _StaleError as stale:
+            aside = set_aside(state.database, "stale")
+            intents = Intents(state.path)
+            intents.drop(intents.rotate())
+            intents.close()
+            log.warning("archive.stale", message=f"{stale} (it is {aside.name} now)")

@@ -31,7 +31,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Optional, Union
 
-from psync.claim import marker, open_control, write_marker
+from psync.claim import marker, open_control, write_generation, write_marker
 from psync.core.entry import (
     Entry,
     Kind,
@@ -224,9 +224,15 @@ class Helpers:
         before_ns = time.time_ns() - keep_s * 10**9
         return [Dropped(note.name) for note in self._quarantine.conflicts.expire(before_ns)]
 
-    def sync(self) -> bool:
-        """Make everything applied so far durable; False if the system says it is not. Blocks."""
+    def sync(self, generation: str = "") -> bool:
+        """Make everything applied so far durable; False if the system says it is not. Blocks.
+
+        Args:
+            generation: what the state is called from now on; empty: as before.
+        """
         try:
+            if generation:
+                write_generation(self._control_fd, generation)
             syncfs(self._control_fd)
         except OSError as error:
             self._log(logging.ERROR, f"the file system could not be synced: {error.strerror}")

@@ -170,7 +170,7 @@ class Ready(NamedTuple):
     """The root can be used; nothing has been written yet.
 
     `root` is its path without symlinks; `marker` is what `.psync/marker` says (`pair id`, `side`
-    as text), both empty without one.
+    as text), both empty without one; `generation` is what the last `Sync` called the state.
     """
 
     root: bytes
@@ -180,6 +180,7 @@ class Ready(NamedTuple):
     marker_side: str
     empty: bool
     filesystem: str
+    generation: str = ""
 
 
 class Fatal(NamedTuple):
@@ -443,9 +444,10 @@ class Unstage(NamedTuple):
 
 
 class Sync(NamedTuple):
-    """Make everything applied so far durable."""
+    """Make everything applied so far durable, and `generation`, the name of that state, with it."""
 
     token: int
+    generation: str = ""
 
 
 class Flush(NamedTuple):

@@ -32,7 +32,7 @@ from psync.core.entry import Agreed
 from psync.effects.state import SessionDir, reason
 from psync.errors import StoreError
 
-__all__ = ["ROOT_ID", "Intents", "Rows", "SessionDir"]
+__all__ = ["ROOT_ID", "Intents", "Rows", "SessionDir", "set_aside"]
 
 ROOT_ID = 1  # the root is the row (0, b"")
 SCHEMA = 1
@@ -136,7 +136,8 @@ class Rows:
                 apsw.SQLError,
                 apsw.MismatchError,
             ) as error:
-                self.moved_aside = self._move_aside()
+                self._db.close(True)
+                self.moved_aside = set_aside(path, "broken")
                 warn(
                     f"the archive {path} cannot be read ({error}); it is now {self.moved_aside}, "
                     "and this start compares both trees without it: nothing is deleted, and "
@@ -182,29 +183,10 @@ class Rows:
         self.next_id = int(next_id)
         self.count: int = db.execute("SELECT count(*) FROM entry").get
 
-    def _move_aside(self) -> Path:
-        """Rename the database and its log, together, to names that nothing opens."""
-        self._db.close(True)
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        aside = self._path.with_name(f"{self._path.name}.broken-{stamp}")
-        serial = 0
-        while aside.exists():
-            serial += 1
-            aside = self._path.with_name(f"{self._path.name}.broken-{stamp}.{serial}")
-        for suffix in ("-wal", "-shm", ""):
-            try:
-                os.rename(f"{self._path}{suffix}", f"{aside}{suffix}")
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise StoreError(
-                    f"cannot move the broken archive {self._path} aside: {reason(error)}"
-                ) from None
-        return aside
-
     def _fail(self, error: apsw.Error) -> NoReturn:
         if isinstance(error, (apsw.CorruptError, apsw.NotADBError)):
-            aside = self._move_aside()
+            self._db.close(True)
+            aside = set_aside(self._path, "broken")
             raise StoreError(
                 f"the archive {self._path} is damaged ({error}) and is now {aside}: "
                 "start again, and both trees are compared without it"
@@ -313,10 +295,14 @@ class Rows:
         row = self._one(_META, key)
         return None if row is None else row[0]
 
-    def set_meta(self, key: str, value: str) -> None:
-        """Remember a word about the session itself."""
+    def set_meta(self, key: str, value: str, *, durable: bool = False) -> None:
+        """Remember a word about the session; `durable`: for good, and all that came before."""
         try:
+            if durable:
+                self._db.pragma("synchronous", "FULL")
             self._db.execute(_SET_META, (key, value))
+            if durable and not self._durable:
+                self._db.pragma("synchronous", "NORMAL")
         except apsw.Error as error:
             self._fail(error)
 
@@ -329,6 +315,32 @@ class Rows:
             pass  # closed before, or moved aside
         except apsw.Error as error:
             self._fail(error)
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Rename a database that is not open, and its log, together, to names that nothing opens.
+
+    Args:
+        path: of the database.
+        why: a word for the new name.
+
+    Raises:
+        StoreError: it cannot be renamed.
+    """
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    aside = path.with_name(f"{path.name}.{why}-{stamp}")
+    serial = 0
+    while aside.exists():
+        serial += 1
+        aside = path.with_name(f"{path.name}.{why}-{stamp}.{serial}")
+    for suffix in ("-wal", "-shm", ""):
+        try:
+            os.rename(f"{path}{suffix}", f"{aside}{suffix}")
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StoreError(f"cannot move the archive {path} aside: {reason(error)}") from None
+    return aside
 
 
 def _agreed(row: tuple[Any, ...]) -> Agreed:

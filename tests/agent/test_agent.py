@@ -304,6 +304,25 @@ class TestHandshake:
         if shutil.which("rsync"):
             assert hello.rsync[0].isdigit()
 
+    @pytest.mark.parametrize("harm", [None, b"", b"\xff", b"x" * 1000])
+    def test_tells_which_state_a_root_is_in(
+        self, root: Path, spawn: Callable[..., Brain], harm: bytes | None
+    ) -> None:
+        first = spawn()
+        assert first.greet(start_message(root)).generation == ""
+        first.say(Watch("pair"))
+        first.until(Scanned)
+        for token, name in ((1, "one"), (2, ""), (3, "two"), (4, "")):
+            first.say(Sync(token, name))
+            assert first.until(Synced).ok
+        first.say(Stop())
+        first.process.wait(PATIENCE)
+        if harm is not None:
+            (root / ".psync/generation").write_bytes(harm)
+
+        told = spawn().greet(start_message(root)).generation
+        assert told == ("two" if harm is None else "x" * 100 if len(harm) > 1 else "")
+
     def test_tells_of_an_empty_root_and_writes_nothing(
         self, root: Path, spawn: Callable[..., Brain]
     ) -> None:

@@ -155,6 +155,59 @@ class TestWriters:
 
 
 class TestStarts:
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_x16_with_a_root_set_back_to_a_snapshot_lose_nothing(
+        self, pair: Pair, side: str
+    ) -> None:
+        here, there = sides(pair, side)
+        snapshot = pair.base / "snapshot"
+        for name in ("f", "g"):
+            (here / name).write_text(f"old {name}")
+            os.utime(here / name, ns=(10**18, 10**18))
+        pair.start()
+        pair.settle()
+        pair.stop()
+        pair.shell(f"cp -a {here} {snapshot}")
+        pair.start()
+        (there / "f").write_text("new f")
+        (here / "later").write_text("later")
+        pair.settle()
+        pair.stop()
+        shutil.rmtree(here)
+        snapshot.rename(here)
+
+        pair.start()
+        after = {path: entry[-1] for path, entry in pair.settle().items()}
+        assert after == {b"f": b"new f", b"g": b"old g", b"later": b"later"}
+        assert pair.conflicts(side) == [b"old f"]
+        assert "was set back to a snapshot" in pair.log()
+        told = pair.log().count("was set back")
+        pair.restart()
+        assert pair.log().count("was set back") == told, "the state is known again"
+
+    def test_x08_with_an_older_archive_lose_nothing(self, pair: Pair) -> None:
+        """Another state directory has replicated the pair meanwhile."""
+        (pair.left / "f").write_text("one")
+        pair.start()
+        pair.settle()
+        pair.stop()
+        first, pair.state = pair.state, pair.base / "other"
+        for turn in ("two", "one"):
+            pair.env["PSYNC_STATE_DIR"] = str(pair.state)
+            pair.start()
+            (pair.right / "f").write_text(turn)
+            (pair.right / turn).write_text(turn)
+            pair.settle()
+            pair.stop()
+        pair.state = first
+        pair.env["PSYNC_STATE_DIR"] = str(first)
+        (pair.left / "f").write_text("three")
+
+        pair.start()
+        after = {path: entry[-1] for path, entry in pair.settle().items()}
+        assert after == {b"f": b"three", b"one": b"one", b"two": b"two"}
+        assert "another state directory" in pair.log()
+
     @pytest.mark.parametrize("how", ["gone", "broken"])
     def test_x07_without_an_archive_delete_nothing(self, pair: Pair, how: str) -> None:
         for name in ("f", "g"):
