@@ -73,7 +73,7 @@ from psync.wire import (
     Transition,
 )
 from psync.wire import Outcome as OutcomeOf
-from tests.support.replica import directory, file
+from tests.support.replica import directory, file, link
 from tests.support.rows import MemoryRows
 
 LEFT, RIGHT = Side.LEFT, Side.RIGHT
@@ -678,6 +678,19 @@ class TestReboot:
         assert duo.shape(LEFT) == {b"f": b"one"}
         (put,) = [t for t in duo.sent() if t.keep]
         assert (put.path, put.expected is not None and put.expected.size) == (b"f", 0)
+
+    @pytest.mark.parametrize("side", Side)
+    def test_lets_content_of_a_file_only_come_back(self, side: Side) -> None:
+        duo = Duo(start=False)
+        duo.hands[side].make(b"f", b"", mtime_ns=8)
+        duo.hands[side.other].make(b"f", link(b"there"), mtime_ns=7)
+        duo.up(side, cut_ns=1000)
+        duo.up(side.other)
+        for each in Side:
+            duo.say(each, *duo.hands[each].scan())
+
+        duo.assert_rest()
+        assert duo.shape(side.other) == {b"f": b""}
 
     @pytest.mark.parametrize("side", Side)
     def test_takes_what_is_emptied_since_for_an_edit(self, side: Side) -> None:
