@@ -746,6 +746,8 @@ class Brain:
         }
 
     async def _flush_within(self, seconds: float | None) -> None:
+        if self._session.halted:
+            raise PsyncError(f"the session has halted: {self._session.halted}")
         try:
             async with asyncio.timeout(seconds):
                 stuck = await self.flush()

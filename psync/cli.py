@@ -498,12 +498,14 @@ def _show(chosen: argparse.Namespace, version: dict[str, Any]) -> int:
     """Print a version, or how it differs from what is at its path now."""
     import difflib
 
+    from psync.control import Refused
+
     if chosen.json:
         print(json.dumps(version))
         return 0
     kept, present = (_bytes(version.get(key)) for key in ("content", "present"))
     if kept is None:
-        raise PsyncError(
+        raise Refused(
             f"{version['kept']} is no file, or a very large one: it lies in .psync/conflicts "
             f"in the {version['side']} root"
         )
@@ -512,9 +514,7 @@ def _show(chosen: argparse.Namespace, version: dict[str, Any]) -> int:
         sys.stdout.buffer.write(kept)
         return 0
     if present is None:
-        raise PsyncError(
-            f"there is nothing at {version['path']} now that it could be compared with"
-        )
+        raise Refused(f"there is no file at {version['path']} now that it could be compared with")
     try:
         texts = [text.decode().splitlines(keepends=True) for text in (kept, present)]
     except UnicodeDecodeError:

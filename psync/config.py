@@ -201,8 +201,9 @@ def _spread(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in _LISTS:
         if isinstance(spread.get(key), str):
             spread[key] = [spread[key]] if spread[key] else []
-    if type(spread.get("max_delete")) is int:
-        spread["max_delete"] = str(spread["max_delete"])
+    for key in ("max_delete", "conflict_keep"):
+        if type(spread.get(key)) is int:
+            spread[key] = str(spread[key])
     return spread
 
 

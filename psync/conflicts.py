@@ -104,14 +104,20 @@ class Conflicts:
             ) from None
 
     def show(self, root_fd: int, note: Note) -> tuple[Optional[bytes], Optional[bytes]]:
-        """Read a version, and what is at its path now; None: no file, or a very large one."""
-        present = None
+        """Read a version, and what is at its path now; None: no file, or a very large one.
+
+        Of a symlink that is its text.
+        """
+        kept = present = None
         with suppress(OSError):
-            fd = open_beneath(root_fd, note.path, _OPEN)
-            present = _read(fd)
-        kept = None
+            kept = _read(self._fd, note.name)
         with suppress(OSError):
-            kept = _read(os.open(note.name, _OPEN, dir_fd=self._fd))
+            directory, name = split(note.path)
+            parent_fd = open_beneath(root_fd, directory, os.O_PATH | os.O_DIRECTORY)
+            try:
+                present = _read(parent_fd, name)
+            finally:
+                os.close(parent_fd)
         return kept, present
 
     # --- what a person wants ---------------------------------------------------------------
@@ -215,10 +221,13 @@ class Conflicts:
         )
 
 
-def _read(fd: int) -> Optional[bytes]:
-    """Read a file of which the descriptor is given, and close it; None: it is not to be shown."""
-    with open(fd, "rb") as stream:
-        st = os.fstat(fd)
+def _read(parent_fd: int, name: bytes) -> Optional[bytes]:
+    """Read a file, or a symlink's text; None: it is not to be shown. Raises OSError."""
+    st = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+    if stat.S_ISLNK(st.st_mode):
+        return os.readlink(name, dir_fd=parent_fd)
+    with open(os.open(name, _OPEN, dir_fd=parent_fd), "rb") as stream:
+        st = os.fstat(stream.fileno())
         if not stat.S_ISREG(st.st_mode) or st.st_size > SHOWN_MAX:
             return None
         return stream.read(SHOWN_MAX)

@@ -8,6 +8,7 @@ agent does what is asked. A version is named by its name there.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import time
@@ -71,18 +72,20 @@ class Desk:
         return told
 
     async def _list(self) -> list[dict[str, Any]]:
-        versions = []
-        for side in Side:
-            try:
-                answer = await self._ask(side, Recall(self._number(), LIST))
-                versions += [_told(side, note) for note in answer.notes]
-            except TransportError:
-                versions += [
-                    {"side": side.name.lower(), "path": printable(path), "kept": printable(kept)}
-                    for where, path, kept in self._session.conflicts()
-                    if where == side
-                ]
+        found = await asyncio.gather(*map(self._list_of, Side))
+        versions = [version for versions in found for version in versions]
         return sorted(versions, key=lambda each: (each.get("time", ""), each["kept"]))
+
+    async def _list_of(self, side: Side) -> list[dict[str, Any]]:
+        try:
+            answer = await self._ask(side, Recall(self._number(), LIST))
+        except TransportError:
+            return [
+                {"side": side.name.lower(), "path": printable(path), "kept": printable(kept)}
+                for where, path, kept in self._session.conflicts()
+                if where == side
+            ]
+        return [_told(side, note) for note in answer.notes]
 
     async def _ask(self, side: Side, question: Recall) -> Recalled:
         peer = self._peers[side]

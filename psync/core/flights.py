@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from psync.core.entry import Entry, Kind, Side, ancestors
 from psync.core.reconcile import Decision
-from psync.wire import DELETE, META, RENAME, RMDIR, Transition
+from psync.wire import META, RENAME, Transition
 
 __all__ = ["Flights", "Op"]
 
@@ -47,11 +47,6 @@ class Op(NamedTuple):
         return self.transition.verb == RENAME
 
     @property
-    def is_removal(self) -> bool:
-        """Tell whether nothing takes the place of what it takes away."""
-        return self.transition.verb in (DELETE, RMDIR)
-
-    @property
     def doomed(self) -> int:
         """The inode that it takes away for good, on its side; 0: none."""
         transition = self.transition
@@ -68,7 +63,6 @@ class Flights:
         self._next = first
         self.ops: dict[int, Op] = {}
         self.at: dict[bytes, int] = {}  # how many at a path
-        self.removals = 0
         self.transfers: set[int] = set()  # operations whose content is still to be brought
         self._void: set[int] = set()
         self._doomed: tuple[dict[int, list[bytes]], dict[int, list[bytes]]] = ({}, {})
@@ -93,13 +87,11 @@ class Flights:
         if op.doomed:
             self._doomed[side].setdefault(op.doomed, []).append(path)
         self.at[path] = self.at.get(path, 0) + 1
-        self.removals += op.is_removal
         return op
 
     def end(self, op: Op) -> bool:
         """An operation is over; tell whether it was the last at its path."""
         del self.ops[op.number]
-        self.removals -= op.is_removal
         if op.doomed:
             doomed = self._doomed[op.side]
             doomed[op.doomed].remove(op.path)

@@ -3,7 +3,7 @@
 A scan that lacks too much halts before anything of it is compared. Deletions that are seen
 one by one are made at once as long as they are few; of a flood of them all others wait
 until it pauses, and are counted: `rm -rf` is faster than we are. What is too much is
-measured by the most that was agreed in the last minute.
+measured by the most that was agreed in the last minute; what is only somewhere else is not gone.
 
 **Invariants.** What has been counted and was not too much waits no more. Who waits has a
 deadline, or the session has halted. What is removed with a directory was counted with it.
@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 
-from psync.core.entry import Kind, Side, ancestors
+from psync.core.entry import Entry, Kind, Side, ancestors
 from psync.core.pair import Pair
 from psync.core.reconcile import Decision, Verb, View
 
 __all__ = ["Guard"]
 
-FREE = 32  # deletions under way that wait for nobody
+FREE = 32  # deletions that go at once, until there was a pause or they were counted
 _PAUSE_S = 0.2
 _PATIENCE_S = 10.0  # a flood without a pause is counted so often
 _FLOOD_S = 60.0  # what is deleted later is another flood
+_ACCEPTED_S = 5.0  # without a deletion: what comes then has not been accepted
 _COUNTED_MAX = 5000  # at a time
 _GONE = (b"\0gone left", b"\0gone right")  # no paths: who waits for a flood's pause waits there
 
@@ -33,14 +34,16 @@ class _Flood:
     """Deletions that one side has seen; see `Guard`."""
 
     def __init__(self) -> None:
-        self.began = -math.inf
+        self.began = self.last = -math.inf
         self.agreed = 0  # the most entries since then
+        self.free = 0  # so many more may go at once
         self.strict = False  # a scan shows all of it: none is made uncounted
-        self.accepted = False
+        self.accepted = -math.inf  # until when all may go
         self.first = self.due = math.inf  # since when somebody waits, and when he is counted
         self.counting: dict[bytes, None] = {}  # who waited when that began
-        self.census: Iterator[bytes] = iter(())  # of all that goes with them
-        self.gone = 0  # as far as it has come
+        self.census: Iterator[int] | None = None  # over all that goes with them
+        self.left = 0  # entries when it began, and how many of them are gone, as far as it has come
+        self.gone = 0
         self.counted: set[bytes] = set()  # who need not wait any more
 
 
@@ -50,7 +53,7 @@ class Guard:
     def __init__(self, pair: Pair) -> None:
         self._archive = pair.archive
         self._pending = pair.pending
-        self._flights = pair.flights
+        self._replicas = pair.replicas
         self._limits = pair.limits
         self._floods = [_Flood(), _Flood()]  # by the side that shows them
         self._accepted: set[Side] = set()  # sides whose next scan may lack whatever it lacks
@@ -67,7 +70,7 @@ class Guard:
         self._floods[side].strict = True
         if side in self._accepted:
             self._accepted.remove(side)
-            self._floods[side].accepted = True
+            self._floods[side].accepted = math.inf
         elif entries < agreed - self._most(agreed):
             return (
                 f"{side.name.lower()} shows {entries} entries where {agreed} were agreed: "
@@ -82,15 +85,16 @@ class Guard:
         self._accepted.add(side)
 
     def accept(self) -> None:
-        """What is gone is meant to be gone, until both sides are at rest."""
-        for side in Side:
+        """What is gone is meant to be gone."""
+        for side, flood in zip(Side, self._floods, strict=True):
+            flood.counted.update(self._pending.held.get(_GONE[side], ()))
+            flood.accepted = math.inf
             self._let_go(side)
-            self._floods[side].accepted = True
 
     def rest(self) -> None:
         """Both sides are at rest."""
         for flood in self._floods:
-            flood.accepted = flood.strict = False
+            flood.accepted, flood.strict = -math.inf, False
             flood.counted.clear()
 
     # --- deletions -----------------------------------------------------------------------
@@ -104,7 +108,10 @@ class Guard:
             if not replaced or _kind(decision) == Kind.DIRECTORY:
                 return False
         flood, now = self._floods[decision.source], self._pending.now
-        if flood.accepted or path in flood.counted:
+        if now <= flood.accepted:
+            flood.accepted = max(flood.accepted, now + _ACCEPTED_S)
+            return False
+        if path in flood.counted:
             return False
         if now > flood.began + _FLOOD_S and flood.due == math.inf:
             flood.began, flood.agreed = now, 0
@@ -113,14 +120,17 @@ class Guard:
         most = self._most(flood.agreed)
         if most >= flood.agreed:
             return False
+        if now > flood.last + _PAUSE_S:
+            self._renew(flood)
+        flood.last = now
         if not flood.strict:
-            going = self._flights.removals + 1
+            weight = 1
             if is_directory:
-                below = (p for p in self._archive.walk_up(path) if p not in self._flights.at)
-                going += sum(1 for _ in islice(below, FREE))
-            few = most // 4
-            fewest = max(flood.agreed - few, self._fewest)
-            if going <= min(FREE, few) and self._archive.count - going >= fewest:
+                below = (p for p in self._archive.walk_up(path) if p not in flood.counted)
+                weight += sum(1 for _ in islice(below, FREE))
+            if weight <= flood.free:
+                flood.free -= weight
+                flood.counted.add(path)
                 return False
         flood.first = min(flood.first, now)
         flood.due = now if flood.strict else min(now + _PAUSE_S, flood.first + _PATIENCE_S)
@@ -132,32 +142,70 @@ class Guard:
 
         Who waits for very many takes more than one call, so that nothing else waits for it.
         """
+        now = self._pending.now
         for side, flood in zip(Side, self._floods, strict=True):
-            if self._pending.now < flood.due:
+            if flood.accepted == math.inf and not self._replicas[side].survey.pending:
+                flood.accepted = now + _ACCEPTED_S
+            if now < flood.due:
                 continue
-            if not flood.counting:
+            if flood.census is None:
+                if self._is_in_doubt(side) and now < flood.first + _PATIENCE_S:
+                    flood.due = min(now + _PAUSE_S, flood.first + _PATIENCE_S)
+                    continue
                 flood.counting = dict(self._pending.held.get(_GONE[side], {}))
-                flood.census, flood.gone = self._all_of(flood.counting), 0
-            some = sum(1 for _ in islice(flood.census, _COUNTED_MAX))
-            flood.gone += some
-            agreed = flood.agreed
-            lost = agreed - self._archive.count + flood.gone
-            if lost > self._most(agreed):
-                flood.counting = {}
+                flood.census = self._census(
+                    side, {**flood.counting, **dict.fromkeys(flood.counted)}
+                )
+                flood.left, flood.gone = self._archive.count, 0
+            visited = 0
+            for is_gone in islice(flood.census, _COUNTED_MAX):
+                flood.gone += is_gone
+                visited += 1
+            lost = flood.agreed - flood.left + flood.gone
+            if lost > self._most(flood.agreed):
+                flood.census = None
                 return side, (
-                    f"{side.name.lower()} has lost {lost} of {agreed} entries, or more: "
+                    f"{side.name.lower()} has lost {lost} of {flood.agreed} entries, or more: "
                     f"{self._consequence}"
                 )
-            if some == _COUNTED_MAX:
+            if visited == _COUNTED_MAX:
                 continue
             flood.counted.update(flood.counting)
             flood.strict = False
             self._let_go(side)
+            self._renew(flood)
         return None
+
+    def _renew(self, flood: _Flood) -> None:
+        """Let some go at once again: not so many that a restart would find nothing wrong."""
+        few = self._most(flood.agreed) // 4
+        fewest = max(flood.agreed - few, self._fewest)
+        flood.free = max(0, min(FREE, few, self._archive.count - fewest))
+
+    def _is_in_doubt(self, side: Side) -> bool:
+        """Tell whether what is gone on a side may be about to turn up elsewhere."""
+        replica = self._replicas[side]
+        return bool(replica.survey.pending or replica.moves or replica.stream)
+
+    def _census(self, side: Side, paths: dict[bytes, None]) -> Iterator[int]:
+        """Visit everything agreed that goes with some paths, once: 1 for each that is gone."""
+        views = self._replicas[side].views
+        elsewhere = {
+            _name_of(view.entry)
+            for view in map(views.get, views)
+            if view is not None and view.entry is not None
+        }
+        for top in paths:
+            if any(above in paths for above in ancestors(top)):
+                continue
+            for path in chain(self._archive.walk_up(top), (top,)):
+                view, base = views.get(path), self._archive.get(path)
+                is_back = view is not None and view.entry is not None
+                yield base is not None and not is_back and _name_of(base.on(side)) not in elsewhere
 
     def _let_go(self, side: Side) -> None:
         flood = self._floods[side]
-        flood.counting, flood.first, flood.due = {}, math.inf, math.inf
+        flood.counting, flood.census, flood.first, flood.due = {}, None, math.inf, math.inf
         self._pending.release(_GONE[side])
 
     @property
@@ -165,13 +213,6 @@ class Guard:
         """When `count` has something to do."""
         due = min(flood.due for flood in self._floods)
         return None if due == math.inf else due
-
-    def _all_of(self, paths: dict[bytes, None]) -> Iterator[bytes]:
-        """Everything agreed that goes with some paths, once."""
-        for path in paths:
-            if not any(above in paths for above in ancestors(path)):
-                yield from self._archive.walk_up(path)
-                yield path
 
     def _most(self, agreed: int) -> int:
         """How many entries of so many may go."""
@@ -195,3 +236,10 @@ class Guard:
 def _kind(decision: Decision) -> int:
     assert decision.wanted is not None
     return decision.wanted.kind
+
+
+def _name_of(entry: Entry) -> tuple[int, ...]:
+    """What stays the same when something is renamed: numbers of inodes alone are used again."""
+    if entry.kind == Kind.DIRECTORY:
+        return (entry.kind, entry.ino)
+    return (entry.kind, entry.ino, entry.size, entry.mtime_ns)

@@ -101,6 +101,14 @@ class TestShowing:
 
         assert store.store.show(store.root_fd, note) == (None, None)
 
+    def test_shows_a_link_and_not_where_it_leads(self, store: Store) -> None:
+        (store.root / "f").symlink_to("/etc/passwd")
+        note = store.take(path=b"f")
+        (store.directory / NAME.decode()).unlink()
+        (store.directory / NAME.decode()).symlink_to("elsewhere")
+
+        assert store.store.show(store.root_fd, note) == (b"elsewhere", b"/etc/passwd")
+
     def test_follows_no_link_out_of_the_root(self, store: Store, tmp_path: Path) -> None:
         (tmp_path / "secret").write_bytes(b"secret")
         (store.root / "d").symlink_to(tmp_path)

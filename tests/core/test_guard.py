@@ -162,6 +162,57 @@ class TestFloods:
         duo.wait()
         assert duo.session.halted
 
+    def test_accepts_nothing_more_though_a_path_never_comes_to_rest(self) -> None:
+        duo = Duo({**of(200), b"busy": b"x"}, HALF._replace(inline_max=8))
+        duo.write(RIGHT, b"busy", b"its transfer never ends")
+        delete(duo, *list(of(120)))
+        duo.run()
+        duo.wait()
+        assert duo.session.halted
+        duo.receive(Resumed(accept=True))
+        duo.run()
+        assert len(duo.right.tree) == 81
+
+        duo.now += 60
+        delete(duo, *list(of(200))[120:])
+        duo.run()
+        duo.wait()
+        assert duo.session.halted
+
+    def test_counts_what_is_still_being_deleted(self) -> None:
+        duo = Duo(of(100), HALF)
+        delete(duo, *list(of(40)))
+        duo.wait()
+        assert len(duo.transitions(RIGHT)) == 40
+        delete(duo, *list(of(70))[40:])
+        duo.wait()
+
+        assert re.search("has lost 70 of 100", duo.session.halted)
+
+    def test_does_not_count_what_is_somewhere_else(self) -> None:
+        """It is a rename of which nobody has told."""
+        duo = Duo({**of(80, b"d/"), **of(20)}, HALF)
+        duo.left.rename(b"d", b"e")
+        duo.see(LEFT, b"d")
+        duo.see(LEFT, b"e")
+        assert duo.listed(LEFT) == [b"e"]
+        duo.wait()  # for its listing
+        assert not duo.session.halted
+
+        duo.assert_rest()
+        assert not duo.session.halted
+
+    def test_waits_for_no_listing_for_ever(self) -> None:
+        duo = Duo({**of(80, b"d/"), **of(20)}, HALF)
+        delete(duo, b"d")
+        duo.left.make(b"e", None)
+        duo.see(LEFT, b"e")
+        start = duo.now
+        while not duo.session.halted:
+            duo.wait()
+
+        assert 9 < duo.now - start < 11
+
     def test_forgets_an_acceptance_that_nothing_asked_for(self) -> None:
         duo = Duo(of(100), HALF)
         duo.receive(Resumed(accept=True))
@@ -235,19 +286,19 @@ class TestFloods:
             duo.now += 61
             delete(duo, *list(of(1, b"") if directory == b"a" else [b"001"]))
 
-        assert duo.session._guard._floods[LEFT].counted == set()
+        assert duo.session._guard._floods[LEFT].counted == {b"001"}
 
     def test_counts_a_flood_without_a_pause(self) -> None:
         duo = Duo(of(400), HALF)
         start = duo.now
-        for path in list(of(150)):
+        for path in list(of(180)):
             delete(duo, path)
             duo.now += 0.1
             duo.pump()
         deleted = [t.path for t in duo.transitions(RIGHT)]
 
-        assert guard.FREE < len(deleted) < 150
-        assert duo.now - start < 16
+        assert guard.FREE < len(deleted) < 180
+        assert duo.now - start < 19
         duo.assert_rest()
 
     def test_counts_very_many_in_slices(self, monkeypatch: pytest.MonkeyPatch) -> None:

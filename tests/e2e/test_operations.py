@@ -291,6 +291,14 @@ class TestConflicts:
         watching.restart()
         assert watching.status()["conflicts"] == before - 1
 
+    def test_are_not_compared_with_what_is_gone(self, watching: Pair, side: str, kept: str) -> None:
+        watching.shell(f"rm {watching.root(side)}/f")
+        watching.settle()
+        refused = watching.psync("conflicts", "--diff", kept)
+
+        assert refused.returncode == 1
+        assert "there is no file at f now" in refused.stderr
+
     def test_are_put_nowhere_else(self, watching: Pair, side: str, kept: str) -> None:
         for path in ("../out", "/out", ".psync/marker"):
             refused = watching.psync("conflicts", "--restore", kept, "--to", path)
