@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from psync.core.entry import Side
+from psync.core.events import Said
 from psync.core.reconcile import agree
 from psync.wire import APPLIED, BUSY, DELETE, META, PUT, Observed, Outcome, Results
 from tests.core.test_session import LEFT, RIGHT, Duo
@@ -68,6 +69,18 @@ class TestDeleted:
 
         assert duo.shape(LEFT) == duo.shape(RIGHT)
         assert duo.right.content[b"y"] == b"text"
+
+
+class TestMade:
+    def test_on_both_sides_leaves_the_first_name_agreed(self) -> None:
+        duo = Duo({b"f": b"one"})
+        for hand in duo.hands:
+            hand.tree[b"g"], hand.content[b"g"] = hand.tree[b"f"], hand.content[b"f"]
+        duo.receive(*(Said(side, Observed([duo.hands[side].item(b"g")])) for side in Side))
+
+        duo.assert_rest()
+        assert duo.sent() == []
+        assert duo.shape(LEFT) == {b"f": b"one", b"g": b"one"}
 
 
 class TestChanged:
