@@ -7,7 +7,7 @@ its place here.
 
 **Invariants.** Things come and go by renames that overwrite nothing; the note is written
 before, so that none lacks it. Only `drop` destroys, because a person said so, and
-`expire`, because nobody came. A name here is one that we gave.
+`expire`, because nobody came. What has a note is told of, whatever its name.
 
 Who loses is not decided here (`core.reconcile`), nor what a late writer wrote (`quarantine`).
 """
@@ -34,7 +34,7 @@ from psync.wire import Note
 __all__ = ["SHOWN_MAX", "Conflicts"]
 
 SHOWN_MAX = 4 << 20  # bytes of a version that are worth comparing on a terminal
-_NAME = re.compile(rb"[0-9a-f]{16}")
+_NAME = re.compile(rb"(?!.*\.json(\.new)?$)(?!\.\.?$)[^/\0]+", re.DOTALL)  # not of a note
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 

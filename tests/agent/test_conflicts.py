@@ -64,6 +64,14 @@ class TestTaking:
         assert [*store.store.notes()] == [note]
         assert store.names() == {NAME.decode(), NAME.decode() + ".json"}
 
+    def test_is_told_of_whatever_its_name(self, store: Store) -> None:
+        """Recovery keeps what lay in quarantine, also if no name of ours."""
+        note = store.take(b"stranger\n")
+
+        assert [*store.store.notes()] == [note]
+        store.store.drop(note.name)
+        assert store.names() == set()
+
     def test_overwrites_nothing(self, store: Store) -> None:
         store.take(content=b"first")
         with pytest.raises(FileExistsError):
@@ -81,7 +89,7 @@ class TestTaking:
         with pytest.raises(OSError, match="cannot be read"):
             store.store.find(NAME)
 
-    @pytest.mark.parametrize("name", [b"f" * 16, b"../marker", b"", NAME + b".json"])
+    @pytest.mark.parametrize("name", [b"f" * 16, b"../marker", b"..", b".", b"", NAME + b".json"])
     def test_is_found_by_its_name_only(self, store: Store, name: bytes) -> None:
         store.take()
         with pytest.raises(OSError, match="there is no "):
