@@ -12,12 +12,11 @@ disk durable, to hash or copy a large file) is done by one other thread, which t
 nothing that the first one holds.
 
 **Invariants.** Nothing is written to the root before `Watch`. Before each batch and each
-scan, at a flush and at each ping the root's path still leads to the directory that we opened, or
-we end. Messages go
-out in the order in which things were seen. Bounds: past `CHOKED` bytes of output nothing
-more is looked at, past `BULK_OUTPUT` nothing more is listed, past `BACKLOG_MAX` questions
-nothing more is read. An agent that hears nothing for `Start.timeout_ms` ends. Whatever
-ends it, what it displaced stays in quarantine for the next one.
+scan, at a flush and at each ping the root's path still leads to the directory that we
+opened, or we end. Messages go out in the order in which things were seen. Bounds: past
+`CHOKED` bytes of output nothing more is looked at, past `BULK_OUTPUT` nothing more is listed,
+past `BACKLOG_MAX` questions nothing more is read. An agent that hears nothing for
+`Start.timeout_ms` ends. Whatever ends it, what it displaced stays in quarantine for the next one.
 
 It decides nothing, and has no state that a next start would need.
 """

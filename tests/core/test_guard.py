@@ -227,7 +227,6 @@ class TestFloods:
         duo.run()
         duo.wait()
 
-        assert duo.session.halted  # 52 of 102
         assert re.search("has lost 52 of 102", duo.session.halted)
 
     def test_lets_a_directory_go_that_is_not_too_much(self) -> None:
