@@ -101,7 +101,7 @@ _BACKOFF_MIN_S = 0.2
 _BACKOFF_MAX_S = 30.0
 _READY_S = 60.0  # the lock of an agent that is just ending may have to be waited for
 _STOP_S = 4.0
-_RESUME_S = 2.0  # to see what becomes of it; whoever asks waits for 3
+_RESUME_S = 8.0  # to see whether it halts again; whoever asks waits for 10
 _UNDECIDED = (State.STARTING, State.DISCONNECTED, State.SCANNING)
 _UNCOMMITTED_MAX = 20_000
 _BANNED_S = 5.0
@@ -699,7 +699,8 @@ class Brain:
             PsyncError: the cause is still there.
         """
         session = self._session
-        if session.halted and not accept:
+        had_halted = bool(session.halted)
+        if had_halted and not accept:
             # Both roots are looked at from the beginning; what is still wrong halts again.
             for peer in self._peers:
                 if peer.connected:
@@ -709,7 +710,7 @@ class Brain:
         self._tell(Resumed(accept=True))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_RESUME_S):
-                while session.state in _UNDECIDED:  # noqa: ASYNC110  # no event tells of it
+                while had_halted and session.state in _UNDECIDED:  # noqa: ASYNC110  # no event
                     await asyncio.sleep(0.05)
         if session.halted:
             raise PsyncError(f"the session has halted: {session.halted}")

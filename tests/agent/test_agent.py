@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -373,7 +374,7 @@ class TestHandshake:
     ) -> None:
         root.chmod(mode)
         for above in root.parents:
-            if above.stat().st_uid == os.geteuid() and str(above).startswith("/tmp/"):
+            if above.is_relative_to(tempfile.gettempdir()) and above.stat().st_uid == os.geteuid():
                 above.chmod(0o755)
         become = "import os, sys; import psync.agent as a; os.setgroups([]); os.setuid(54321)"
         brain = spawn([sys.executable, "-c", f"{become}; sys.exit(a.main([]))"])
