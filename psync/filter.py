@@ -54,12 +54,21 @@ from psync.core.settle import (
     Settle,
 )
 from psync.known import NOT_OURS, REMEMBERED_MAX, Known, same_state
-from psync.scan import ABSENT, Looker, Seen, entry_from_stat, list_names, open_directory
+from psync.scan import (
+    ABSENT,
+    Looker,
+    Seen,
+    entry_from_stat,
+    list_names,
+    open_directory,
+    open_file,
+)
 from psync.watch import Cinotify, Event, Inotify, Polling, Watcher
 from psync.wire import (
     APPLIED,
     BUSY,
     CREDIT,
+    DATABASE,
     META_ONLY,
     RENAME,
     UNREADABLE,
@@ -90,6 +99,8 @@ _PAUSE = 0.1  # so does that of a directory, which all else waits for
 _ECHO_WAIT = 1.0  # our own work is heard of within this, or looked at
 _TROUBLE_RETRY = 15.0
 _TOLD_BY_SCANS = ("mount", "unreadable")
+_SQLITE = b"SQLite format 3\0"
+_JOURNALS = (b"-wal", b"-journal", b"-shm")  # SQLite's; a database is worth nothing without them
 _DEATHS_MAX = 3
 _DEATHS_WITHIN = 30.0
 
@@ -109,6 +120,14 @@ _REMOTE = (
 
 class RootLost(Exception):
     """The root is not the directory any more that we began with."""
+
+
+def _exists(parent_fd: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 class _Flush:
@@ -699,13 +718,14 @@ class Filter:
         want = bool(mask & _CONTENT) or (d.meta_only and not meta_only)
         ours = self._known.ours(path)
         looker = self._looker
+        in_database = d.force and self._is_in_database(path)
         try:
             if want and (ours is NOT_OURS or mask & _WRITTEN):
                 seen = looker.look(
                     path,
                     self._inline_max if self._credit > 0 else -1,
                     trust_ns=0 if mask & CLOSED else self._settle_ns,
-                    force=d.force,
+                    force=d.force and not in_database,
                 )
             else:
                 seen = looker.look(path)
@@ -725,6 +745,8 @@ class Filter:
             self._look_absent(d, items, held)
             return 0
         if flags:
+            if flags & BUSY and in_database:
+                flags |= DATABASE
             return self._look_flawed(d, entry, flags, items)
         if self._unread:
             self._unread.discard(path)
@@ -748,6 +770,23 @@ class Filter:
             return 0
         self._credit -= len(content)
         return len(content)
+
+    def _is_in_database(self, path: bytes) -> bool:
+        """Tell whether a file is part of a database with a journal: one without the other lies."""
+        directory, _, name = path.rpartition(b"/")
+        for suffix in _JOURNALS:
+            name = name.removesuffix(suffix)
+        try:
+            parent_fd = self._looker.parent(directory)
+            if parent_fd < 0 or not any(_exists(parent_fd, name + s) for s in _JOURNALS):
+                return False
+            fd = open_file(parent_fd, name)
+            try:
+                return os.read(fd, len(_SQLITE)) == _SQLITE
+            finally:
+                os.close(fd)
+        except OSError:
+            return False
 
     def _look_absent(self, d: Due, items: list[Item], held: set[bytes]) -> None:
         path, mask = d.path, d.mask

@@ -37,6 +37,7 @@ __all__ = [
     "hash_file",
     "list_names",
     "open_directory",
+    "open_file",
     "read_settled",
 ]
 

@@ -67,7 +67,7 @@ class Item(NamedTuple):
         content: the whole content of a small, settled file that was read in one piece
             (`entry.digest` is its digest then), else None.
         moved_from: where it was a moment ago, when a rename was seen; a hint.
-        flags: `META_ONLY`, `BUSY`, `UNREADABLE`.
+        flags: `META_ONLY`, `BUSY`, `UNREADABLE`, `DATABASE`.
     """
 
     path: bytes
@@ -79,6 +79,7 @@ class Item(NamedTuple):
 
 META_ONLY = 1  # only its attributes or its name changed since the last look, not its content
 BUSY = 2  # somebody has the file open for writing; it will be reported again
+DATABASE = 8  # with `BUSY`: of a database that is in use; it is reported when it is not
 UNREADABLE = 4  # it is there, but it may not be read; `entry` is what lstat says
 
 

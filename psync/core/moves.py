@@ -501,8 +501,7 @@ class Moves:
             replica.look(there(path), *replica.awaited[path])
             touch(there(path), since.get(path))
         for path in [] if listed else [p for p in replica.busy if is_below(p, old)]:
-            del replica.busy[path]
-            replica.busy[there(path)] = None
+            replica.busy[there(path)] = replica.busy.pop(path)
             touch(there(path), since.get(path))
         if listed:
             replica.survey.again(new)

@@ -24,6 +24,7 @@ from psync.core.replica import Link, Replica
 from psync.errors import AgentError
 from psync.wire import (
     BUSY,
+    DATABASE,
     UNREADABLE,
     Digests,
     Dropped,
@@ -258,9 +259,9 @@ class News:
         if want >= 0:
             self._check_answer(replica, item, want)
         if flags & BUSY:
-            replica.busy[path] = None
-        elif replica.busy:
-            replica.busy.pop(path, None)
+            replica.busy[path] = bool(flags & DATABASE)
+        elif replica.busy and replica.busy.pop(path, False):
+            pending.hurry(path)
         if entry is not None and self._carrier.walking:
             self._carrier.stop_walking(replica.side, path, entry)
 

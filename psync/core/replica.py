@@ -153,7 +153,7 @@ class Replica:
         self.survey = Survey(side, archive)
         self.plan = Plan()
         self.views = Views()
-        self.busy: dict[bytes, None] = {}
+        self.busy: dict[bytes, bool] = {}  # whether for as long as a program likes
         self.moves: dict[bytes, Move] = {}
         self.leaving: dict[bytes, bytes] = {}  # old path -> new path
         self.turning = ROOT

@@ -88,6 +88,7 @@ STATES: dict[tuple[Link, Link], State] = {
 
 _DEFAULTS = Limits()
 _BACKLOG_MAX = 50_000
+_IN_USE = "a program has this database open: it is replicated when it is closed"
 _COUNTED_MAX = 1000  # views
 _SCANNED = (b"\0left", b"\0right")  # no paths: who waits for the end of a side's scan waits there
 
@@ -540,6 +541,10 @@ class Session:
 
     def _wait_for_writer(self, path: bytes) -> None:
         """A path is observed again once it is settled, if its directory is still there."""
+        for replica in self._replicas:
+            if replica.busy.get(path):
+                self._pair.fail(path, replica.side, _IN_USE)
+                return
         directory = parent(path)
         if not directory:
             return

@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from psync.wire import (
     APPLIED,
     BUSY,
     CHANGED,
+    DATABASE,
     DELETE,
     META_ONLY,
     PUT,
@@ -885,6 +887,10 @@ class TestLive:
         assert all(one.tree[b"d/%d" % i].content == b"x" for i in range(3000))
 
 
+def has_size(size: int, item: Item) -> bool:
+    return item.entry is not None and item.entry.size == size
+
+
 class TestSettling:
     def test_waits_for_the_close_of_a_file_that_is_written(self, root: Path, brain: Brain) -> None:
         with (root / "f").open("wb", buffering=0) as stream:
@@ -908,6 +914,30 @@ class TestSettling:
         assert item.content == b"kept open"
         assert not item.flags & BUSY
         assert MAX_DELAY_MS / 1000 * 0.9 <= took < MAX_DELAY_MS / 1000 * 3
+
+    def test_w06_takes_no_part_of_a_database_while_it_is_open(
+        self, root: Path, brain: Brain
+    ) -> None:
+        database = sqlite3.connect(root / "data", isolation_level=None)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("CREATE TABLE t (n)")
+        for count in range(2):
+            database.execute("INSERT INTO t VALUES (1)")
+            size = (root / "data-wal").stat().st_size
+            item = brain.item(
+                b"data-wal", lambda i, size=size: bool(i.entry and i.entry.size == size)
+            )
+            assert (item.content, item.flags) == (None, BUSY | DATABASE), count
+        database.close()
+
+        brain.content(b"data", (root / "data").read_bytes())
+
+    def test_takes_what_is_only_named_like_a_journal(self, root: Path, brain: Brain) -> None:
+        (root / "my").write_text("text")
+        with (root / "my-journal").open("wb", buffering=0) as stream:
+            stream.write(b"kept open")
+
+            brain.content(b"my-journal", b"kept open")
 
     def test_tells_of_a_file_without_a_close(self, root: Path, brain: Brain) -> None:
         (root / "f").write_bytes(b"long text")

@@ -47,7 +47,9 @@ from psync.core.replica import Link
 from psync.core.session import STATES, Session
 from psync.wire import (
     APPLIED,
+    BUSY,
     CHANGED,
+    DATABASE,
     DELETE,
     FAILED,
     IN_USE,
@@ -863,6 +865,19 @@ class TestWriters:
 
         duo.run()
         assert duo.shape(LEFT) == duo.shape(RIGHT) == {b"d": None, b"d/f": b"half"}
+
+    def test_of_a_database_are_a_problem_until_it_is_closed(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.edit(b"f", b"half")
+        for _ in range(3):
+            duo.see(LEFT, b"f", read=False, flags=BUSY | DATABASE)
+            duo.wait()
+        assert [(p.path, "database" in p.message) for p in duo.session.problems()] == [(b"f", True)]
+        assert duo.transitions(RIGHT) == []
+        duo.see(LEFT, b"f")
+
+        duo.assert_rest()
+        assert duo.right.content[b"f"] == b"half"
 
 
 class TestComparing:

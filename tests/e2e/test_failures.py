@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.pair import Pair
+from tests.e2e.pair import Pair, tree, until
 
 HOUR_NS = 3600 * 10**9
 
@@ -226,3 +227,34 @@ class TestStarts:
         after = pair.settle()
         assert {name: after[name][-1] for name in (b"f", b"g")} == {b"f": b"f", b"g": b"g"}
         assert pair.status()["conflicts"] == 0
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+class TestPrograms:
+    def test_w06_that_have_a_database_open_do_not_give_half_of_it(
+        self, pair: Pair, side: str
+    ) -> None:
+        """The other side has the state before, whole; then the one after, whole."""
+        here, there = sides(pair, side)
+        with sqlite3.connect(here / "data") as made:
+            made.execute("CREATE TABLE t (n)")
+            made.execute("INSERT INTO t VALUES (0)")
+        made.close()
+        pair.start("--set", "max_delay=0.3")
+        before = pair.settle()[b"data"]
+        database = sqlite3.connect(here / "data", isolation_level=None)
+        database.execute("PRAGMA journal_mode = WAL")
+        for number in range(1, 300):
+            database.execute("INSERT INTO t VALUES (?)", (number,))
+
+        told = until(lambda: pair.status()["problem_list"], "a problem")
+
+        assert "database open" in told[0]["message"]
+        assert tree(there)[b"data"] == before
+        assert set(tree(there)) == {b"data"}
+        database.close()
+        assert set(pair.settle()) == {b"data"}
+        with sqlite3.connect(there / "data") as copy:
+            assert copy.execute("SELECT count(*) FROM t").fetchone() == (300,)
+            assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        copy.close()
