@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-WAIT_S = 30.0
+WAIT_S = 60.0
+_STARTED = "watching: both sides agree"
 
 
 def command() -> list[str]:
@@ -121,8 +122,15 @@ class Pair:
 
     def start(self, *extra: str) -> None:
         """Start a session and wait until it watches."""
-        self.launch(*extra)
-        self.wait_for("watching")
+        before = self.output().count(_STARTED)
+        process = self.launch(*extra)
+
+        def started() -> bool:
+            if process.poll() is not None:
+                raise AssertionError(f"psync ended ({process.returncode}): {self.output()}")
+            return self.output().count(_STARTED) > before
+
+        until(started, "the first synchronization")
         self.flush()
 
     def output(self) -> str:

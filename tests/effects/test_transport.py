@@ -446,12 +446,12 @@ class TestConnection:
         assert len(brain.losses) == 1
 
     async def test_that_is_frozen_is_lost_within_the_timeout(self, sshd: Sshd) -> None:
-        async with hearing(SshHost(sshd.alias, timeout=1.0)) as (link, brain):
+        async with hearing(SshHost(sshd.alias, timeout=3.0)) as (link, brain):
             before = time.monotonic()
             sshd.freeze()
 
             assert "the connection was lost" in str(await brain.loss())
-            assert time.monotonic() - before < 3.0
+            assert time.monotonic() - before < 12.0
             sshd.thaw()
             await gone(link.hello.pid)
 
@@ -656,9 +656,9 @@ class TestRefusal:
 
     async def test_of_a_login_that_prints_and_waits(self, sshd: Sshd) -> None:
         sshd.through("echo Press return to accept the terms; exec cat > /dev/null")
-        message = await refusal(SshHost(sshd.alias, timeout=0.7), TransportError)
+        message = await refusal(SshHost(sshd.alias, timeout=3.0), TransportError)
 
-        assert "no agent answered within 0.7 s" in message
+        assert "no agent answered within 3 s" in message
         assert "Press return to accept the terms" in message
 
     async def test_of_a_login_that_prints_without_end(self, sshd: Sshd) -> None:
