@@ -32,6 +32,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import (
     Any,
     Callable,
@@ -45,11 +46,18 @@ from psync.core.entry import Entry, Kind, is_ours, printable, valid_path
 from psync.errors import AgentError, PsyncError
 from psync.filter import Filter, RootLost
 from psync.forced import run_rsync
-from psync.helpers import Helpers
-from psync.host import booted_ns, filesystem, prepare_process, read_text, rsync_version
+from psync.helpers import Helpers, NotDurableError
+from psync.host import (
+    booted_ns,
+    filesystem,
+    mounted,
+    prepare_process,
+    read_text,
+    rsync_version,
+)
 from psync.lock import LockedError, RootLock
 from psync.plumbing import BrainGone, Output, Worker
-from psync.scan import Looker, Seen, entry_from_stat, hash_file
+from psync.scan import Looker, Seen, entry_from_stat, forget_cached, hash_file
 from psync.syscalls import open_beneath
 from psync.watch import find_cinotify
 from psync.wire import (
@@ -170,6 +178,8 @@ class Agent:
             code = self._fatal("protocol", str(error))
         except RootLost as error:
             code = self._fatal("root-lost", str(error))
+        except NotDurableError as error:
+            code = self._fatal("not-durable", f"{printable(self._root)}: {error}")
         except _Refusal as refusal:
             code = self._fatal(refusal.code, str(refusal))
         except Exception as error:  # noqa: BLE001  # the brain has to hear of our own faults, too
@@ -405,6 +415,7 @@ class Agent:
                 empty,
                 self._filesystem,
                 generation(self._root_fd),
+                mounted(self._root_fd, self._filesystem),
             )
         )
 
@@ -489,6 +500,8 @@ class Agent:
         self._tick_at = time.monotonic()
         if start.conflict_keep_s:
             self._expire_at = self._tick_at
+        if start.distrust_cache:
+            forget_cached(self._root_fd)
         observer = Filter(
             self._root_fd,
             start,
@@ -548,7 +561,10 @@ class Agent:
         assert helpers is not None
 
         def job() -> Callable[[], None]:
-            ok = helpers.sync(message.generation)
+            try:
+                ok = helpers.sync(message.generation)
+            except NotDurableError as error:
+                return partial(_give_up, error)
             return lambda: self._send(Synced(message.token, ok))
 
         self._worker.submit(job)
@@ -741,6 +757,10 @@ _HANDLERS: dict[type[Any], Callable[[Agent, Any], None]] = {
     Rescan: Agent._on_rescan,
     Stop: Agent._on_stop,
 }
+
+
+def _give_up(error: Exception) -> None:
+    raise error
 
 
 def _close_all(sources: list[_Source]) -> None:

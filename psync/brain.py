@@ -21,6 +21,7 @@ import os
 import random
 import signal
 import time
+from collections import deque
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,6 +68,7 @@ from psync.errors import (
     RefusedError,
     StoreError,
     TransportError,
+    UnwritableError,
     UsageError,
 )
 from psync.peer import Peer
@@ -105,6 +107,8 @@ _RESUME_S = 8.0  # to see whether it halts again; whoever asks waits for 10
 _UNDECIDED = (State.STARTING, State.DISCONNECTED, State.SCANNING)
 _UNCOMMITTED_MAX = 20_000
 _BANNED_S = 5.0
+_UNWRITTEN_S = 1.0  # between tries to write down what is to be done
+_TRIED_MAX = 8
 _ROOT_GONE = frozenset(("no-root", "not-a-directory", "root-lost"))
 
 
@@ -165,6 +169,10 @@ class Brain:
             ignored=Ignore(options.all_excludes(), options.tempfiles),
             met=self._rows.meta("met") == "1",
         )
+        self._held: deque[Command] = deque()  # until the first of them can be written down
+        self._held_until = 0.0
+        self._is_delayed = False  # a replica has no room to say what state it is in
+        self._unwritable = {"intents": "", "archive": ""}  # why, of what cannot be written now
         self._last_number = 0
         self._desk = Desk(self._session, self._peers, self._number)
         self._transfers = Transfers(
@@ -260,7 +268,7 @@ class Brain:
                 await self._connect(peer)
                 pause = _BACKOFF_MIN_S
                 error: PsyncError = await peer.end()
-            except (TransportError, AgentError) as failure:
+            except (TransportError, AgentError, UnwritableError) as failure:
                 error = failure
             self._lost(peer, error)
             await self._hang_up(peer, 0.5)
@@ -301,7 +309,9 @@ class Brain:
         peer.send(Watch(pair))
         peer.up = True
         peer.trouble = ""
-        rebooted = self._has_rebooted(peer)
+        since = f"{peer.hello.boot_id} {peer.ready.mounted}"
+        # Of another boot, or mounting, it may have lost what was not durable.
+        rebooted = self._rows.meta(f"boot_id.{peer.side.name.lower()}") not in (None, since)
         if rebooted:
             self._intents.drop(self._intents.rotate())
         now = asyncio.get_running_loop().time()
@@ -309,7 +319,7 @@ class Brain:
             peer.side, rebooted, accepted=bool(lacking), cut_ns=peer.cut_ns(self._stopped_ns)
         )
         self._session.receive(up, now)
-        self._rows.set_meta(f"boot_id.{peer.side.name.lower()}", peer.hello.boot_id)
+        self._rows.set_meta(f"boot_id.{peer.side.name.lower()}", since)
         self._log.info("side.connected", side=peer.side, host=peer.host.describe())
         if peer.was_up:
             self._log.info(
@@ -327,10 +337,9 @@ class Brain:
             "session.started", message=f"replicating {options.left} <-> {where}{options.right}"
         )
 
-    def _has_rebooted(self, peer: Peer) -> bool:
-        """Tell whether a host may have lost what was not durable since its side was up last."""
-        known = self._rows.meta(f"boot_id.{peer.side.name.lower()}")
-        return peer.hello is not None and known not in (None, peer.hello.boot_id)
+    def _is_unstored(self, peer: Peer) -> bool:
+        """Tell whether its disk has failed since everything there was read."""
+        return self._rows.meta(f"unstored.{peer.side.name.lower()}") == "1"
 
     def _start_message(self, peer: Peer, owners: bool) -> Start:
         options = self._options
@@ -353,6 +362,7 @@ class Brain:
             suppress_echoes=options.suppress_echoes,
             poll_ms=int(options.poll_interval * 1000),
             conflict_keep_s=options.keep_conflicts_s,
+            distrust_cache=self._is_unstored(peer),
         )
 
     def _remembered(self, key: str, fresh: str | None = None) -> str:
@@ -404,16 +414,22 @@ class Brain:
             _StaleError: it was set back to an earlier one; or another archive knows of later ones.
         """
         assert peer.ready is not None
-        known = {self._rows.meta(key) or "" for key in ("generation", "generation_next")}
         if not peer.ready.marker_pair or not self._archive.count or self._options.dry_run:
             return
-        if peer.ready.generation not in known:
+        if peer.ready.generation not in self._generations():
             raise _StaleError(
                 f"{peer.name}: {peer.root} is not in the state that was agreed last: it was set "
                 "back to a snapshot, or replicated with another state directory. Both trees are "
                 "compared without the archive: nothing is deleted, and what differs is kept as a "
                 "conflict"
             )
+
+    def _generations(self) -> list[str]:
+        """What a root may be called: as committed last, or as tried since then."""
+        committed = self._rows.meta("generation") or ""
+        tried = (self._rows.meta("generation_next") or "").split()
+        since = tried.index(committed) + 1 if committed in tried else 0
+        return [committed, *tried[since:]]
 
     def _disaster(self, peer: Peer) -> str:
         """Say what is wrong with a root that is not what it was; empty: nothing."""
@@ -448,6 +464,14 @@ class Brain:
             peer.lose(error)
         peer.up = False
         self._session.receive(SideDown(peer.side), asyncio.get_running_loop().time())
+        # The session has given up all transfers, and what this side was asked.
+        self._held = deque(
+            each
+            for each in self._held
+            if not (
+                isinstance(each, Transfer) or (isinstance(each, Send) and each.side == peer.side)
+            )
+        )
 
     async def _ping(self) -> None:
         """Notice a link that carries nothing any more."""
@@ -502,6 +526,16 @@ class Brain:
         """An agent says that it cannot serve."""
         if message.code in _ROOT_GONE and peer.was_up:
             self._halt(peer, f"{peer.name}: {message.message}; when it is back: psync resume")
+        if message.code == "not-durable":
+            self._halt(
+                peer,
+                f"{peer.name}: {message.message}: see to its disk, then psync resume: all that "
+                "was not known to be stored is read again",
+            )
+            # As after a power cut: only what is committed counts, and no cache is believed.
+            with contextlib.suppress(UnwritableError):
+                self._rows.set_meta(f"boot_id.{peer.side.name.lower()}", "")
+                self._rows.set_meta(f"unstored.{peer.side.name.lower()}", "1")
         if message.code in ("internal", "protocol") or peer.was_up:
             peer.lose(TransportError(message.message))
         else:
@@ -514,9 +548,15 @@ class Brain:
     def _pump(self) -> None:
         """Carry out what the session wants done now."""
         loop = asyncio.get_running_loop()
-        for command in self._session.commands(loop.time()):
-            self._carry_out(command)
-        deadline = self._session.deadline()
+        now = loop.time()
+        if self._unwritable["archive"] or (self._held and now < self._held_until):
+            return  # what the agents say is taken in, nothing new is decided
+        if not self._held:
+            self._held.extend(self._session.commands(now))
+        if self._carry_out_held():
+            deadline = self._session.deadline()
+        else:
+            deadline = self._held_until = now + _UNWRITTEN_S
         if self._timer is not None and self._timer_at != deadline:
             self._timer.cancel()
             self._timer = None
@@ -536,6 +576,28 @@ class Brain:
             self._pump()
         except Exception as error:  # noqa: BLE001  # nobody else would hear of it
             self._fail(error)
+
+    def _carry_out_held(self) -> bool:
+        """Carry out commands in order; False: one cannot be written down, and the rest waits."""
+        held = self._held
+        try:
+            while held:
+                self._carry_out(held[0])
+                held.popleft()
+        except UnwritableError as error:
+            self._written("intents", str(error))
+            return False
+        self._written("intents")
+        return True
+
+    def _written(self, what: str, trouble: str = "") -> None:
+        """Something was written to the state directory, or could not be; tell people once."""
+        if trouble and not any(self._unwritable.values()):
+            message = f"{trouble}; nothing is replicated until it can be written"
+            self._log.warning("state.unwritable", message=message)
+        was, self._unwritable[what] = self._unwritable[what], trouble
+        if was and not any(self._unwritable.values()):
+            self._log.info("state.writable", message="the state directory can be written again")
 
     def _carry_out(self, command: Command) -> None:
         if self._options.dry_run and self._pretend(command):
@@ -618,55 +680,72 @@ class Brain:
     async def _commit_often(self) -> None:
         """Let the archive follow what both replicas have made durable."""
         while True:
+            interval = self._options.sync_interval
+            if self._unwritable["archive"]:
+                interval = min(interval, _UNWRITTEN_S)
+                self._commit_soon.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._options.sync_interval):
+                async with asyncio.timeout(interval):
                     await self._commit_soon.wait()
             self._commit_soon.clear()
             try:
                 await self._commit()
             except TransportError as error:
                 self._log.debug("archive.delayed", reason=str(error))
+            except UnwritableError as error:
+                self._written("archive", str(error))
+            else:
+                if self._unwritable["archive"]:
+                    self._written("archive")
+                    self._pump()
 
     async def _commit(self) -> None:
         """Commit what is agreed, once it would survive a power cut on both sides.
 
         Raises:
             TransportError: a side went away; nothing is committed.
+            UnwritableError: it cannot be written down now; nothing is lost.
         """
         if self._options.dry_run or not all(peer.up for peer in self._peers):
             return
         async with self._committing:
-            if not self._archive.freeze():
-                self._archive.remember_digests()
-                return
-            generation = self._intents.rotate()
-            flying = self._session.in_flight()
-            if flying.intents:
-                self._intents.append([_encode(flying)])
-            number, name = self._number(), uuid4().hex
-            # Before any root says so: who is stopped in between has seen one or the other.
-            self._rows.set_meta("generation_next", name, durable=True)
-            durable = False
-            try:
-                answers = await asyncio.gather(
-                    *(peer.ask(Sync(number, name), Synced, number) for peer in self._peers)
-                )
-                durable = all(answer.ok for answer in answers)
-            finally:
-                if not durable:
+            if self._archive.freeze():
+                try:
+                    await self._commit_frozen()
+                finally:
                     self._archive.thaw()
-            if not durable:
-                self._log.warning(
-                    "archive.not_durable",
-                    message="a replica could not write everything to its disk; trying again",
-                )
-                return
-            self._archive.commit()
-            self._rows.set_meta("generation", name)
-            if self._session.met:
-                self._rows.set_meta("met", "1")
-            self._intents.drop(generation)
             self._archive.remember_digests()
+
+    async def _commit_frozen(self) -> None:
+        generation = self._intents.rotate()
+        flying = self._session.in_flight()
+        if flying.intents:
+            self._intents.append([_encode(flying)])
+        number, name = self._number(), uuid4().hex
+        # Before any root says so: who is stopped in between has seen one or the other.
+        tried = [*self._generations()[1:], name]
+        self._rows.set_meta("generation_next", " ".join(tried[-_TRIED_MAX:]), durable=True)
+        answers = await asyncio.gather(
+            *(peer.ask(Sync(number, name), Synced, number) for peer in self._peers)
+        )
+        if not all(answer.ok for answer in answers):
+            if not self._is_delayed:
+                self._log.warning(
+                    "archive.delayed",
+                    message="a replica has no room left in .psync: what is agreed from now on is "
+                    "compared again after a restart",
+                )
+            self._is_delayed = True
+            return
+        self._is_delayed = False
+        self._archive.commit()
+        self._rows.set_meta("generation", name)
+        if self._session.met:
+            self._rows.set_meta("met", "1")
+        for peer in self._peers:
+            if self._is_unstored(peer):
+                self._rows.set_meta(f"unstored.{peer.side.name.lower()}", "")
+        self._intents.drop(generation)
 
     # --- what people ask ---------------------------------------------------------------------
 
@@ -738,6 +817,7 @@ class Brain:
             "version": psync.__version__,
             **session.status(),
             **sides,
+            "trouble": next((why for why in self._unwritable.values() if why), ""),
             "started": self._started,
             "last_change": self._last_change,
             "problem_list": [
@@ -753,7 +833,8 @@ class Brain:
             async with asyncio.timeout(seconds):
                 stuck = await self.flush()
         except TimeoutError:
-            raise PsyncError(f"not everything is on both sides after {seconds} s") from None
+            why = "".join(f": {each}" for each in self._unwritable.values() if each)
+            raise PsyncError(f"not everything is on both sides after {seconds} s{why}") from None
         if stuck:
             raise PsyncError(_told(stuck))
 

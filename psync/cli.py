@@ -577,6 +577,10 @@ def _describe(answer: dict[str, Any]) -> list[str]:
         if answer.get(key)
     ]
     lines.append("  " + ", ".join(counts + since))
+    if answer.get("trouble"):
+        lines.append(
+            f"  trouble: {answer['trouble']}; nothing is replicated until it can be written"
+        )
     if answer.get("halted"):
         lines.append(f"  halted: {answer['halted']}")
     for each in answer.get("problem_list", ()):

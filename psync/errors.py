@@ -12,6 +12,7 @@ what the user reads. Trouble at one path is no error but a `Problem` value (see
     |   +-- RefusedError    the host answers, but will not serve us; never tried again
     +-- AgentError          the peer broke the protocol
     +-- StoreError          the state directory or its database cannot be used
+        +-- UnwritableError it cannot be written now: full, over quota, read-only; tried again
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = [
     "RefusedError",
     "StoreError",
     "TransportError",
+    "UnwritableError",
     "UsageError",
 ]
 
@@ -84,3 +86,7 @@ class StoreError(PsyncError):
     """The state directory or the database in it cannot be used."""
 
     exit_code = Exit.FAILED
+
+
+class UnwritableError(StoreError):
+    """The state directory cannot be written now: full, over quota, read-only; tried again."""

@@ -76,7 +76,7 @@ from psync.wire import (
     Transition,
 )
 
-__all__ = ["Helpers", "marker"]
+__all__ = ["Helpers", "NotDurableError", "marker"]
 
 OWN_MAX = 65_536  # paths of which we remember what we left there
 NOTES_MAX = 100_000  # of the conflict store, at once
@@ -97,6 +97,10 @@ _DOING = {
     RMDIR: "remove the directory",
     RENAME: "rename something to",
 }
+
+
+class NotDurableError(Exception):
+    """What was applied may not be on the disk, and never will be."""
 
 
 class Helpers:
@@ -225,18 +229,31 @@ class Helpers:
         return [Dropped(note.name) for note in self._quarantine.conflicts.expire(before_ns)]
 
     def sync(self, generation: str = "") -> bool:
-        """Make everything applied so far durable; False if the system says it is not. Blocks.
+        """Make everything applied so far durable. Blocks.
 
         Args:
             generation: what the state is called from now on; empty: as before.
+
+        Returns:
+            False if there is no room for the name: nothing is lost, try again.
+
+        Raises:
+            NotDurableError: some of it may be lost. The system says so once: nobody may believe a
+                later sync.
         """
         try:
-            if generation:
-                write_generation(self._control_fd, generation)
+            try:
+                if generation:
+                    write_generation(self._control_fd, generation)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                self._log(logging.INFO, f"the state cannot be named: {error.strerror}")
+                return False
             syncfs(self._control_fd)
         except OSError as error:
-            self._log(logging.ERROR, f"the file system could not be synced: {error.strerror}")
-            return False
+            reason = error.strerror or str(error)
+            raise NotDurableError(f"its disk did not take all that was written: {reason}") from None
         return True
 
     # --- transitions
@@ -246,6 +263,9 @@ class Helpers:
 
         Returns:
             What became of each; one that was not applied stops no other.
+
+        Raises:
+            NotDurableError: see `sync`; only with `strict`.
         """
         intents, trouble = self._intend(transitions)
         outcomes = []
@@ -254,8 +274,8 @@ class Helpers:
                 outcomes.append(self._apply(transition, intents.get(index), trouble))
         finally:
             self._leave()
-        if self._strict and not self.sync():
-            outcomes = [o._replace(status=FAILED, message="not durable") for o in outcomes]
+        if self._strict:
+            self.sync()
         self._quarantine.settle()
         return outcomes
 

@@ -12,8 +12,9 @@ import signal
 import time
 
 from psync.lock import COMM
+from psync.syscalls import mount_id
 
-__all__ = ["filesystem", "prepare_process", "read_text", "rsync_version"]
+__all__ = ["booted_ns", "filesystem", "mounted", "prepare_process", "read_text", "rsync_version"]
 
 
 def read_text(path: str) -> str:
@@ -73,6 +74,21 @@ def filesystem(path: bytes) -> str:
     except OSError:
         pass
     return found
+
+
+def mounted(fd: int, kind: str) -> str:
+    """What names this mounting of the file system that `fd` is in, and no other; empty: unknown.
+
+    Args:
+        fd: the root.
+        kind: what `filesystem` says.
+    """
+    device = os.fstat(fd).st_dev
+    block = os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    try:  # ext4 and xfs have a directory there, for as long as they are mounted anywhere
+        return f"{kind}-{os.stat(f'/sys/fs/{kind}/{os.path.basename(block)}').st_ino}"
+    except OSError:
+        return str(mount_id(fd) or "")
 
 
 def _unescape(field: bytes) -> bytes:

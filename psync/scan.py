@@ -21,6 +21,7 @@ import errno
 import os
 import stat
 import time
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Callable, NamedTuple, Optional
 
@@ -34,6 +35,7 @@ __all__ = [
     "Seen",
     "entry_at",
     "entry_from_stat",
+    "forget_cached",
     "hash_file",
     "list_names",
     "open_directory",
@@ -260,6 +262,33 @@ def list_names(fd: int) -> list[bytes]:
         OSError: the directory could not be read to its end; nothing is known then.
     """
     return sorted(map(os.fsencode, os.listdir(fd)))
+
+
+def forget_cached(root_fd: int) -> None:
+    """Have the content of all files read from the disk when it is asked for next. Blocks.
+
+    What a disk did not take may stay in the cache, whole, and is no proof of anything.
+    """
+    device = os.fstat(root_fd).st_dev
+
+    def has(parent_fd: int, name: bytes, kind: Callable[[int], bool]) -> bool:
+        try:
+            st = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return st.st_dev == device and kind(st.st_mode)
+
+    for _, names, files, parent_fd in os.fwalk(b".", dir_fd=root_fd):
+        names[:] = [name for name in names if has(parent_fd, name, stat.S_ISDIR)]
+        for name in files:
+            if not has(parent_fd, name, stat.S_ISREG):
+                continue
+            with suppress(OSError):
+                fd = os.open(name, _OPEN, dir_fd=parent_fd)
+                try:
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                finally:
+                    os.close(fd)
 
 
 def hash_file(fd: int, stopped: Callable[[], bool]) -> Optional[bytes]:

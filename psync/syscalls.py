@@ -35,6 +35,7 @@ __all__ = [
     "is_mount",
     "lease_intact",
     "memfd",
+    "mount_id",
     "open_beneath",
     "read_lease",
     "release_lease",
@@ -192,8 +193,9 @@ _STATX = {"x86_64": 332, "aarch64": 291, "riscv64": 291, "i686": 383, "armv7l": 
     platform.machine()
 )
 _STATX_SIZE = 256
-_STATX_ATTRIBUTES = 8  # where a u64 is in struct statx
+_STATX_MASK, _STATX_ATTRIBUTES, _STATX_MOUNT = 0, 8, 144  # where a u32, u64 and u64 are in it
 _ATTR_MOUNT_ROOT = 0x2000
+_MOUNT_UNIQUE = 0x4000  # since Linux 6.8
 _AT_HOW = 0x100 | 0x800 | 0x1000  # SYMLINK_NOFOLLOW | NO_AUTOMOUNT | EMPTY_PATH
 
 
@@ -205,16 +207,33 @@ def is_mount(dirfd: int, name: bytes) -> bool:
     Raises:
         OSError: the name cannot be looked at.
     """
-    if _STATX is None:
+    found = _statx(dirfd, name, 0)
+    if found is None:
         return False
-    found = ctypes.create_string_buffer(_STATX_SIZE)
-    if _libc.syscall(_STATX, dirfd, name, _AT_HOW, 0, found):
-        failure = _failure(name)
-        if failure.errno in (errno.ENOSYS, errno.EPERM):
-            return False
-        raise failure
     (attributes,) = struct.unpack_from("=Q", found, _STATX_ATTRIBUTES)
     return bool(attributes & _ATTR_MOUNT_ROOT)
+
+
+def mount_id(fd: int) -> int:
+    """The number of the mount that a file is in, never used again; 0: the kernel does not say."""
+    found = _statx(fd, b"", _MOUNT_UNIQUE)
+    if found is None or not struct.unpack_from("=I", found, _STATX_MASK)[0] & _MOUNT_UNIQUE:
+        return 0
+    (number,) = struct.unpack_from("=Q", found, _STATX_MOUNT)
+    return int(number)
+
+
+def _statx(dirfd: int, name: bytes, mask: int) -> Any:
+    """`struct statx` of a name; None where there is no such call. Raises OSError."""
+    if _STATX is None:
+        return None
+    found = ctypes.create_string_buffer(_STATX_SIZE)
+    if _libc.syscall(_STATX, dirfd, name, _AT_HOW, mask, found):
+        failure = _failure(name)
+        if failure.errno in (errno.ENOSYS, errno.EPERM):
+            return None
+        raise failure
+    return found
 
 
 # --- leases -------------------------------------------------------------------------------

@@ -171,7 +171,8 @@ class Ready(NamedTuple):
     """The root can be used; nothing has been written yet.
 
     `root` is its path without symlinks; `marker` is what `.psync/marker` says (`pair id`, `side`
-    as text), both empty without one; `generation` is what the last `Sync` called the state.
+    as text), both empty without one; `generation` is what the last `Sync` called the state;
+    `mounted` is another after each mounting of its file system, empty where nobody knows.
     """
 
     root: bytes
@@ -182,6 +183,7 @@ class Ready(NamedTuple):
     empty: bool
     filesystem: str
     generation: str = ""
+    mounted: str = ""
 
 
 class Fatal(NamedTuple):
@@ -386,6 +388,7 @@ class Start(NamedTuple):
     suppress_echoes: bool
     poll_ms: int
     conflict_keep_s: int = 0  # how long a loser is kept; 0: until a person drops it
+    distrust_cache: bool = False  # its disk failed: only what is read from there counts
 
 
 class Watch(NamedTuple):

@@ -272,6 +272,11 @@ class Archive:
         """How many records wait for `freeze`."""
         return self._recent.size
 
+    @property
+    def is_committed(self) -> bool:
+        """Tell whether everything agreed is in the rows."""
+        return not self._recent.size and self._frozen is None
+
     def freeze(self) -> bool:
         """Set everything agreed so far apart for `commit`; False: there is nothing."""
         assert self._frozen is None, "one generation is committed at a time"
@@ -282,9 +287,10 @@ class Archive:
         return True
 
     def thaw(self) -> None:
-        """Take back a frozen generation whose bytes did not become durable."""
+        """Take back a frozen generation that was not committed; harmless if there is none."""
         frozen, newer = self._frozen, self._recent
-        assert frozen is not None
+        if frozen is None:
+            return
         self._frozen, self._recent = None, frozen
         for parent, names in newer.by_parent.items():
             for name, record in names.items():

@@ -40,7 +40,8 @@ __all__ = [
 class SideUp(NamedTuple):
     """An agent has begun to watch and scan this side.
 
-    `rebooted`: its host may have lost what was not durable since the side was up last.
+    `rebooted`: its host or file system may have lost what was not durable since the side was up
+    last.
     `accepted`: a person has said that what is missing from it is to be deleted.
     `cut_ns`: by its clock, when its host's power may have been cut last, in ns; 0: never.
     """

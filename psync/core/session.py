@@ -375,6 +375,8 @@ class Session:
         The other side has seen more since: it is scanned, too. What was sent and not answered
         is no intent any more: the bytes it was made from may be gone.
         """
+        if self._archive.is_committed and not (self._pair.intents or self._flights.ops):
+            return  # there was nothing to lose
         self._archive.roll_back()
         self._pair.intents.clear()
         self._flights.void_all()

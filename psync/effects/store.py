@@ -22,6 +22,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 from zlib import crc32
@@ -30,7 +31,7 @@ import apsw
 
 from psync.core.entry import Agreed
 from psync.effects.state import SessionDir, reason
-from psync.errors import StoreError
+from psync.errors import StoreError, UnwritableError
 
 __all__ = ["ROOT_ID", "Intents", "Rows", "SessionDir", "set_aside"]
 
@@ -88,6 +89,8 @@ _INSERT = f"INSERT INTO entry VALUES ({', '.join('?' * (3 + len(Agreed._fields))
 _META = "SELECT value FROM meta WHERE key = ?"
 _SET_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 
+# What may pass: the disk is full or over quota, was made read-only, does not answer.
+_PASSING = (apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError)
 _INT64_MAX = (1 << 63) - 1
 _UINT64 = 1 << 64
 _Rows = dict[tuple[int, bytes], tuple[Any, ...]]
@@ -191,7 +194,10 @@ class Rows:
                 f"the archive {self._path} is damaged ({error}) and is now {aside}: "
                 "start again, and both trees are compared without it"
             ) from None
-        raise StoreError(f"cannot use the archive {self._path}: {error}") from None
+        # SQLite may have rolled back by itself, and then there is no transaction to leave.
+        first = error.__context__ if isinstance(error.__context__, apsw.Error) else error
+        kind = UnwritableError if isinstance(first, _PASSING) else StoreError
+        raise kind(f"cannot use the archive {self._path}: {first}") from None
 
     def _one(self, query: str, *bindings: Any) -> Any:
         """Run a query; return its first row, or None."""
@@ -256,7 +262,7 @@ class Rows:
             next_id: as after these changes.
 
         Raises:
-            StoreError: nothing was changed.
+            StoreError: nothing was changed; an UnwritableError may pass.
         """
         rows: _Rows = {put[:2]: (*put[:3], *put[3]) for put in puts}
         try:
@@ -300,16 +306,19 @@ class Rows:
         try:
             if durable:
                 self._db.pragma("synchronous", "FULL")
-            self._db.execute(_SET_META, (key, value))
-            if durable and not self._durable:
-                self._db.pragma("synchronous", "NORMAL")
+            try:
+                self._db.execute(_SET_META, (key, value))
+            finally:
+                if durable and not self._durable:
+                    self._db.pragma("synchronous", "NORMAL")
         except apsw.Error as error:
             self._fail(error)
 
     def close(self) -> None:
         """Close, and note that nothing has to be checked at the next start; harmless when done."""
         try:
-            self._db.execute(_SET_META, ("closed", "cleanly"))
+            with suppress(*_PASSING):  # then the next start checks it
+                self._db.execute(_SET_META, ("closed", "cleanly"))
             self._db.close()
         except apsw.ConnectionClosedError:
             pass  # closed before, or moved aside
@@ -400,7 +409,7 @@ class Intents:
         """Add records, in one write.
 
         Raises:
-            StoreError: none of them was added.
+            UnwritableError: none of them was added.
         """
         block = b"".join([part for r in records for part in (_RECORD.pack(len(r), crc32(r)), r)])
         if not block:
@@ -413,11 +422,11 @@ class Intents:
                 self._size = 0
             written = os.write(self._fd, block)
         except OSError as error:
-            raise StoreError(f"cannot write {file}: {reason(error)}") from None
+            raise UnwritableError(f"cannot write {file}: {reason(error)}") from None
         if written != len(block):
             # A torn record here would hide every later one.
             os.ftruncate(self._fd, self._size)
-            raise StoreError(f"cannot write {file}: the file system is full")
+            raise UnwritableError(f"cannot write {file}: the file system is full")
         self._size += written
 
     def rotate(self) -> int:
@@ -435,7 +444,9 @@ class Intents:
                 try:
                     self._file(each).unlink(missing_ok=True)
                 except OSError as error:
-                    raise StoreError(f"cannot remove {self._file(each)}: {reason(error)}") from None
+                    raise UnwritableError(
+                        f"cannot remove {self._file(each)}: {reason(error)}"
+                    ) from None
 
     def load(self) -> list[bytes]:
         """Return every record there is, in the order they were appended."""

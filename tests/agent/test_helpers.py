@@ -16,7 +16,7 @@ import pytest
 from psync import helpers as helpers_module
 from psync import quarantine as quarantine_module
 from psync.core.entry import Kind, content_digest
-from psync.helpers import marker
+from psync.helpers import NotDurableError, marker
 from psync.syscalls import EXCHANGE, NOREPLACE, renameat2
 from psync.wire import (
     APPLIED,
@@ -1248,7 +1248,7 @@ class TestDurability:
     def test_syncs(self, replica):
         assert replica.helpers.sync() is True
 
-    def test_says_when_it_is_not_durable(self, tmp_path, monkeypatch):
+    def test_a07_gives_up_what_the_disk_did_not_take(self, tmp_path, monkeypatch):
         def fail(fd):
             raise OSError(5, "Input/output error")
 
@@ -1256,12 +1256,22 @@ class TestDurability:
         old = replica.write(b"f", b"old")
         (good,) = replica.apply(replica.put(b"f", file(b"new"), b"new", old))
         monkeypatch.setattr("psync.helpers.syncfs", fail)
-        (bad,) = replica.apply(replica.put(b"g", file(b"new"), b"new"))
 
-        assert (good.status, bad.status) == (APPLIED, FAILED)
-        assert replica.helpers.sync() is False
-        assert any("Input/output error" in line for line in replica.lines)
+        assert good.status == APPLIED
+        with pytest.raises(NotDurableError, match="Input/output error"):
+            replica.apply(replica.put(b"g", file(b"new"), b"new"))
+        with pytest.raises(NotDurableError, match="Input/output error"):
+            replica.helpers.sync()
         replica.close()
+
+    def test_a_state_that_cannot_be_named_is_not_lost(self, replica, monkeypatch):
+        def fail(fd, name):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("psync.helpers.write_generation", fail)
+
+        assert replica.helpers.sync("next") is False
+        assert any("No space left" in line for line in replica.lines)
 
 
 class TestBareHost:

@@ -20,6 +20,7 @@ from psync.syscalls import (
     copy_file,
     lease_intact,
     memfd,
+    mount_id,
     open_beneath,
     read_lease,
     release_lease,
@@ -287,3 +288,17 @@ class TestModule:
         code = f"import sys; sys.path.insert(0, {str(package)!r}); import psync.syscalls"
 
         subprocess.run([sys.executable, "-ISE", "-c", code], check=True)
+
+
+class TestMountId:
+    def test_is_one_for_all_of_a_mount_and_no_other(self, tmp_path: Path) -> None:
+        (tmp_path / "d").mkdir()
+        ids = []
+        for path in (tmp_path, tmp_path / "d", Path("/proc")):
+            fd = os.open(path, os.O_RDONLY)
+            ids.append(mount_id(fd))
+            os.close(fd)
+        if not ids[0]:
+            pytest.skip("this kernel does not say")
+
+        assert ids[0] == ids[1] != ids[2]

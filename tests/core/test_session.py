@@ -703,11 +703,27 @@ class TestReboot:
         assert duo.shape(LEFT) == {b"f": b""}
 
     def test_asks_nothing_of_a_side_that_is_not_there(self) -> None:
-        duo = Duo(start=False)
+        duo = Duo()
+        duo.write(LEFT, b"f", b"one")
+        duo.run()
+        for side in Side:
+            duo.down(side)
+        duo.left.inbox.clear()
 
         duo.up(RIGHT, rebooted=True)
 
+        assert duo.archive.get(b"f") is None
         assert duo.left.inbox == []
+
+    def test_asks_nothing_where_nothing_could_be_lost(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.archive.freeze()
+        duo.archive.commit()
+        duo.down(RIGHT)
+
+        duo.up(RIGHT, rebooted=True)
+
+        assert duo.asked(LEFT, Rescan) == []
 
     def test_voids_what_is_under_way_to_the_other_side(self) -> None:
         duo = Duo()

@@ -217,9 +217,12 @@ class Pair:
         found = []
         for root in (self.left, self.right):
             for lock in root.glob(".psync/lock"):
+                st = lock.stat()
+                device = f"{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}"
+                where = f"{device}:{st.st_ino}"
                 for line in Path("/proc/locks").read_text().splitlines():
                     words = line.split()
-                    if "FLOCK" in words and words[-3].endswith(f":{lock.stat().st_ino}"):
+                    if "FLOCK" in words and words[-3] == where:
                         found.append(int(words[-4]))
         return found
 

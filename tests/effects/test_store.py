@@ -13,7 +13,7 @@ import pytest
 from psync.core.entry import Agreed
 from psync.effects.state import SessionDir, sessions, state_directory
 from psync.effects.store import ROOT_ID, Intents, Rows
-from psync.errors import StoreError, UsageError
+from psync.errors import StoreError, UnwritableError, UsageError
 
 ROOT_RECORD = Agreed(2, 0o755, 0, 0, 0, 7, b"", b"", 2, 0, 3, 0)
 
@@ -148,6 +148,21 @@ class TestRows:
         assert rows.children(1)[0][2].left_ino == high
         assert rows.by_inode(0, high) == [(1, b"x")]
         assert rows.by_inode(1, 1 << 63) == [(1, b"x")]
+
+    def test_goes_on_when_the_disk_is_no_longer_full(self, rows):
+        tree(rows)
+        many = [(1, b"%d" % number, 0, file()) for number in range(2000)]
+        room = rows._db.pragma("max_page_count", rows._db.pragma("page_count"))
+
+        with pytest.raises(UnwritableError, match="full"):
+            rows.commit(many, [], 9)
+
+        assert rows.count == 5
+        rows.set_meta("small", "fits", durable=True)
+        rows._db.pragma("max_page_count", room + 10_000)
+        rows.commit(many, [], 9)
+        assert rows.count == 2005
+        assert rows.get(1, b"7") == (0, file())
 
     def test_changes_nothing_when_a_commit_fails(self, rows):
         tree(rows)

@@ -1,0 +1,164 @@
+"""Disks that are full, fail, lose their power or go away; ids as in docs/FAILURES.md."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.disks import Disk, disk, memory, resize
+from tests.e2e.pair import Pair, tree, until
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+
+
+def other(pair: Pair, side: str) -> Path:
+    return pair.right if side == "left" else pair.left
+
+
+def power_cut(pair: Pair, broken: Disk) -> None:
+    """Everything ends at once, and a disk has only what it was made to write."""
+    pids = pair.agents()
+    pair.kill()
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    broken.cut()
+    broken.unmount()
+    broken.mount()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+class TestPower:
+    @pytest.mark.parametrize("kind", ["ext4", "xfs"])
+    def test_x03_that_is_cut_loses_nothing(self, pair: Pair, side: str, kind: str) -> None:
+        """What one side has lost comes again from the other, and nothing old wins.
+
+        The host goes on, as with a disk that is not in it.
+        """
+        here, there = pair.root(side), other(pair, side)
+        with disk(pair.base / "disk", here, kind, mib=320 if kind == "xfs" else 64) as broken:
+            pair.start("--set", "sync_interval=60")
+            (there / "d").mkdir()
+            for number in range(20):
+                (there / f"d/{number}").write_text(f"old {number}")
+            (there / "large").write_bytes(b"old" * 300_000)
+            pair.settle()
+            pair.restart()  # commits
+            for number in range(0, 20, 2):
+                (there / f"d/{number}").write_text(f"newer {number}")
+            (there / "large").write_bytes(b"new" * 300_000)
+            (there / "d/1").rename(there / "moved")
+            (there / "d/3").unlink()
+            (there / "fresh").write_text("fresh")
+            expected = pair.settle()
+
+            power_cut(pair, broken)
+            pair.start()
+
+            found = pair.settle()
+            assert {p: e[-1] for p, e in found.items() if e[0] == "file"} == {
+                p: e[-1] for p, e in expected.items() if e[0] == "file"
+            }
+            assert not pair.leftovers()
+            pair.stop()
+
+    def test_a07_a_disk_that_fails_halts_and_is_not_believed(self, pair: Pair, side: str) -> None:
+        here, there = pair.root(side), other(pair, side)
+        with disk(pair.base / "disk", here) as broken:
+            pair.start("--set", "sync_interval=1")
+            (there / "f").write_text("old")
+            pair.settle()
+            pair.restart()
+            (there / "f").write_text("newer")
+            (there / "g").write_text("new")
+            pair.settle()
+            broken.cut()
+
+            told = pair.wait_for("halted")
+
+            assert "psync resume" in told["halted"]
+            broken.unmount()
+            broken.mount()
+            assert pair.psync("resume").returncode == 0
+            pair.wait_for("watching")
+            found = pair.settle()
+            assert (found[b"f"][-1], found[b"g"][-1]) == (b"newer", b"new")
+            pair.stop()
+
+    def test_r02_a_disk_that_is_taken_away_lazily_deletes_nothing(
+        self, pair: Pair, side: str
+    ) -> None:
+        """Nothing tells of it: the descriptors that are open still show the old tree."""
+        here, there = pair.root(side), other(pair, side)
+        with disk(pair.base / "disk", here) as taken:
+            (there / "precious").write_text("precious")
+            pair.start()
+            pair.settle()
+            taken.unmount(lazily=True)
+            (there / "new").write_text("new")
+
+            pair.wait_for("halted")
+
+            assert os.listdir(here) == []
+            assert set(tree(there)) == {b"precious", b"new"}
+            taken.mount()
+            assert pair.psync("resume").returncode == 0
+            pair.wait_for("watching")
+            assert set(pair.settle()) == {b"precious", b"new"}
+            pair.stop()
+
+
+class TestFull:
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_a05_a_replica_goes_on_when_there_is_room_again(self, pair: Pair, side: str) -> None:
+        here, there = pair.root(side), other(pair, side)
+        with memory(here, "2m"):
+            (there / "first").write_text("first")
+            pair.start()
+            before = pair.settle()
+            (there / "inline").write_bytes(b"i" * 200_000)
+            (there / "large").write_bytes(b"l" * 8_000_000)
+            (there / "first").write_text("edited")
+            until(lambda: pair.status()["problems"], "a problem")
+
+            assert tree(here).keys() >= before.keys()
+            assert not (here / "large").exists()
+            resize(here, "64m")
+            found = pair.settle()
+            assert found[b"large"][-1] == b"l" * 8_000_000
+            assert found[b"first"][-1] == b"edited"
+            assert not pair.leftovers()
+            pair.stop()
+
+    def test_a06_the_state_directory_goes_on_when_there_is_room_again(self, pair: Pair) -> None:
+        """Nothing is replicated that cannot be written down, and nothing is missed."""
+        with memory(pair.state, "2m"):
+            (pair.left / "f").write_text("old")
+            pair.start("--set", "sync_interval=1")
+            pair.settle()
+            ballast = pair.state / "ballast"
+            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as stream:
+                while True:
+                    stream.write(b"b" * 4096)
+            (pair.left / "f").write_text("edited")
+            (pair.right / "g").write_text("new")
+
+            told = until(lambda: pair.status().get("trouble"), "trouble")
+
+            assert "cannot" in told
+            assert pair.process is not None
+            assert pair.process.poll() is None
+            refused = pair.psync("flush", "--timeout", "0.2")
+            assert (refused.returncode, told in refused.stderr) == (1, True), refused.stderr
+            (pair.left / "h").write_text("while full")
+            ballast.unlink()
+            found = pair.settle()
+            assert [found[name][-1] for name in (b"f", b"g", b"h")] == [
+                b"edited", b"new", b"while full",
+            ]  # fmt: skip
+            assert pair.status()["trouble"] == ""
+            assert pair.stop() == 0
