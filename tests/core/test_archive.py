@@ -269,6 +269,14 @@ class TestThaw:
         flush(archive)
         assert content(Archive(rows)) == before
 
+    def test_a_thaw_without_a_frozen_generation_changes_nothing(self, archive) -> None:
+        before = content(archive)
+
+        archive.thaw()
+
+        assert content(archive) == before
+        assert archive.uncommitted == len(before)
+
     def test_keeps_renames(self, archive, rows):
         flush(archive)
         archive.rename(b"a", b"c", directory(1))
