@@ -857,6 +857,7 @@ def _limits(options: Options) -> Limits:
         inline_max=options.inline_max,
         max_delete=float(text[:-1]) / 100 if text.endswith("%") else int(text),
         compare=not options.skip_initial_sync,
+        favoured=Side.__members__.get(options.conflict.upper()),
     )
 
 

@@ -85,6 +85,11 @@ class TestOptions:
                 {"durability": "very"},
                 "here: durability: Invalid enum value 'very'; there are: lazy, strict",
             ),
+            (
+                {"conflict": "oldest"},
+                "here: conflict: Invalid enum value 'oldest'; there are: newest, left, right",
+            ),
+            ({"conflict": 1}, "here: conflict: Expected str, got int"),
             ({"dry_run": "yes"}, "here: dry_run: Expected bool, got str"),
             ({"excludes": [1]}, "here: excludes: Expected str, got int"),
             ({"excludes": ["ok", "("]}, "here: excludes: '(' is no regular expression: missing )"),

@@ -509,7 +509,7 @@ class Session:
         views = (left.view(path, base), right.view(path, base))
         if self._is_doomed(path, views):
             return
-        decision = decide(base, *views, trust_times=not self.met)
+        decision = decide(base, *views, trust_times=not self.met, favoured=self._limits.favoured)
         decision = self._with_survivors(path, self._without_cuts(decision, views), views)
         verb = decision.verb
         if verb is Verb.NOTHING:

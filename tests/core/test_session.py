@@ -865,6 +865,50 @@ class TestWriters:
         assert duo.shape(LEFT) == duo.shape(RIGHT) == {b"d": None, b"d/f": b"half"}
 
 
+class TestPolicy:
+    """What wins where both sides changed something."""
+
+    @pytest.mark.parametrize("favoured", Side)
+    @pytest.mark.parametrize("newer", Side)
+    def test_lets_a_side_win_whatever_the_clocks_say(self, favoured: Side, newer: Side) -> None:
+        duo = Duo({b"f": b"one"}, TINY._replace(favoured=favoured))
+        duo.receive(Paused())
+        for side in Side:
+            duo.write(side, b"f", b"by %d" % side, mtime_ns=10**18 + (side == newer))
+        duo.receive(Resumed())
+
+        duo.assert_rest()
+        assert duo.left.content[b"f"] == b"by %d" % favoured
+        assert [t.keep for t in duo.sent()] == [True]
+
+    @pytest.mark.parametrize("favoured", Side)
+    @pytest.mark.parametrize("deleted", Side)
+    def test_brings_an_edit_back_whoever_is_favoured(self, favoured: Side, deleted: Side) -> None:
+        duo = Duo({b"f": b"one"}, TINY._replace(favoured=favoured))
+        duo.receive(Paused())
+        duo.delete(deleted, b"f")
+        duo.write(deleted.other, b"f", b"two")
+        duo.receive(Resumed())
+
+        duo.assert_rest()
+        assert duo.left.content == {b"f": b"two"}
+
+    @pytest.mark.parametrize("favoured", Side)
+    @pytest.mark.parametrize("directory", Side)
+    def test_keeps_a_directory_whoever_is_favoured(self, favoured: Side, directory: Side) -> None:
+        duo = Duo(limits=TINY._replace(favoured=favoured))
+        duo.receive(Paused())
+        duo.write(directory.other, b"p", b"file")
+        duo.hands[directory].make(b"p", None)
+        duo.hands[directory].make(b"p/x", b"inside")
+        duo.see(directory, b"p", b"p/x")
+        duo.receive(Resumed())
+
+        duo.assert_rest()
+        assert duo.left.content == {b"p/x": b"inside"}
+        assert [t.keep for t in duo.sent() if t.path == b"p"] == [True]
+
+
 class TestComparing:
     def test_asks_both_for_digests_and_agrees_when_they_are_equal(self) -> None:
         duo = Duo({b"f": b"one"})

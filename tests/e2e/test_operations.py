@@ -232,6 +232,40 @@ class TestBothSides:
         assert watching.status()["conflicts"] == 1
 
 
+def _rival(pair: Pair, path: str, newer: str = "right") -> None:
+    """Let both sides change a file, of which one is newer."""
+    pair.psync("pause")
+    for name in SIDES:
+        file = pair.root(name) / path
+        file.write_text(f"{name}\n")
+        os.utime(file, ns=(10**18, 10**18 + (name == newer)))
+    pair.psync("resume")
+
+
+class TestPolicy:
+    @pytest.mark.parametrize("favoured", SIDES)
+    def test_lets_a_side_win(self, pair: Pair, favoured: str) -> None:
+        other = "right" if favoured == "left" else "left"
+        pair.start("--set", f"conflict={favoured}")
+        (pair.left / "f").write_text("first")
+        pair.settle()
+        _rival(pair, "f", newer=other)
+        _rival(pair, "new", newer=other)
+
+        after = pair.settle()
+
+        assert [after[name][-1] for name in (b"f", b"new")] == [f"{favoured}\n".encode()] * 2
+        assert pair.conflicts(other) == [f"{other}\n".encode()] * 2
+        assert pair.status()["conflicts"] == 2
+
+    def test_that_does_not_exist_is_refused(self, pair: Pair) -> None:
+        run = pair.psync("run", "--set", "conflict=oldest", str(pair.left), str(pair.right))
+
+        assert run.returncode == 2
+        assert run.stderr.count("\n") == 1
+        assert "conflict: Invalid enum value 'oldest'; there are: newest" in run.stderr
+
+
 class TestConflicts:
     @pytest.fixture(params=["left", "right"])
     def side(self, request: pytest.FixtureRequest) -> str:
