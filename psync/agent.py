@@ -61,6 +61,7 @@ from psync.wire import (
     Closed,
     CloseSource,
     Credit,
+    Dropped,
     Fatal,
     Flush,
     Framer,
@@ -328,9 +329,16 @@ class Agent:
         assert self._helpers is not None
         kept = self._helpers.kept
         if kept:
-            for late in kept:
-                self._send(late)
+            self._send_all(kept)
             kept.clear()
+        self._put_beside()
+
+    def _put_beside(self) -> list[Dropped]:
+        """Let the users have what has lost a conflict, where they are to have both versions."""
+        assert self._helpers is not None
+        dropped = self._helpers.put_beside()
+        self._send_all(dropped)
+        return dropped
 
     def _send(self, message: Message) -> None:
         self._out.add(encode(message))
@@ -475,6 +483,7 @@ class Agent:
             strict=start.strict,
             quarantine_ms=start.quarantine_ms,
             log=self._log,
+            keep_both=start.keep_both,
         )
         try:
             os.close(open_control(self._root_fd))
@@ -536,6 +545,9 @@ class Agent:
         self._check_root()
         outcomes = self._helpers.apply(message.transitions)
         observer.applied(message.transitions, outcomes)
+        # Before the outcome by which it lost: who waits for that waits for the loser, too.
+        given = {dropped.kept for dropped in self._put_beside()}
+        outcomes = [o._replace(kept=b"") if o.kept in given else o for o in outcomes]
         self._send(Results(message.batch, outcomes))
         self._out.flush()
         self._report_kept()

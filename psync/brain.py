@@ -353,6 +353,7 @@ class Brain:
             suppress_echoes=options.suppress_echoes,
             poll_ms=int(options.poll_interval * 1000),
             conflict_keep_s=options.keep_conflicts_s,
+            keep_both=options.conflict == "keep-both",
         )
 
     def _remembered(self, key: str, fresh: str | None = None) -> str:
@@ -589,6 +590,7 @@ class Brain:
         message = {
             "conflict.kept": f"conflict{where}: {path}the version that lost is kept as "
             f".psync/conflicts/{note.text}",
+            "conflict.beside": f"conflict{where}: {path}{note.text}",
             "session.halted": f"HALTED: {note.text}",
         }.get(note.event, f"{note.event.replace('.', ' ')}{where}: {path}{note.text}")
         self._log.warning(note.event, side=note.side, path=note.path, message=message)

@@ -3,7 +3,8 @@
 `.psync/conflicts` holds each loser under the name that it had in quarantine, and beside it a
 note in JSON: where it was, when and why it was displaced, what it was. It goes back to
 where it was (or elsewhere) as if a user had put it there; what stands there then takes
-its place here.
+its place here. Where both versions are to be kept among the users' files it goes back at once,
+beside the other one, under a name of its own.
 
 **Invariants.** Things come and go by renames that overwrite nothing; the note is written
 before, so that none lacks it. Only `drop` destroys, because a person said so, and
@@ -24,14 +25,14 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Optional
+from typing import Any, Optional
 
-from psync.core.entry import Entry, is_ours, printable, split, valid_path
+from psync.core.entry import Entry, Side, is_ours, join, printable, split, valid_path
 from psync.private import open_directory, remove_tree
 from psync.syscalls import EXCHANGE, NOREPLACE, open_beneath, renameat2
 from psync.wire import Note
 
-__all__ = ["SHOWN_MAX", "Conflicts"]
+__all__ = ["SHOWN_MAX", "Conflicts", "name_beside"]
 
 SHOWN_MAX = 4 << 20  # bytes of a version that are worth comparing on a terminal
 _NAME = re.compile(rb"(?!.*\.json(\.new)?$)(?!\.\.?$)[^/\0]+", re.DOTALL)  # not of a note
@@ -41,6 +42,9 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _REPLACED = "replaced"  # by a version that was restored
+_NAME_MAX = 255
+_EXTENSION_MAX = 16
+_BESIDE_MAX = 1000  # of one name in one second
 
 
 class Conflicts:
@@ -49,11 +53,17 @@ class Conflicts:
     Args:
         control_fd: `.psync`.
         log: takes a `logging` level and a line.
+
+    Attributes:
+        keep_both: what comes here is to go back beside the version that won.
+        due: the names of what is to go back so.
     """
 
     def __init__(self, control_fd: int, log: Callable[[int, str], None]) -> None:
         self._fd = open_directory(control_fd, b"conflicts")
         self._log = log
+        self.keep_both = False
+        self.due: list[bytes] = []
 
     def close(self) -> None:
         """Close it."""
@@ -72,8 +82,11 @@ class Conflicts:
         Raises:
             OSError: it is where it was.
         """
-        self._write(name, path, reason, entry)
+        beside = self.keep_both and bool(path)
+        self._write(name, path, reason, entry, beside=beside)
         renameat2(from_fd, name, self._fd, name, NOREPLACE)
+        if beside:
+            self.due.append(name)
 
     # --- what is here ----------------------------------------------------------------------
 
@@ -170,6 +183,41 @@ class Conflicts:
         entry = Entry(0, mode, st.st_uid, st.st_gid, size, mtime_ns, b"", b"", st.st_ino, 0)
         self._write(note.name, path, _REPLACED, entry)
 
+    # --- what both sides are to keep -------------------------------------------------------
+
+    def recall_due(self) -> None:
+        """Find what an earlier agent was to put back beside the version that won, and did not."""
+        for note in self.notes():
+            with suppress(OSError, ValueError):
+                if note.path and self._told(note.name).get("beside") is True:
+                    self.due.append(note.name)
+
+    def put_beside(self, note: Note, parent_fd: int, side: Side) -> bytes:
+        """Put a version back into the directory where it was, under a name that nobody has.
+
+        Args:
+            note: the version's.
+            parent_fd: that directory.
+            side: the replica's.
+
+        Returns:
+            Its path now.
+
+        Raises:
+            OSError: it is where it was.
+        """
+        directory, name = split(note.path)
+        for number in range(1, _BESIDE_MAX):
+            new = name_beside(name, side, note.time_ns, number)
+            try:
+                renameat2(self._fd, note.name, parent_fd, new, NOREPLACE)
+            except FileExistsError:
+                continue
+            with suppress(OSError):
+                os.unlink(note.name + b".json", dir_fd=self._fd)
+            return join(directory, new)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
     def drop(self, name: bytes) -> None:
         """Destroy a version. Raises OSError."""
         remove_tree(self._fd, name)
@@ -190,13 +238,16 @@ class Conflicts:
 
     # --- notes -----------------------------------------------------------------------------
 
-    def _write(self, name: bytes, path: bytes, reason: str, entry: Entry) -> None:
+    def _write(
+        self, name: bytes, path: bytes, reason: str, entry: Entry, *, beside: bool = False
+    ) -> None:
         """Write a note, whole or not at all."""
         note = {
             "path": printable(path) if path else "",
             "path_hex": path.hex(),
             "time": time.strftime(_TIME, time.gmtime()),
             "reason": reason,
+            **({"beside": True} if beside else {}),
             "entry": {
                 **entry._asdict(),
                 "target": entry.target.hex(),
@@ -208,9 +259,16 @@ class Conflicts:
             stream.write(json.dumps(note, indent=1).encode() + b"\n")
         os.rename(new, name + b".json", src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
-    def _note(self, name: bytes) -> Note:
+    def _told(self, name: bytes) -> dict[str, Any]:
+        """A note as it stands there. Raises OSError, ValueError."""
         with open(os.open(name + b".json", _OPEN, dir_fd=self._fd), "rb") as stream:
             told = json.load(stream)
+        if not isinstance(told, dict):
+            raise ValueError(told)
+        return told
+
+    def _note(self, name: bytes) -> Note:
+        told = self._told(name)
         return Note(
             name,
             bytes.fromhex(told["path_hex"]),
@@ -219,6 +277,28 @@ class Conflicts:
             int(told["entry"]["size"]),
             int(told["entry"]["mtime_ns"]),
         )
+
+
+def name_beside(name: bytes, side: Side, time_ns: int, number: int = 1) -> bytes:
+    """Name the version that lost: `name.conflict-LEFT-20261122T001500Z.ext`, 255 bytes at most.
+
+    Args:
+        name: what it was called.
+        side: where it was.
+        time_ns: when it lost.
+        number: tells it from others of that second.
+    """
+    stem, dot, extension = name.rpartition(b".")
+    if not stem or len(extension) > _EXTENSION_MAX:
+        stem, dot, extension = name, b"", b""
+    when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time_ns // 10**9))
+    mark = f".conflict-{side.name}-{when}" + (f"-{number}" if number > 1 else "")
+    rest = mark.encode() + dot + extension
+    end = min(len(stem), _NAME_MAX - len(rest))
+    for _ in range(3):  # not within a character of UTF-8
+        if end < len(stem) and stem[end] & 0xC0 == 0x80:
+            end -= 1
+    return stem[:end] + rest
 
 
 def _read(parent_fd: int, name: bytes) -> Optional[bytes]:

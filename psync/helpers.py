@@ -35,6 +35,7 @@ from psync.claim import marker, open_control, write_generation, write_marker
 from psync.core.entry import (
     Entry,
     Kind,
+    Side,
     content_digest,
     is_ours,
     printable,
@@ -70,6 +71,7 @@ from psync.wire import (
     SHOW,
     Dropped,
     Kept,
+    Note,
     Outcome,
     Recall,
     Recalled,
@@ -112,6 +114,7 @@ class Helpers:
         quarantine_ms: how long what was displaced waits for its last look.
         log: takes a `logging` level and a line.
         now: the clock, in seconds.
+        keep_both: what loses a conflict goes back beside the version that won.
     """
 
     stage_fd: int
@@ -130,6 +133,7 @@ class Helpers:
         quarantine_ms: int,
         log: Callable[[int, str], None],
         now: Callable[[], float] = time.monotonic,
+        keep_both: bool = False,
     ) -> None:
         self.own: OrderedDict[bytes, Optional[Entry]] = OrderedDict()
         self.kept: list[Kept] = []
@@ -141,6 +145,8 @@ class Helpers:
         self._delay_s = quarantine_ms / 1000
         self._log = log
         self._now = now
+        self._keep_both = keep_both
+        self._side = Side.LEFT
         self._here: Optional[Directory] = None
         self._control_fd = -1
         self._stage: Stage
@@ -160,6 +166,8 @@ class Helpers:
             self._control_fd, self._delay_s, self._strict, self._log, self._now
         )
         self._quarantine.kept = self.kept
+        self._quarantine.conflicts.keep_both = self._keep_both
+        self._side = Side(side)
         self._stage.probe()
         self.stage_fd = self._stage.fd
         write_marker(self._root_fd, self._control_fd, pair, side)
@@ -218,6 +226,44 @@ class Helpers:
             return Recalled(token, "", [note]), [Dropped(name)]
         except OSError as error:
             return Recalled(token, error.strerror or str(error), []), []
+
+    def put_beside(self) -> list[Dropped]:
+        """Give back to the users what has lost a conflict, where they are to keep both versions.
+
+        What cannot be put there now stays in the conflict store; the next agent tries again.
+
+        Returns:
+            What is not in the store any more.
+        """
+        store, done = self._quarantine.conflicts, []
+        try:
+            while store.due:
+                name = store.due.pop(0)
+                try:
+                    done.append(self._put_beside(store.find(name)))
+                except UnmetError as unmet:
+                    self._cannot_put_beside(name, _MESSAGES[unmet.status])
+                except OSError as error:
+                    self._cannot_put_beside(name, error.strerror or str(error))
+        finally:
+            self._leave()
+        if done:
+            self._quarantine.settle()
+        return done
+
+    def _put_beside(self, note: Note) -> Dropped:
+        here = self._enter(split(note.path)[0])
+        self._open_up(here)
+        path = self._quarantine.conflicts.put_beside(note, here.fd, self._side)
+        here.changed = True
+        return Dropped(note.name, path)
+
+    def _cannot_put_beside(self, name: bytes, why: str) -> None:
+        self._log(
+            logging.WARNING,
+            f"what lost a conflict cannot be put beside the version that won: {why}; it stays in "
+            f".psync/conflicts/{printable(name)}",
+        )
 
     def expire(self, keep_s: int) -> list[Dropped]:
         """Destroy what has been in the conflict store for so many seconds. Blocks."""

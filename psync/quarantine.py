@@ -330,6 +330,8 @@ class Quarantine:
 
     def recall_kept(self) -> None:
         """Tell the brain what the store holds from earlier runs; what has no note is left out."""
+        if self.conflicts.keep_both:
+            self.conflicts.recall_due()
         for note in self.conflicts.notes():
             self.kept.append(Kept(note.path, note.name, fresh=False))
 

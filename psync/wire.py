@@ -356,9 +356,15 @@ class Recalled(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """A version is in the conflict store no more."""
+    """A version is in the conflict store no more.
+
+    Attributes:
+        kept: its name there.
+        path: where it was put, for the users to have both versions; empty: nowhere.
+    """
 
     kept: bytes
+    path: bytes = b""
 
 
 # --- messages: the brain speaks ---------------------------------------------------------
@@ -385,6 +391,7 @@ class Start(NamedTuple):
     suppress_echoes: bool
     poll_ms: int
     conflict_keep_s: int = 0  # how long a loser is kept; 0: until a person drops it
+    keep_both: bool = False  # a loser goes back beside the version that won
 
 
 class Watch(NamedTuple):

@@ -100,6 +100,11 @@ class Pair:
         if fresh:
             self.note("conflict.kept", side, path, printable(kept))
 
+    def forget_kept(self, side: Side) -> None:
+        """A new agent tells of all losers that are kept on a side."""
+        for key in [key for key in self.conflicts if key[0] == side]:
+            del self.conflicts[key]
+
     def look(self, side: Side, path: bytes, want: int) -> None:
         """Have a path looked at on a side, if somebody is there to do it."""
         replica = self.replicas[side]

@@ -149,6 +149,7 @@ class Session:
                     self.halt(event.side, why)
         elif isinstance(event, SideUp):
             self._side_down(event.side, Link.SCANNING)
+            self._pair.forget_kept(event.side)
             self._replicas[event.side].cut_ns = event.cut_ns
             if event.accepted:
                 self._guard.accept_next(event.side)

@@ -258,6 +258,28 @@ class TestPolicy:
         assert pair.conflicts(other) == [f"{other}\n".encode()] * 2
         assert pair.status()["conflicts"] == 2
 
+    @pytest.mark.parametrize("newer", SIDES)
+    @pytest.mark.parametrize("name", ["f.txt", "\udcff\n" + "x" * 253, ".hidden"])
+    def test_keeps_both_versions_on_both_sides(self, pair: Pair, newer: str, name: str) -> None:
+        other = "right" if newer == "left" else "left"
+        pair.start("--set", "conflict=keep-both")
+        (pair.left / "d").mkdir()
+        (pair.left / "d" / name).write_text("first")
+        pair.settle()
+        _rival(pair, f"d/{name}", newer=newer)
+
+        after = pair.settle()
+
+        path = b"d/" + os.fsencode(name)
+        ((beside, found),) = [(p, v[-1]) for p, v in after.items() if p not in (b"d", path)]
+        assert after[path][-1] == f"{newer}\n".encode()
+        assert found == f"{other}\n".encode()
+        assert f".conflict-{other.upper()}-".encode() in beside
+        assert pair.conflicts(other) == []
+        assert pair.status()["conflicts"] == 0
+        pair.restart()
+        assert pair.settle() == after
+
     def test_that_does_not_exist_is_refused(self, pair: Pair) -> None:
         run = pair.psync("run", "--set", "conflict=oldest", str(pair.left), str(pair.right))
 

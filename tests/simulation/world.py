@@ -272,7 +272,7 @@ class World:
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._digest = blake2b()
         self.lines: list[str] | None = [] if keep_trace else None
-        rng = self.rng
+        rng, policy = self.rng, random.Random(f"policy {seed}")
         self.options = Options(rng)
         reuse, queue_max = rng.random() < 0.5, rng.choice((6, 40, 10_000))
         self.disks = [Disk(self._tick, reuse_inodes=reuse, queue_max=queue_max) for _ in Side]
@@ -283,8 +283,9 @@ class World:
             contents_max=rng.choice((10, 1000, 1000)),
             max_delete=rng.choice((1.0, 0.5, 0.2, 3)),
             max_delete_min=4,
-            favoured=random.Random(f"favoured {seed}").choice((None, None, *Side)),
+            favoured=policy.choice((None, None, *Side)),
         )
+        self.options.keep_both = policy.random() < 0.3
         self._slow = rng.choice((0.001, 0.02, 0.3))
         self._pace = rng.choice((0.005, 0.08, 0.5))
         self._faults = [
@@ -612,6 +613,9 @@ class World:
         if session.state is not State.WATCHING:
             raise Violation(f"state {session.state.name}")
         self._check_tokens()
+        for agent in self.agents:
+            if agent is not None and agent.due:
+                raise Violation(f"not put beside what won: {agent.due}")
         if local:
             return
         self._check_archive(brain)
@@ -637,7 +641,9 @@ class World:
         if self._powerless:
             return
         users.superseded.discard(b"local")
+        beside = set[bytes]().union(*(d.beside for d in self.disks))
         back = (here[0] | here[1]) & users.superseded - users.blurred
+        back = {token for token in back if token not in beside or not self._was_rivalled(token)}
         if back:
             raise Violation(f"came back: {sorted(back)}")
         for _, data in [c for d in self.disks for c in d.conflicts]:

@@ -46,6 +46,7 @@ class Replica:
         strip: bool = True,
         strict: bool = False,
         prepare: bool = True,
+        keep_both: bool = False,
     ) -> None:
         self.root = root
         self.path = os.fsencode(root)
@@ -62,6 +63,7 @@ class Replica:
             quarantine_ms=int(QUARANTINE_S * 1000),
             log=lambda level, line: self.lines.append(line),
             now=lambda: self.now,
+            keep_both=keep_both,
         )
         if prepare:
             self.helpers.prepare("pair", 0)
