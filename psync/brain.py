@@ -166,7 +166,7 @@ class Brain:
             met=self._rows.meta("met") == "1",
         )
         self._last_number = 0
-        self._desk = Desk(self._session, self._peers, self._number)
+        self._desk = Desk(self._session, self._peers, self._number, self._pump)
         self._transfers = Transfers(
             self._peers, Rsync(*hosts), options.rsync_extra, self._transferred, self._number
         )
@@ -741,6 +741,7 @@ class Brain:
             **sides,
             "started": self._started,
             "last_change": self._last_change,
+            "conflict_list": [printable(path) for path, _, _ in session.asked()[:100]],
             "problem_list": [
                 {"side": side.name.lower(), "path": printable(path), "message": message}
                 for side, path, message in problems[:100]
@@ -860,6 +861,7 @@ def _limits(options: Options) -> Limits:
         max_delete=float(text[:-1]) / 100 if text.endswith("%") else int(text),
         compare=not options.skip_initial_sync,
         favoured=Side.__members__.get(options.conflict.upper()),
+        ask=options.conflict == "ask",
     )
 
 

@@ -4,7 +4,8 @@
     psync [run] NAME                    the same, as configured
     psync sync ...                      once, then end
     psync status | flush | pause | resume | stop [NAME]
-    psync conflicts [NAME]              list what lost a conflict; show, compare, restore, drop it
+    psync conflicts [NAME]              list what lost a conflict; show, compare, restore, drop it;
+                                        say which side is to win one that waits for a word
     psync trust HOST                    accept a host's key after a look at it
     psync agent                         what runs on the other side
 
@@ -196,7 +197,17 @@ def _grammar() -> argparse.ArgumentParser:
     conflicts.add_argument("--json", action="store_true", help="for programs")
     what = conflicts.add_mutually_exclusive_group()
     what.add_argument("--show", metavar="KEPT", help="print a version")
-    what.add_argument("--diff", metavar="KEPT", help="compare it with what is at its path now")
+    what.add_argument(
+        "--diff",
+        metavar="KEPT",
+        help="compare it with what is at its path now; or left and right of a conflict that waits",
+    )
+    what.add_argument(
+        "--take",
+        metavar=("left|right", "PATH"),
+        nargs=2,
+        help="let that side's version win a conflict that waits for a word; the other is kept",
+    )
     what.add_argument(
         "--restore", metavar="KEPT", help="put it back; what is there is kept instead"
     )
@@ -475,6 +486,12 @@ def _conflicts(chosen: argparse.Namespace) -> int:
         return _show(
             chosen, _ask(chosen, "conflicts", action="show", kept=chosen.show or chosen.diff)
         )
+    if chosen.take is not None:
+        side, path = chosen.take
+        if side not in ("left", "right"):
+            raise UsageError(f"--take left PATH or --take right PATH, not {side!a}")
+        _ask(chosen, "conflicts", action="take", side=side, path=path)
+        return 0
     if chosen.restore is not None:
         _ask(chosen, "conflicts", action="restore", kept=chosen.restore, to=chosen.to)
         return 0
@@ -490,8 +507,13 @@ def _conflicts(chosen: argparse.Namespace) -> int:
         told = [
             str(each.get(key, "")) for key in ("time", "side", "path", "kept", "reason", "size")
         ]
+        told += [_describe_version(side, each[side]) for side in ("left", "right") if side in each]
         print(harmless("  ".join(word for word in told if word)))
     return 0
+
+
+def _describe_version(side: str, version: dict[str, Any]) -> str:
+    return f"{side}: {version.get('kind')}, {version.get('size', 0):,} bytes, {version.get('time')}"
 
 
 def _show(chosen: argparse.Namespace, version: dict[str, Any]) -> int:
@@ -504,6 +526,13 @@ def _show(chosen: argparse.Namespace, version: dict[str, Any]) -> int:
         print(json.dumps(version))
         return 0
     kept, present = (_bytes(version.get(key)) for key in ("content", "present"))
+    first, second = version.get("names", ("kept", "now"))
+    waits = not version.get("kept")
+    if waits and (chosen.show is not None or kept is None or present is None):
+        raise Refused(
+            f"{version['path']} waits for a word: --diff compares its two versions, if both are "
+            "files and not very large"
+        )
     if kept is None:
         raise Refused(
             f"{version['kept']} is no file, or a very large one: it lies in .psync/conflicts "
@@ -519,9 +548,9 @@ def _show(chosen: argparse.Namespace, version: dict[str, Any]) -> int:
         texts = [text.decode().splitlines(keepends=True) for text in (kept, present)]
     except UnicodeDecodeError:
         same = "the same" if kept == present else "not the same"
-        print(f"no text: {len(kept):,} bytes kept, {len(present):,} bytes there now, {same}")
+        print(f"no text: {len(kept):,} bytes ({first}), {len(present):,} bytes ({second}), {same}")
         return 0
-    names = (f"{version['path']} (kept)", f"{version['path']} (now)")
+    names = (f"{version['path']} ({first})", f"{version['path']} ({second})")
     for line in difflib.unified_diff(texts[0], texts[1], *names):
         print(harmless(line.rstrip("\n").expandtabs()))
     return 0
@@ -579,6 +608,8 @@ def _describe(answer: dict[str, Any]) -> list[str]:
     lines.append("  " + ", ".join(counts + since))
     if answer.get("halted"):
         lines.append(f"  halted: {answer['halted']}")
+    for path in answer.get("conflict_list", ()):
+        lines.append(f"  conflict: {path}: waits for psync conflicts --take left|right PATH")
     for each in answer.get("problem_list", ()):
         place = f"{each.get('side')} {each.get('path')}"
         lines.append(f"  problem: {place}: {each.get('message')}")

@@ -114,7 +114,7 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     log_file: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    conflict: Literal["newest", "left", "right", "keep-both"] = "newest"
+    conflict: Literal["newest", "left", "right", "keep-both", "ask"] = "newest"
     conflict_keep: str = "30d"
     max_delete: str = "50%"
     suppress_echoes: bool = True

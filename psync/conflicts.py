@@ -32,7 +32,7 @@ from psync.private import open_directory, remove_tree
 from psync.syscalls import EXCHANGE, NOREPLACE, open_beneath, renameat2
 from psync.wire import Note
 
-__all__ = ["SHOWN_MAX", "Conflicts", "name_beside"]
+__all__ = ["SHOWN_MAX", "Conflicts", "name_beside", "read_present"]
 
 SHOWN_MAX = 4 << 20  # bytes of a version that are worth comparing on a terminal
 _NAME = re.compile(rb"(?!.*\.json(\.new)?$)(?!\.\.?$)[^/\0]+", re.DOTALL)  # not of a note
@@ -121,17 +121,10 @@ class Conflicts:
 
         Of a symlink that is its text.
         """
-        kept = present = None
+        kept = None
         with suppress(OSError):
             kept = _read(self._fd, note.name)
-        with suppress(OSError):
-            directory, name = split(note.path)
-            parent_fd = open_beneath(root_fd, directory, os.O_PATH | os.O_DIRECTORY)
-            try:
-                present = _read(parent_fd, name)
-            finally:
-                os.close(parent_fd)
-        return kept, present
+        return kept, read_present(root_fd, note.path)
 
     # --- what a person wants ---------------------------------------------------------------
 
@@ -299,6 +292,18 @@ def name_beside(name: bytes, side: Side, time_ns: int, number: int = 1) -> bytes
         if end < len(stem) and stem[end] & 0xC0 == 0x80:
             end -= 1
     return stem[:end] + rest
+
+
+def read_present(root_fd: int, path: bytes) -> Optional[bytes]:
+    """Read what is at a path of the replica; None: no file, or a very large one."""
+    directory, name = split(path)
+    with suppress(OSError):
+        parent_fd = open_beneath(root_fd, directory, os.O_PATH | os.O_DIRECTORY)
+        try:
+            return _read(parent_fd, name)
+        finally:
+            os.close(parent_fd)
+    return None
 
 
 def _read(parent_fd: int, name: bytes) -> Optional[bytes]:

@@ -32,6 +32,7 @@ from itertools import islice
 from typing import Optional, Union
 
 from psync.claim import marker, open_control, write_generation, write_marker
+from psync.conflicts import read_present
 from psync.core.entry import (
     Entry,
     Kind,
@@ -65,6 +66,7 @@ from psync.wire import (
     NO_PARENT,
     NOT_EMPTY,
     PUT,
+    READ,
     RENAME,
     RESTORE,
     RMDIR,
@@ -214,6 +216,8 @@ class Helpers:
         try:
             if message.verb == LIST:
                 return Recalled(token, "", list(islice(store.notes(), NOTES_MAX))), []
+            if message.verb == READ:
+                return Recalled(token, "", [], None, self._present(message.path)), []
             note = store.find(name)
             if message.verb == SHOW:
                 return Recalled(token, "", [note], *store.show(self._root_fd, note)), []
@@ -226,6 +230,11 @@ class Helpers:
             return Recalled(token, "", [note]), [Dropped(name)]
         except OSError as error:
             return Recalled(token, error.strerror or str(error), []), []
+
+    def _present(self, path: bytes) -> Optional[bytes]:
+        if not path or not valid_path(path) or is_ours(path):
+            raise OSError(errno.EINVAL, f"{printable(path)} is no path of this replica")
+        return read_present(self._root_fd, path)
 
     def put_beside(self) -> list[Dropped]:
         """Give back to the users what has lost a conflict, where they are to keep both versions.

@@ -489,8 +489,8 @@ class Recall(NamedTuple):
     Attributes:
         token: comes back with the answer.
         verb: one of `LIST` ... below.
-        kept: the version's name; empty with `LIST`.
-        path: for `RESTORE` where to; empty: where it was.
+        kept: the version's name; empty with `LIST` and `READ`.
+        path: for `RESTORE` where to; empty: where it was. For `READ` what.
     """
 
     token: int
@@ -503,6 +503,7 @@ LIST = 1  # tell of all versions
 SHOW = 2  # ... of one, with its content
 RESTORE = 3  # put it back; what is there now takes its place
 DROP = 4  # destroy it
+READ = 5  # no version: what is at `path` now
 
 
 class Stop(NamedTuple):

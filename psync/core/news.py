@@ -136,6 +136,7 @@ class News:
             else:
                 waiting[path] = None
         self._pending.dirty.update(waiting)
+        self._pending.ask_anew()
         self._pending.release_all()
 
     def scan_anew(self, replica: Replica, why: str) -> None:

@@ -24,7 +24,19 @@ from typing import NamedTuple
 
 from psync.core.entry import Agreed, Entry, Kind, Side
 
-__all__ = ["Decision", "Standing", "Verb", "View", "agree", "decide", "same_content", "standing"]
+__all__ = [
+    "RIVALS",
+    "Decision",
+    "Standing",
+    "Verb",
+    "View",
+    "agree",
+    "decide",
+    "same_content",
+    "standing",
+]
+
+RIVALS = "both sides changed it"
 
 
 class View(NamedTuple):
@@ -190,7 +202,7 @@ def _conflict(left: Entry, right: Entry, favoured: Side | None) -> Decision:
     if sides[winner].kind != Kind.DIRECTORY == sides[winner.other].kind:
         # It may hold entries that agree; what is none can be kept aside whole.
         winner = winner.other
-    return Decision(Verb.COPY, winner, sides[winner].bare(), "both sides changed it")
+    return Decision(Verb.COPY, winner, sides[winner].bare(), RIVALS)
 
 
 def _decide_unknown(

@@ -16,6 +16,7 @@ from psync.wire import (
     APPLIED,
     DROP,
     LIST,
+    READ,
     RESTORE,
     SHOW,
     Dropped,
@@ -460,6 +461,18 @@ class TestRecall:
 
         assert helpers.recall(Recall(5, verb, NAME)) == (Recalled(5, "", [note]), changes)
         assert helpers.recall(Recall(6, LIST))[0].notes == [*store.store.notes()]
+
+    def test_reads_what_is_there_now(self, store: Store, helpers: Helpers) -> None:
+        (store.root / "d").mkdir()
+        (store.root / "d/f").write_bytes(b"there")
+        told = [helpers.recall(Recall(3, READ, b"", path)) for path in (b"d/f", b"d", b"none")]
+
+        assert [answer.present for answer, _ in told] == [b"there", None, None]
+        assert [answer.message for answer, _ in told] == ["", "", ""]
+        for path in (b"", b"../f", b"/etc/passwd", b".psync/marker"):
+            answer, _ = helpers.recall(Recall(3, READ, b"", path))
+            assert "is no path of this replica" in answer.message
+            assert answer.present is None
 
     def test_says_what_is_wrong(self, helpers: Helpers) -> None:
         answer, changes = helpers.recall(Recall(7, DROP, b"f" * 16))

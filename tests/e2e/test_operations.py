@@ -280,6 +280,75 @@ class TestPolicy:
         pair.restart()
         assert pair.settle() == after
 
+    def test_asks_and_leaves_both_versions_where_they_are(self, pair: Pair) -> None:
+        pair.start("--set", "conflict=ask")
+        (pair.left / "f").write_text("first")
+        pair.settle()
+        _rival(pair, "f")
+        _rival(pair, "new\n")
+        self._assert_asked(pair, "f", "new\\n")
+
+        pair.stop()
+        pair.launch("--set", "conflict=ask")
+        pair.wait_for("watching")
+        self._assert_asked(pair, "f", "new\\n")
+        shown = pair.psync("conflicts", "--diff", "f").stdout.splitlines()
+        assert shown[:2] + shown[-2:] == ["--- f (left)", "+++ f (right)", "-left", "+right"]
+
+        (pair.left / "other").write_text("goes on")
+        assert pair.psync("conflicts", "--take", "left", "f").returncode == 0
+        self._assert_asked(pair, "new\\n")
+        assert (pair.right / "other").read_text() == "goes on"
+        assert pair.psync("conflicts", "--take", "right", "new\\n").returncode == 0
+
+        after = pair.settle()
+        assert (after[b"f"][-1], after[b"new\n"][-1]) == (b"left\n", b"right\n")
+        assert (pair.conflicts("left"), pair.conflicts("right")) == ([b"left\n"], [b"right\n"])
+        again = pair.psync("conflicts", "--take", "left", "f")
+        assert again.returncode == 1
+        assert "f: no conflict there waits for a word" in again.stderr
+
+    def _assert_asked(self, pair: Pair, *paths: str) -> None:
+        """What a person is asked about is shown, and keeps nobody waiting."""
+        flush = pair.psync("flush", "--timeout", "30")
+        assert flush.returncode == 1
+        assert flush.stderr.count("\n") == 1
+        assert all(
+            f"{path}: both sides changed it: psync conflicts" in flush.stderr for path in paths
+        )
+        told = pair.status()
+        assert (told["conflict_list"], told["pending"]) == (list(paths), 0)
+        listed = json.loads(pair.psync("conflicts", "--json").stdout)["conflicts"]
+        assert [v["path"] for v in listed if v["reason"] == "ask"] == list(paths)
+        for path in paths:
+            for side in SIDES:
+                name = path.replace("\\n", "\n")
+                assert (pair.root(side) / name).read_text() == f"{side}\n"
+
+    @pytest.mark.parametrize("directory", SIDES)
+    def test_asks_about_a_directory_and_leaves_all_that_is_in_it(
+        self, pair: Pair, directory: str
+    ) -> None:
+        other = "right" if directory == "left" else "left"
+        (pair.root(directory) / "p/d").mkdir(parents=True)
+        (pair.root(directory) / "p/d/x").write_text("inside")
+        (pair.root(other) / "p").write_text("a file")
+        remote = ["-r", pair.host] if pair.host else []
+        run = pair.psync("sync", "--set", "conflict=ask", *remote, str(pair.left), str(pair.right))
+
+        assert run.returncode == 2
+        assert "p: both sides changed it" in run.stderr
+        assert (pair.root(other) / "p").read_text() == "a file"
+        pair.launch("--set", "conflict=ask")
+        pair.wait_for("watching")
+        assert "p: both sides changed it" in pair.psync("flush").stderr
+        refused = pair.psync("conflicts", "--take", other, "p")
+        assert refused.returncode == 1
+        assert f"on the {directory} it is a directory" in refused.stderr
+        assert pair.psync("conflicts", "--take", directory, "p").returncode == 0
+        assert pair.settle()[b"p/d/x"][-1] == b"inside"
+        assert pair.conflicts(other) == [b"a file"]
+
     def test_that_does_not_exist_is_refused(self, pair: Pair) -> None:
         run = pair.psync("run", "--set", "conflict=oldest", str(pair.left), str(pair.right))
 
