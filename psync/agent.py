@@ -310,13 +310,13 @@ class Agent:
         self._report_kept()
 
     def _expire(self) -> None:
-        """Let the worker drop what has been in the conflict store for long enough."""
+        """Let the worker drop what has been in the stores for long enough."""
         assert self._start is not None and self._helpers is not None
-        helpers, keep_s = self._helpers, self._start.conflict_keep_s
+        helpers, start = self._helpers, self._start
         self._expire_at = time.monotonic() + _EXPIRE_EVERY
 
         def job() -> Callable[[], None]:
-            dropped = helpers.expire(keep_s)
+            dropped = helpers.expire(start.conflict_keep_s, start.trash_s)
             return lambda: self._send_all(dropped)
 
         self._worker.submit(job)
@@ -484,6 +484,7 @@ class Agent:
             quarantine_ms=start.quarantine_ms,
             log=self._log,
             keep_both=start.keep_both,
+            trash=start.trash_s > 0,
         )
         try:
             os.close(open_control(self._root_fd))
@@ -496,7 +497,7 @@ class Agent:
             raise _Refusal("unwritable", f"{printable(self._root)}: {reason}") from None
         self._report_kept()
         self._tick_at = time.monotonic()
-        if start.conflict_keep_s:
+        if start.conflict_keep_s or start.trash_s:
             self._expire_at = self._tick_at
         observer = Filter(
             self._root_fd,

@@ -354,6 +354,7 @@ class Brain:
             poll_ms=int(options.poll_interval * 1000),
             conflict_keep_s=options.keep_conflicts_s,
             keep_both=options.conflict == "keep-both",
+            trash_s=options.keep_deleted_s,
         )
 
     def _remembered(self, key: str, fresh: str | None = None) -> str:
@@ -684,8 +685,8 @@ class Brain:
             self._tell(Paused())
         elif verb == "resume":
             await self._resume(accept=bool(args.get("accept_deletes")))
-        elif verb == "conflicts":
-            return await self._desk.answer(args)
+        elif verb in ("conflicts", "trash"):
+            return await self._desk.answer(args, trash=verb == "trash")
         else:
             raise PsyncError(f"this session does not know {verb!a}")
         return None

@@ -1,10 +1,11 @@
-"""What lost a conflict is kept here until a person has seen it.
+"""What lost a conflict, or was deleted, is kept here until a person has seen it.
 
 `.psync/conflicts` holds each loser under the name that it had in quarantine, and beside it a
 note in JSON: where it was, when and why it was displaced, what it was. It goes back to
 where it was (or elsewhere) as if a user had put it there; what stands there then takes
 its place here. Where both versions are to be kept among the users' files it goes back at once,
-beside the other one, under a name of its own.
+beside the other one, under a name of its own. `.psync/trash` is a second store, of what was
+deleted because it was deleted on the other replica, where people want that.
 
 **Invariants.** Things come and go by renames that overwrite nothing; the note is written
 before, so that none lacks it. Only `drop` destroys, because a person said so, and
@@ -37,6 +38,7 @@ __all__ = ["SHOWN_MAX", "Conflicts", "name_beside", "read_present"]
 SHOWN_MAX = 4 << 20  # bytes of a version that are worth comparing on a terminal
 _NAME = re.compile(rb"(?!.*\.json(\.new)?$)(?!\.\.?$)[^/\0]+", re.DOTALL)  # not of a note
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -48,20 +50,24 @@ _BESIDE_MAX = 1000  # of one name in one second
 
 
 class Conflicts:
-    """The store of one replica.
+    """A store of one replica.
 
     Args:
         control_fd: `.psync`.
         log: takes a `logging` level and a line.
+        name: the store's: `conflicts` or `trash`.
 
     Attributes:
         keep_both: what comes here is to go back beside the version that won.
         due: the names of what is to go back so.
     """
 
-    def __init__(self, control_fd: int, log: Callable[[int, str], None]) -> None:
-        self._fd = open_directory(control_fd, b"conflicts")
+    def __init__(
+        self, control_fd: int, log: Callable[[int, str], None], name: str = "conflicts"
+    ) -> None:
+        self._fd = open_directory(control_fd, name.encode())
         self._log = log
+        self._name = name
         self.keep_both = False
         self.due: list[bytes] = []
 
@@ -98,7 +104,7 @@ class Conflicts:
             try:
                 yield self._note(name)
             except (OSError, ValueError, KeyError, TypeError):
-                self._log(logging.WARNING, f"conflicts/{printable(name)} has no readable note")
+                self._log(logging.WARNING, f"{self._name}/{printable(name)} has no readable note")
 
     def find(self, name: bytes) -> Note:
         """What is known of one version. Raises OSError, with a message for people."""
@@ -109,11 +115,11 @@ class Conflicts:
             return self._note(name)
         except FileNotFoundError:
             raise OSError(
-                errno.ENOENT, f"there is no {printable(name)} in .psync/conflicts"
+                errno.ENOENT, f"there is no {printable(name)} in .psync/{self._name}"
             ) from None
         except (ValueError, KeyError, TypeError):
             raise OSError(
-                errno.EIO, f"the note .psync/conflicts/{printable(name)}.json cannot be read"
+                errno.EIO, f"the note .psync/{self._name}/{printable(name)}.json cannot be read"
             ) from None
 
     def show(self, root_fd: int, note: Note) -> tuple[Optional[bytes], Optional[bytes]]:
@@ -131,6 +137,8 @@ class Conflicts:
     def restore(self, root_fd: int, note: Note, path: bytes) -> bool:
         """Put a version back among the user's files; what is there now takes its place here.
 
+        A directory that is not there any more is made.
+
         Args:
             root_fd: the replica's root.
             note: the version's.
@@ -147,7 +155,7 @@ class Conflicts:
         directory, name = split(path)
         shown = printable(path)
         try:
-            parent_fd = open_beneath(root_fd, directory, os.O_PATH | os.O_DIRECTORY)
+            parent_fd = _open_or_make(root_fd, directory)
         except OSError as error:
             reason = f"{printable(directory)} cannot be entered: {error.strerror}"
             raise OSError(error.errno, reason) from None
@@ -225,7 +233,8 @@ class Conflicts:
                     self.drop(note.name)
                 except OSError as error:
                     shown = printable(note.name)
-                    self._log(logging.WARNING, f"cannot drop conflicts/{shown}: {error.strerror}")
+                    why = f"cannot drop {self._name}/{shown}: {error.strerror}"
+                    self._log(logging.WARNING, why)
                 else:
                     yield note
 
@@ -292,6 +301,42 @@ def name_beside(name: bytes, side: Side, time_ns: int, number: int = 1) -> bytes
         if end < len(stem) and stem[end] & 0xC0 == 0x80:
             end -= 1
     return stem[:end] + rest
+
+
+def _open_or_make(root_fd: int, directory: bytes) -> int:
+    """Open a directory of the replica; what is missing of it is made like what it is in."""
+    missing: list[bytes] = []
+    while True:
+        try:
+            fd = open_beneath(root_fd, directory, os.O_PATH | os.O_DIRECTORY)
+            break
+        except FileNotFoundError:
+            if not directory:
+                raise
+        directory, name = split(directory)
+        missing.append(name)
+    while missing:
+        above, name = fd, missing.pop()
+        try:
+            fd = _make_directory(above, name)
+        finally:
+            os.close(above)
+    return fd
+
+
+def _make_directory(parent_fd: int, name: bytes) -> int:
+    """Make a directory with owner and mode of the one that it is in, and open it."""
+    os.mkdir(name, 0o700, dir_fd=parent_fd)
+    fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
+    try:
+        st = os.fstat(parent_fd)
+        with suppress(PermissionError):
+            os.fchown(fd, st.st_uid, st.st_gid)
+        os.fchmod(fd, stat.S_IMODE(st.st_mode))
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def read_present(root_fd: int, path: bytes) -> Optional[bytes]:

@@ -1,10 +1,11 @@
-"""What people ask of conflicts: list what lost, show, restore, drop; and who shall win.
+"""What people ask of conflicts and of the trash: list, show, restore, drop; and who shall win.
 
-What lost lies in the conflict store of the replica where that was (`psync/conflicts.py`); its
-agent does what is asked. A version is named by its name there, a conflict that waits for a
-person's word by its path.
+What lost lies in the conflict store of the replica where that was (`psync/conflicts.py`), and what
+was deleted in its trash; its agent does what is asked. A version is named by its name there, a
+conflict that waits for a person's word by its path.
 
-**Invariants.** A side whose agent is away is still listed, with what the session knows of it.
+**Invariants.** A side whose agent is away is still listed, with what the session knows of it: of
+its trash, that it is away.
 """
 
 from __future__ import annotations
@@ -50,10 +51,11 @@ class Desk:
         self._number = number
         self._pump = pump
 
-    async def answer(self, args: dict[str, Any]) -> Any:
+    async def answer(self, args: dict[str, Any], *, trash: bool = False) -> Any:
         """Answer a question of the command line.
 
         Args:
+            trash: it is about the trash.
             args: `action` (list, show, restore, drop, take); but for list and take `kept`, the
                 name of a version; with show perhaps the path of a conflict that waits, with
                 restore perhaps `to`, a path; with take `side` and `path`.
@@ -69,17 +71,21 @@ class Desk:
         """
         action = args.get("action", "list")
         if action == "list":
-            return await self._list()
-        if action == "take":
+            return await self._list(trash=trash)
+        if action == "take" and not trash:
             return self._take(str(args.get("side")), str(args.get("path", "")))
         if action not in _VERBS:
-            raise PsyncError(f"this session cannot {action!a} a conflict")
-        if action == "show" and (path := self._waiting(str(args.get("kept", "")))):
+            raise PsyncError(f"this session cannot {action!a} a version")
+        if action == "show" and not trash and (path := self._waiting(str(args.get("kept", "")))):
             return await self._compare(path)
         kept = os.fsencode(str(args.get("kept", "")))
-        side = self._find(kept)
         to = os.fsencode(str(args.get("to") or ""))
-        answer = await self._ask(side, Recall(self._number(), _VERBS[action], kept, to))
+        question = Recall(0, _VERBS[action], kept, to, trash)
+        if trash:
+            side, answer = await self._ask_both(question)
+        else:
+            side = self._find(kept)
+            answer = await self._ask(side, question)
         if answer.message or not answer.notes:
             raise PsyncError(f"{printable(kept)}: {answer.message or 'the agent says nothing'}")
         told = _told(side, answer.notes[0])
@@ -107,7 +113,7 @@ class Desk:
     async def _compare(self, path: bytes) -> dict[str, Any]:
         """Both versions of a conflict that waits."""
         answers = await asyncio.gather(
-            *(self._ask(side, Recall(self._number(), READ, b"", path)) for side in Side)
+            *(self._ask(side, Recall(0, READ, b"", path)) for side in Side)
         )
         left, right = (_text(answer.present) for answer in answers)
         return {
@@ -115,16 +121,19 @@ class Desk:
             "content": left, "present": right, "names": [side.name.lower() for side in Side],
         }  # fmt: skip
 
-    async def _list(self) -> list[dict[str, Any]]:
-        found = await asyncio.gather(*map(self._list_of, Side))
+    async def _list(self, *, trash: bool) -> list[dict[str, Any]]:
+        found = await asyncio.gather(*(self._list_of(side, trash=trash) for side in Side))
         versions = [version for versions in found for version in versions]
-        versions += [_told_waiting(*each) for each in self._session.asked()]
+        if not trash:
+            versions += [_told_waiting(*each) for each in self._session.asked()]
         return sorted(versions, key=lambda each: (each.get("time", ""), each["kept"]))
 
-    async def _list_of(self, side: Side) -> list[dict[str, Any]]:
+    async def _list_of(self, side: Side, *, trash: bool) -> list[dict[str, Any]]:
         try:
-            answer = await self._ask(side, Recall(self._number(), LIST))
-        except TransportError:
+            answer = await self._ask(side, Recall(0, LIST, trash=trash))
+        except TransportError as error:
+            if trash:
+                return [{"side": side.name.lower(), "kept": "", "trouble": str(error)}]
             return [
                 {"side": side.name.lower(), "path": printable(path), "kept": printable(kept)}
                 for where, path, kept in self._session.conflicts()
@@ -136,7 +145,22 @@ class Desk:
         peer = self._peers[side]
         if not peer.up:
             raise TransportError(f"{peer.name} is not connected")
+        question = question._replace(token=self._number())
         return await peer.ask(question, Recalled, question.token, within=_ANSWER_S)
+
+    async def _ask_both(self, question: Recall) -> tuple[Side, Recalled]:
+        """Ask about a version of which only its side knows which that is."""
+        answers: list[tuple[Side, Recalled]] = []
+        away: TransportError | None = None
+        for side in Side:
+            try:
+                answers.append((side, await self._ask(side, question)))
+            except TransportError as error:
+                away = error
+        found = [each for each in answers if each[1].notes]
+        if away is not None and not found:
+            raise away
+        return (found or answers)[0]
 
     def _find(self, name: bytes) -> Side:
         for side, _, kept in self._session.conflicts():

@@ -318,7 +318,7 @@ class Kept(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What is known of a version in the conflict store.
+    """What is known of a version in a store.
 
     Attributes:
         name: its name there.
@@ -392,6 +392,7 @@ class Start(NamedTuple):
     poll_ms: int
     conflict_keep_s: int = 0  # how long a loser is kept; 0: until a person drops it
     keep_both: bool = False  # a loser goes back beside the version that won
+    trash_s: int = 0  # how long what is deleted is kept; 0: it is not
 
 
 class Watch(NamedTuple):
@@ -484,19 +485,21 @@ class Rescan(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """Do something with the conflict store, because a person wants it.
+    """Do something with the conflict store, or the trash, because a person wants it.
 
     Attributes:
         token: comes back with the answer.
         verb: one of `LIST` ... below.
         kept: the version's name; empty with `LIST` and `READ`.
         path: for `RESTORE` where to; empty: where it was. For `READ` what.
+        trash: it is about the trash.
     """
 
     token: int
     verb: int
     kept: bytes = b""
     path: bytes = b""
+    trash: bool = False
 
 
 LIST = 1  # tell of all versions

@@ -47,6 +47,12 @@ async def main(directory):
         if verb == "flush" and args["timeout"] >= 1000:
             print("asked", flush=True)
             await asyncio.Event().wait()
+        if verb == "trash" and args.get("action") == "drop":
+            print("dropped", args["kept"], flush=True)
+            return {}
+        if verb == "trash":
+            return [{"side": "left", "kept": "", "trouble": "left is not connected"},
+                    {"side": "right", "path": "f", "kept": "0002", "reason": "deleted"}]
         if verb == "conflicts" and args.get("action") == "take":
             raise PsyncError(f"{args['path']}: taken from the {args['side']}")
         if verb == "conflicts" and args.get("action") == "show":
@@ -240,7 +246,7 @@ class TestQuestions:
         assert psync("status").stdout.startswith("no session is running")
         assert json.loads(psync("status", "--json").stdout) == {"sessions": []}
         assert not state.exists()
-        for verb in ("flush", "pause", "resume", "stop", "conflicts"):
+        for verb in ("flush", "pause", "resume", "stop", "conflicts", "trash"):
             assert "no session is running" in refused(psync(verb))
             assert "session home is not running" in refused(psync(verb, "home"))
 
@@ -294,6 +300,19 @@ class TestQuestions:
             psync("conflicts", "--take", "both", "f")
         )
         assert psync("conflicts", "--take", "left").returncode == 2
+
+    def test_list_and_empty_the_trash(self, psync, session):
+        process = session("home")
+
+        assert psync("trash").stdout.splitlines() == [
+            "left  left is not connected",
+            "right  f  0002  deleted",
+        ]
+        assert len(json.loads(psync("trash", "--json").stdout)["trash"]) == 2
+        assert psync("trash", "--empty").returncode == 0
+        assert process.stdout is not None
+        assert process.stdout.readline() == "dropped 0002\n"
+        assert "unrecognized arguments" in refused(psync("trash", "--take", "left", "f"))
 
     def test_compare_both_versions_of_a_conflict_that_waits(self, psync, session):
         session("home")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.pair import Pair, tree
+from tests.e2e.pair import Pair, tree, until
 
 SIDES = ("left", "right")
 
@@ -430,6 +430,72 @@ class TestConflicts:
             assert refused.returncode == 1
             assert "nothing can be restored to" in refused.stderr
         assert len(self.listed(watching, "lost")) == 1
+
+
+class TestTrash:
+    @pytest.fixture(params=SIDES)
+    def side(self, request: pytest.FixtureRequest) -> str:
+        """Where a user deletes."""
+        return str(request.param)
+
+    @pytest.fixture
+    def deleted(self, pair: Pair, side: str) -> Pair:
+        """A session that has deleted a tree, a file that was edited before, and a link."""
+        pair.start("--set", "trash=30d", "--set", "quarantine=0.1")
+        _fill(pair.left)
+        pair.settle()
+        (pair.left / "keep").write_text("edited")
+        pair.settle()
+        os.rename(pair.root(side) / "empty", pair.root(side) / "moved")
+        shutil.rmtree(pair.root(side) / "docs")
+        (pair.root(side) / "keep").unlink()
+        assert set(pair.settle()) == {b"moved"}
+        until(lambda: len(self.listed(pair)) == 4, "what was deleted in the trash")
+        return pair
+
+    def listed(self, pair: Pair) -> dict[str, dict[str, Any]]:
+        found = json.loads(pair.psync("trash", "--json").stdout)["trash"]
+        return {each["path"]: each for each in found}
+
+    def test_has_what_was_deleted_on_the_other_side(self, deleted: Pair, side: str) -> None:
+        other = "right" if side == "left" else "left"
+        found = self.listed(deleted)
+
+        assert set(found) == {"docs/report.txt", "docs/old/notes", "docs/link", "keep"}
+        assert {(each["side"], each["reason"]) for each in found.values()} == {(other, "deleted")}
+        assert deleted.psync("trash", "--show", found["keep"]["kept"]).stdout == "edited"
+        assert f"  {other}  keep  " in deleted.psync("trash").stdout
+        assert deleted.psync("conflicts").stdout == ""
+        assert deleted.status()["conflicts"] == 0
+
+    def test_gives_it_back_to_both_sides(self, deleted: Pair) -> None:
+        found = self.listed(deleted)
+        for path in ("docs/old/notes", "docs/link"):
+            assert deleted.psync("trash", "--restore", found[path]["kept"]).returncode == 0
+
+        after = deleted.settle()
+        assert set(after) == {b"moved", b"docs", b"docs/old", b"docs/old/notes", b"docs/link"}
+        assert after[b"docs/old/notes"][-1] == b"notes"
+        assert set(self.listed(deleted)) == {"docs/report.txt", "keep"}
+
+    def test_lets_go_of_it(self, deleted: Pair) -> None:
+        kept = self.listed(deleted)["keep"]["kept"]
+        assert deleted.psync("trash", "--drop", kept).returncode == 0
+        again = deleted.psync("trash", "--drop", kept)
+        assert again.returncode == 1
+        assert f"there is no {kept} in .psync/trash" in again.stderr
+
+        assert "keep" not in self.listed(deleted)
+        deleted.stop()
+        deleted.start("--set", "trash=1s")
+        until(lambda: not self.listed(deleted), "an empty trash")
+
+    def test_of_a_time_that_makes_no_sense_is_refused(self, pair: Pair) -> None:
+        run = pair.psync("run", "--set", "trash=soon", str(pair.left), str(pair.right))
+
+        assert run.returncode == 2
+        assert run.stderr.count("\n") == 1
+        assert "trash: 'soon' is neither a time like 30d, 12h or 90s nor empty" in run.stderr
 
 
 class TestRename:

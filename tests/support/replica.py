@@ -47,6 +47,7 @@ class Replica:
         strict: bool = False,
         prepare: bool = True,
         keep_both: bool = False,
+        trash: bool = False,
     ) -> None:
         self.root = root
         self.path = os.fsencode(root)
@@ -64,6 +65,7 @@ class Replica:
             log=lambda level, line: self.lines.append(line),
             now=lambda: self.now,
             keep_both=keep_both,
+            trash=trash,
         )
         if prepare:
             self.helpers.prepare("pair", 0)
@@ -147,9 +149,9 @@ class Replica:
 
     # --- psync's own
 
-    def conflicts(self) -> dict[bytes, tuple[bytes, str]]:
-        """What the conflict store holds: path -> content of a file (`/` for others), reason."""
-        store = self.root / ".psync/conflicts"
+    def conflicts(self, name: str = "conflicts") -> dict[bytes, tuple[bytes, str]]:
+        """What a store holds: path -> content of a file (`/` for others), reason."""
+        store = self.root / ".psync" / name
         found = {}
         for note in store.glob("*.json"):
             told = json.loads(note.read_text())
