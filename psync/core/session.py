@@ -644,15 +644,16 @@ class Session:
         File systems keep the order of names, not of content. That a user has emptied a file
         right before looks the same; the empty one is kept.
         """
-        source = decision.source
-        emptied, there = views[source].entry, views[source.other].entry
-        if decision.verb is not Verb.COPY or emptied is None or there is None:
+        if decision.verb is not Verb.COPY:
             return decision
-        if not self._replicas[source].may_be_cut(emptied):
-            return decision
-        if there.kind != Kind.FILE or not there.size:
-            return decision
-        return Decision(Verb.COPY, source.other, there.bare(), "a power cut has emptied it")
+        sides = [decision.source, decision.source.other] if decision.conflict else [decision.source]
+        for side in sides:
+            emptied, there = views[side].entry, views[side.other].entry
+            if emptied is None or there is None or there.kind != Kind.FILE or not there.size:
+                continue
+            if self._replicas[side].may_be_cut(emptied):
+                return Decision(Verb.COPY, side.other, there.bare(), "a power cut has emptied it")
+        return decision
 
     def _with_survivors(
         self, path: bytes, decision: Decision, views: tuple[View, View]

@@ -1069,10 +1069,11 @@ class TestAsked:
         duo.assert_rest()
         assert duo.left.tree[b"f"].mode == 0o600 + side
 
-    def test_is_none_where_a_power_cut_has_emptied_a_file(self) -> None:
+    @pytest.mark.parametrize("mtime_ns", [10**18 - 1, 10**18 + 1], ids=["older", "newer"])
+    def test_is_none_where_a_power_cut_has_emptied_a_file(self, mtime_ns: int) -> None:
         duo = Duo({b"f": b"one"}, TINY._replace(ask=True))
         duo.down(RIGHT)
-        duo.right.edit(b"f", b"", mtime_ns=10**18 + 1)
+        duo.right.edit(b"f", b"", mtime_ns=mtime_ns)
         duo.left.edit(b"f", b"two", mtime_ns=10**18)
         duo.see(LEFT, b"f")
         duo.up(RIGHT, cut_ns=10**19)
