@@ -69,6 +69,7 @@ from psync.wire import (
     Closed,
     CloseSource,
     Credit,
+    Dropped,
     Fatal,
     Flush,
     Framer,
@@ -319,13 +320,13 @@ class Agent:
         self._report_kept()
 
     def _expire(self) -> None:
-        """Let the worker drop what has been in the conflict store for long enough."""
+        """Let the worker drop what has been in the stores for long enough."""
         assert self._start is not None and self._helpers is not None
-        helpers, keep_s = self._helpers, self._start.conflict_keep_s
+        helpers, start = self._helpers, self._start
         self._expire_at = time.monotonic() + _EXPIRE_EVERY
 
         def job() -> Callable[[], None]:
-            dropped = helpers.expire(keep_s)
+            dropped = helpers.expire(start.conflict_keep_s, start.trash_s)
             return lambda: self._send_all(dropped)
 
         self._worker.submit(job)
@@ -338,9 +339,16 @@ class Agent:
         assert self._helpers is not None
         kept = self._helpers.kept
         if kept:
-            for late in kept:
-                self._send(late)
+            self._send_all(kept)
             kept.clear()
+        self._put_beside()
+
+    def _put_beside(self) -> list[Dropped]:
+        """Let the users have what has lost a conflict, where they are to have both versions."""
+        assert self._helpers is not None
+        dropped = self._helpers.put_beside()
+        self._send_all(dropped)
+        return dropped
 
     def _send(self, message: Message) -> None:
         self._out.add(encode(message))
@@ -486,6 +494,8 @@ class Agent:
             strict=start.strict,
             quarantine_ms=start.quarantine_ms,
             log=self._log,
+            keep_both=start.keep_both,
+            trash=start.trash_s > 0,
         )
         try:
             os.close(open_control(self._root_fd))
@@ -498,7 +508,7 @@ class Agent:
             raise _Refusal("unwritable", f"{printable(self._root)}: {reason}") from None
         self._report_kept()
         self._tick_at = time.monotonic()
-        if start.conflict_keep_s:
+        if start.conflict_keep_s or start.trash_s:
             self._expire_at = self._tick_at
         if start.distrust_cache:
             forget_cached(self._root_fd)
@@ -549,6 +559,9 @@ class Agent:
         self._check_root()
         outcomes = self._helpers.apply(message.transitions)
         observer.applied(message.transitions, outcomes)
+        # Before the outcome by which it lost: who waits for that waits for the loser, too.
+        given = {dropped.kept for dropped in self._put_beside()}
+        outcomes = [o._replace(kept=b"") if o.kept in given else o for o in outcomes]
         self._send(Results(message.batch, outcomes))
         self._out.flush()
         self._report_kept()

@@ -174,7 +174,7 @@ class Brain:
         self._is_delayed = False  # a replica has no room to say what state it is in
         self._unwritable = {"intents": "", "archive": ""}  # why, of what cannot be written now
         self._last_number = 0
-        self._desk = Desk(self._session, self._peers, self._number)
+        self._desk = Desk(self._session, self._peers, self._number, self._pump)
         self._transfers = Transfers(
             self._peers, Rsync(*hosts), options.rsync_extra, self._transferred, self._number
         )
@@ -363,6 +363,8 @@ class Brain:
             poll_ms=int(options.poll_interval * 1000),
             conflict_keep_s=options.keep_conflicts_s,
             distrust_cache=self._is_unstored(peer),
+            keep_both=options.conflict == "keep-both",
+            trash_s=options.keep_deleted_s,
         )
 
     def _remembered(self, key: str, fresh: str | None = None) -> str:
@@ -651,6 +653,7 @@ class Brain:
         message = {
             "conflict.kept": f"conflict{where}: {path}the version that lost is kept as "
             f".psync/conflicts/{note.text}",
+            "conflict.beside": f"conflict{where}: {path}{note.text}",
             "session.halted": f"HALTED: {note.text}",
         }.get(note.event, f"{note.event.replace('.', ' ')}{where}: {path}{note.text}")
         self._log.warning(note.event, side=note.side, path=note.path, message=message)
@@ -761,8 +764,8 @@ class Brain:
             self._tell(Paused())
         elif verb == "resume":
             await self._resume(accept=bool(args.get("accept_deletes")))
-        elif verb == "conflicts":
-            return await self._desk.answer(args)
+        elif verb in ("conflicts", "trash"):
+            return await self._desk.answer(args, trash=verb == "trash")
         else:
             raise PsyncError(f"this session does not know {verb!a}")
         return None
@@ -820,6 +823,7 @@ class Brain:
             "trouble": next((why for why in self._unwritable.values() if why), ""),
             "started": self._started,
             "last_change": self._last_change,
+            "conflict_list": [printable(path) for path, _, _ in session.asked()[:100]],
             "problem_list": [
                 {"side": side.name.lower(), "path": printable(path), "message": message}
                 for side, path, message in problems[:100]
@@ -939,6 +943,8 @@ def _limits(options: Options) -> Limits:
         inline_max=options.inline_max,
         max_delete=float(text[:-1]) / 100 if text.endswith("%") else int(text),
         compare=not options.skip_initial_sync,
+        favoured=Side.__members__.get(options.conflict.upper()),
+        ask=options.conflict == "ask",
     )
 
 

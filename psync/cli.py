@@ -4,7 +4,9 @@
     psync [run] NAME                    the same, as configured
     psync sync ...                      once, then end
     psync status | flush | pause | resume | stop [NAME]
-    psync conflicts [NAME]              list what lost a conflict; show, compare, restore, drop it
+    psync conflicts [NAME]              list what lost a conflict; show, compare, restore, drop it;
+                                        say which side is to win one that waits for a word
+    psync trash [NAME]                  likewise, for what was deleted
     psync trust HOST                    accept a host's key after a look at it
     psync agent                         what runs on the other side
 
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["QUESTIONS", "VERBS", "main"]
 
 VERBS = (
-    "run", "sync", "status", "flush", "pause", "resume", "stop", "conflicts", "trust", "agent",
+    "run", "sync", "status", "flush", "pause", "resume", "stop", "conflicts", "trash", "trust",
+    "agent",
 )  # fmt: skip
 QUESTIONS = frozenset(VERBS) - {"run", "sync"}  # what runs no session itself
 _ANSWER_S = 10.0  # it takes milliseconds, but seconds where many share a busy machine
@@ -192,22 +195,39 @@ def _grammar() -> argparse.ArgumentParser:
     end.add_argument(
         "--timeout", metavar="S", type=_seconds, default=30.0, help="at most so long (%(default)g)"
     )
-    conflicts = verb("conflicts", _conflicts, "List the versions that lost a conflict.")
-    conflicts.add_argument("--json", action="store_true", help="for programs")
-    what = conflicts.add_mutually_exclusive_group()
-    what.add_argument("--show", metavar="KEPT", help="print a version")
-    what.add_argument("--diff", metavar="KEPT", help="compare it with what is at its path now")
-    what.add_argument(
-        "--restore", metavar="KEPT", help="put it back; what is there is kept instead"
+    what = _version_options(
+        verb("conflicts", _versions, "List the versions that lost a conflict."), "conflicts"
     )
-    what.add_argument("--drop", metavar="KEPT", nargs="+", help="destroy versions")
-    conflicts.add_argument("--to", metavar="PATH", help="restore to this path in the tree")
+    what.add_argument(
+        "--take",
+        metavar=("left|right", "PATH"),
+        nargs=2,
+        help="let that side's version win a conflict that waits for a word (--diff PATH compares "
+        "the two); the other is kept",
+    )
+    what = _version_options(verb("trash", _versions, "List what was deleted and is kept."), "trash")
+    what.add_argument("--empty", action="store_true", help="destroy all of it")
     trust = verb("trust", _trust, "Accept a host's key, after its fingerprint.", session=False)
     trust.add_argument("host", metavar="HOST")
     trust.add_argument("-y", "--yes", action="store_true", help="do not ask")
     trust.add_argument("--set", metavar="KEY=VALUE", action="append", default=[])
     verbs.add_parser("agent", help="Serve a session from the other side.", add_help=False)
     return parser
+
+
+def _version_options(parser: argparse.ArgumentParser, store: str) -> Any:
+    """Declare what can be done with what is kept in a store; return the group of it."""
+    parser.set_defaults(store=store, take=None, empty=False)
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--to", metavar="PATH", help="restore to this path in the tree")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--show", metavar="KEPT", help="print a version")
+    what.add_argument("--diff", metavar="KEPT", help="compare it with what is at its path now")
+    what.add_argument(
+        "--restore", metavar="KEPT", help="put it back; what is there is kept instead"
+    )
+    what.add_argument("--drop", metavar="KEPT", nargs="+", help="destroy versions")
+    return what
 
 
 def _seconds(text: str) -> float:
@@ -468,30 +488,44 @@ def _stop(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _conflicts(chosen: argparse.Namespace) -> int:
+def _versions(chosen: argparse.Namespace) -> int:
+    """List, or do something with, what is kept of conflicts, or in the trash."""
+    store = chosen.store
     if chosen.to is not None and chosen.restore is None:
         raise UsageError("--to says where --restore puts a version")
     if chosen.show is not None or chosen.diff is not None:
-        return _show(
-            chosen, _ask(chosen, "conflicts", action="show", kept=chosen.show or chosen.diff)
-        )
+        return _show(chosen, _ask(chosen, store, action="show", kept=chosen.show or chosen.diff))
+    if chosen.take is not None:
+        side, path = chosen.take
+        if side not in ("left", "right"):
+            raise UsageError(f"--take left PATH or --take right PATH, not {side!a}")
+        _ask(chosen, store, action="take", side=side, path=path)
+        return 0
     if chosen.restore is not None:
-        _ask(chosen, "conflicts", action="restore", kept=chosen.restore, to=chosen.to)
+        _ask(chosen, store, action="restore", kept=chosen.restore, to=chosen.to)
         return 0
     for kept in chosen.drop or []:
-        _ask(chosen, "conflicts", action="drop", kept=kept)
+        _ask(chosen, store, action="drop", kept=kept)
     if chosen.drop:
         return 0
-    versions = _ask(chosen, "conflicts") or []
-    if chosen.json:
-        print(json.dumps({"conflicts": versions}))
+    versions = _ask(chosen, store) or []
+    if chosen.empty:
+        for kept in filter(None, (each.get("kept") for each in versions)):
+            _ask(chosen, store, action="drop", kept=kept)
         return 0
+    if chosen.json:
+        print(json.dumps({store: versions}))
+        return 0
+    keys = ("time", "side", "path", "kept", "reason", "size", "trouble")
     for each in versions:
-        told = [
-            str(each.get(key, "")) for key in ("time", "side", "path", "kept", "reason", "size")
-        ]
+        told = [str(each.get(key, "")) for key in keys]
+        told += [_describe_version(side, each[side]) for side in ("left", "right") if side in each]
         print(harmless("  ".join(word for word in told if word)))
     return 0
+
+
+def _describe_version(side: str, version: dict[str, Any]) -> str:
+    return f"{side}: {version.get('kind')}, {version.get('size', 0):,} bytes, {version.get('time')}"
 
 
 def _show(chosen: argparse.Namespace, version: dict[str, Any]) -> int:
@@ -504,9 +538,16 @@ def _show(chosen: argparse.Namespace, version: dict[str, Any]) -> int:
         print(json.dumps(version))
         return 0
     kept, present = (_bytes(version.get(key)) for key in ("content", "present"))
+    first, second = version.get("names", ("kept", "now"))
+    waits = not version.get("kept")
+    if waits and (chosen.show is not None or kept is None or present is None):
+        raise Refused(
+            f"{version['path']} waits for a word: --diff compares its two versions, if both are "
+            "files and not very large"
+        )
     if kept is None:
         raise Refused(
-            f"{version['kept']} is no file, or a very large one: it lies in .psync/conflicts "
+            f"{version['kept']} is no file, or a very large one: it lies in .psync/{chosen.store} "
             f"in the {version['side']} root"
         )
     if chosen.show is not None:
@@ -519,9 +560,9 @@ def _show(chosen: argparse.Namespace, version: dict[str, Any]) -> int:
         texts = [text.decode().splitlines(keepends=True) for text in (kept, present)]
     except UnicodeDecodeError:
         same = "the same" if kept == present else "not the same"
-        print(f"no text: {len(kept):,} bytes kept, {len(present):,} bytes there now, {same}")
+        print(f"no text: {len(kept):,} bytes ({first}), {len(present):,} bytes ({second}), {same}")
         return 0
-    names = (f"{version['path']} (kept)", f"{version['path']} (now)")
+    names = (f"{version['path']} ({first})", f"{version['path']} ({second})")
     for line in difflib.unified_diff(texts[0], texts[1], *names):
         print(harmless(line.rstrip("\n").expandtabs()))
     return 0
@@ -583,6 +624,8 @@ def _describe(answer: dict[str, Any]) -> list[str]:
         )
     if answer.get("halted"):
         lines.append(f"  halted: {answer['halted']}")
+    for path in answer.get("conflict_list", ()):
+        lines.append(f"  conflict: {path}: waits for psync conflicts --take left|right PATH")
     for each in answer.get("problem_list", ()):
         place = f"{each.get('side')} {each.get('path')}"
         lines.append(f"  problem: {place}: {each.get('message')}")

@@ -82,6 +82,7 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         log_file: None: `psync.log` in the session's directory.
         conflict: which version wins when both sides changed; the loser is kept.
         conflict_keep: how long; `forever`: until somebody drops it.
+        trash: how long what is deleted because it was on the other side is kept; empty: it is not.
         max_delete: entries, or per cent of a replica, that may go at once.
         suppress_echoes: an optimisation; off for tests.
         poll_interval: how often to look where the kernel reports nothing (NFS, FUSE).
@@ -114,8 +115,9 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     log_file: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    conflict: Literal["newest"] = "newest"
+    conflict: Literal["newest", "left", "right", "keep-both", "ask"] = "newest"
     conflict_keep: str = "30d"
+    trash: str = ""
     max_delete: str = "50%"
     suppress_echoes: bool = True
     poll_interval: _Seconds = 10.0
@@ -125,6 +127,11 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     def keep_conflicts_s(self) -> int:
         """How long a conflict's loser is kept, in seconds; 0: for ever."""
         return 0 if self.conflict_keep == "forever" else _duration(self.conflict_keep)
+
+    @property
+    def keep_deleted_s(self) -> int:
+        """How long what is deleted is kept, in seconds; 0: it is not."""
+        return _duration(self.trash) if self.trash else 0
 
     def all_excludes(self) -> list[str]:
         """Every rule for what is not replicated, as a regular expression."""
@@ -201,7 +208,7 @@ def _spread(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in _LISTS:
         if isinstance(spread.get(key), str):
             spread[key] = [spread[key]] if spread[key] else []
-    for key in ("max_delete", "conflict_keep"):
+    for key in ("max_delete", "conflict_keep", "trash"):
         if type(spread.get(key)) is int:
             spread[key] = str(spread[key])
     return spread
@@ -230,6 +237,12 @@ def _check(options: Options, where: str) -> None:
         raise ConfigError(
             f"{where}: conflict_keep: {options.conflict_keep!a} is neither a time like 30d, 12h or "
             "90s nor forever"
+        ) from None
+    try:
+        options.keep_deleted_s  # noqa: B018
+    except ValueError:
+        raise ConfigError(
+            f"{where}: trash: {options.trash!a} is neither a time like 30d, 12h or 90s nor empty"
         ) from None
     if options.translate is not None and options.translate.find(":") < 1:
         raise ConfigError(f"{where}: translate: {options.translate!a} is not FROM:TO")

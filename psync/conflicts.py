@@ -1,9 +1,11 @@
-"""What lost a conflict is kept here until a person has seen it.
+"""What lost a conflict, or was deleted, is kept here until a person has seen it.
 
 `.psync/conflicts` holds each loser under the name that it had in quarantine, and beside it a
 note in JSON: where it was, when and why it was displaced, what it was. It goes back to
 where it was (or elsewhere) as if a user had put it there; what stands there then takes
-its place here.
+its place here. Where both versions are to be kept among the users' files it goes back at once,
+beside the other one, under a name of its own. `.psync/trash` is a second store, of what was
+deleted because it was deleted on the other replica, where people want that.
 
 **Invariants.** Things come and go by renames that overwrite nothing; the note is written
 before, so that none lacks it. Only `drop` destroys, because a person said so, and
@@ -24,36 +26,50 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Optional
+from typing import Any, Optional
 
-from psync.core.entry import Entry, is_ours, printable, split, valid_path
+from psync.core.entry import Entry, Side, is_ours, join, printable, split, valid_path
 from psync.private import open_directory, remove_tree
 from psync.syscalls import EXCHANGE, NOREPLACE, open_beneath, renameat2
 from psync.wire import Note
 
-__all__ = ["SHOWN_MAX", "Conflicts"]
+__all__ = ["SHOWN_MAX", "Conflicts", "name_beside", "read_present"]
 
 SHOWN_MAX = 4 << 20  # bytes of a version that are worth comparing on a terminal
 _NAME = re.compile(rb"(?!.*\.json(\.new)?$)(?!\.\.?$)[^/\0]+", re.DOTALL)  # not of a note
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _REPLACED = "replaced"  # by a version that was restored
+_NAME_MAX = 255
+_EXTENSION_MAX = 16
+_BESIDE_MAX = 1000  # of one name in one second
 
 
 class Conflicts:
-    """The store of one replica.
+    """A store of one replica.
 
     Args:
         control_fd: `.psync`.
         log: takes a `logging` level and a line.
+        name: the store's: `conflicts` or `trash`.
+
+    Attributes:
+        keep_both: what comes here is to go back beside the version that won.
+        due: the names of what is to go back so.
     """
 
-    def __init__(self, control_fd: int, log: Callable[[int, str], None]) -> None:
-        self._fd = open_directory(control_fd, b"conflicts")
+    def __init__(
+        self, control_fd: int, log: Callable[[int, str], None], name: str = "conflicts"
+    ) -> None:
+        self._fd = open_directory(control_fd, name.encode())
         self._log = log
+        self._name = name
+        self.keep_both = False
+        self.due: list[bytes] = []
 
     def close(self) -> None:
         """Close it."""
@@ -72,8 +88,11 @@ class Conflicts:
         Raises:
             OSError: it is where it was.
         """
-        self._write(name, path, reason, entry)
+        beside = self.keep_both and bool(path)
+        self._write(name, path, reason, entry, beside=beside)
         renameat2(from_fd, name, self._fd, name, NOREPLACE)
+        if beside:
+            self.due.append(name)
 
     # --- what is here ----------------------------------------------------------------------
 
@@ -85,7 +104,7 @@ class Conflicts:
             try:
                 yield self._note(name)
             except (OSError, ValueError, KeyError, TypeError):
-                self._log(logging.WARNING, f"conflicts/{printable(name)} has no readable note")
+                self._log(logging.WARNING, f"{self._name}/{printable(name)} has no readable note")
 
     def find(self, name: bytes) -> Note:
         """What is known of one version. Raises OSError, with a message for people."""
@@ -96,11 +115,11 @@ class Conflicts:
             return self._note(name)
         except FileNotFoundError:
             raise OSError(
-                errno.ENOENT, f"there is no {printable(name)} in .psync/conflicts"
+                errno.ENOENT, f"there is no {printable(name)} in .psync/{self._name}"
             ) from None
         except (ValueError, KeyError, TypeError):
             raise OSError(
-                errno.EIO, f"the note .psync/conflicts/{printable(name)}.json cannot be read"
+                errno.EIO, f"the note .psync/{self._name}/{printable(name)}.json cannot be read"
             ) from None
 
     def show(self, root_fd: int, note: Note) -> tuple[Optional[bytes], Optional[bytes]]:
@@ -108,22 +127,17 @@ class Conflicts:
 
         Of a symlink that is its text.
         """
-        kept = present = None
+        kept = None
         with suppress(OSError):
             kept = _read(self._fd, note.name)
-        with suppress(OSError):
-            directory, name = split(note.path)
-            parent_fd = open_beneath(root_fd, directory, os.O_PATH | os.O_DIRECTORY)
-            try:
-                present = _read(parent_fd, name)
-            finally:
-                os.close(parent_fd)
-        return kept, present
+        return kept, read_present(root_fd, note.path)
 
     # --- what a person wants ---------------------------------------------------------------
 
     def restore(self, root_fd: int, note: Note, path: bytes) -> bool:
         """Put a version back among the user's files; what is there now takes its place here.
+
+        A directory that is not there any more is made.
 
         Args:
             root_fd: the replica's root.
@@ -141,7 +155,7 @@ class Conflicts:
         directory, name = split(path)
         shown = printable(path)
         try:
-            parent_fd = open_beneath(root_fd, directory, os.O_PATH | os.O_DIRECTORY)
+            parent_fd = _open_or_make(root_fd, directory)
         except OSError as error:
             reason = f"{printable(directory)} cannot be entered: {error.strerror}"
             raise OSError(error.errno, reason) from None
@@ -170,6 +184,41 @@ class Conflicts:
         entry = Entry(0, mode, st.st_uid, st.st_gid, size, mtime_ns, b"", b"", st.st_ino, 0)
         self._write(note.name, path, _REPLACED, entry)
 
+    # --- what both sides are to keep -------------------------------------------------------
+
+    def recall_due(self) -> None:
+        """Find what an earlier agent was to put back beside the version that won, and did not."""
+        for note in self.notes():
+            with suppress(OSError, ValueError):
+                if note.path and self._told(note.name).get("beside") is True:
+                    self.due.append(note.name)
+
+    def put_beside(self, note: Note, parent_fd: int, side: Side) -> bytes:
+        """Put a version back into the directory where it was, under a name that nobody has.
+
+        Args:
+            note: the version's.
+            parent_fd: that directory.
+            side: the replica's.
+
+        Returns:
+            Its path now.
+
+        Raises:
+            OSError: it is where it was.
+        """
+        directory, name = split(note.path)
+        for number in range(1, _BESIDE_MAX):
+            new = name_beside(name, side, note.time_ns, number)
+            try:
+                renameat2(self._fd, note.name, parent_fd, new, NOREPLACE)
+            except FileExistsError:
+                continue
+            with suppress(OSError):
+                os.unlink(note.name + b".json", dir_fd=self._fd)
+            return join(directory, new)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
     def drop(self, name: bytes) -> None:
         """Destroy a version. Raises OSError."""
         remove_tree(self._fd, name)
@@ -184,19 +233,23 @@ class Conflicts:
                     self.drop(note.name)
                 except OSError as error:
                     shown = printable(note.name)
-                    self._log(logging.WARNING, f"cannot drop conflicts/{shown}: {error.strerror}")
+                    why = f"cannot drop {self._name}/{shown}: {error.strerror}"
+                    self._log(logging.WARNING, why)
                 else:
                     yield note
 
     # --- notes -----------------------------------------------------------------------------
 
-    def _write(self, name: bytes, path: bytes, reason: str, entry: Entry) -> None:
+    def _write(
+        self, name: bytes, path: bytes, reason: str, entry: Entry, *, beside: bool = False
+    ) -> None:
         """Write a note, whole or not at all."""
         note = {
             "path": printable(path) if path else "",
             "path_hex": path.hex(),
             "time": time.strftime(_TIME, time.gmtime()),
             "reason": reason,
+            **({"beside": True} if beside else {}),
             "entry": {
                 **entry._asdict(),
                 "target": entry.target.hex(),
@@ -208,9 +261,16 @@ class Conflicts:
             stream.write(json.dumps(note, indent=1).encode() + b"\n")
         os.rename(new, name + b".json", src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
-    def _note(self, name: bytes) -> Note:
+    def _told(self, name: bytes) -> dict[str, Any]:
+        """A note as it stands there. Raises OSError, ValueError."""
         with open(os.open(name + b".json", _OPEN, dir_fd=self._fd), "rb") as stream:
             told = json.load(stream)
+        if not isinstance(told, dict):
+            raise ValueError(told)
+        return told
+
+    def _note(self, name: bytes) -> Note:
+        told = self._told(name)
         return Note(
             name,
             bytes.fromhex(told["path_hex"]),
@@ -219,6 +279,76 @@ class Conflicts:
             int(told["entry"]["size"]),
             int(told["entry"]["mtime_ns"]),
         )
+
+
+def name_beside(name: bytes, side: Side, time_ns: int, number: int = 1) -> bytes:
+    """Name the version that lost: `name.conflict-LEFT-20261122T001500Z.ext`, 255 bytes at most.
+
+    Args:
+        name: what it was called.
+        side: where it was.
+        time_ns: when it lost.
+        number: tells it from others of that second.
+    """
+    stem, dot, extension = name.rpartition(b".")
+    if not stem or len(extension) > _EXTENSION_MAX:
+        stem, dot, extension = name, b"", b""
+    when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time_ns // 10**9))
+    mark = f".conflict-{side.name}-{when}" + (f"-{number}" if number > 1 else "")
+    rest = mark.encode() + dot + extension
+    end = min(len(stem), _NAME_MAX - len(rest))
+    for _ in range(3):  # not within a character of UTF-8
+        if end < len(stem) and stem[end] & 0xC0 == 0x80:
+            end -= 1
+    return stem[:end] + rest
+
+
+def _open_or_make(root_fd: int, directory: bytes) -> int:
+    """Open a directory of the replica; what is missing of it is made like what it is in."""
+    missing: list[bytes] = []
+    while True:
+        try:
+            fd = open_beneath(root_fd, directory, os.O_PATH | os.O_DIRECTORY)
+            break
+        except FileNotFoundError:
+            if not directory:
+                raise
+        directory, name = split(directory)
+        missing.append(name)
+    while missing:
+        above, name = fd, missing.pop()
+        try:
+            fd = _make_directory(above, name)
+        finally:
+            os.close(above)
+    return fd
+
+
+def _make_directory(parent_fd: int, name: bytes) -> int:
+    """Make a directory with owner and mode of the one that it is in, and open it."""
+    os.mkdir(name, 0o700, dir_fd=parent_fd)
+    fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
+    try:
+        st = os.fstat(parent_fd)
+        with suppress(PermissionError):
+            os.fchown(fd, st.st_uid, st.st_gid)
+        os.fchmod(fd, stat.S_IMODE(st.st_mode))
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def read_present(root_fd: int, path: bytes) -> Optional[bytes]:
+    """Read what is at a path of the replica; None: no file, or a very large one."""
+    directory, name = split(path)
+    with suppress(OSError):
+        parent_fd = open_beneath(root_fd, directory, os.O_PATH | os.O_DIRECTORY)
+        try:
+            return _read(parent_fd, name)
+        finally:
+            os.close(parent_fd)
+    return None
 
 
 def _read(parent_fd: int, name: bytes) -> Optional[bytes]:

@@ -1,9 +1,11 @@
-"""What people ask of the versions that lost a conflict: list them, show, restore, drop.
+"""What people ask of conflicts and of the trash: list, show, restore, drop; and who shall win.
 
-They lie in the conflict store of the replica where they lost (`psync/conflicts.py`); its
-agent does what is asked. A version is named by its name there.
+What lost lies in the conflict store of the replica where that was (`psync/conflicts.py`), and what
+was deleted in its trash; its agent does what is asked. A version is named by its name there, a
+conflict that waits for a person's word by its path.
 
-**Invariants.** A side whose agent is away is still listed, with what the session knows of it.
+**Invariants.** A side whose agent is away is still listed, with what the session knows of it: of
+its trash, that it is away.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from psync.core.entry import Side, printable
+from psync.core.entry import Entry, Kind, Side, printable
 from psync.core.session import Session
 from psync.errors import PsyncError, TransportError
 from psync.peer import Peer
-from psync.wire import DROP, LIST, RESTORE, SHOW, Note, Recall, Recalled
+from psync.wire import DROP, LIST, READ, RESTORE, SHOW, Note, Recall, Recalled
 
 __all__ = ["Desk"]
 
@@ -34,52 +36,104 @@ class Desk:
         session: knows which versions there are.
         peers: the two sides, by `Side`.
         number: gives numbers that nobody has.
+        pump: carries out what the session wants done now.
     """
 
-    def __init__(self, session: Session, peers: Sequence[Peer], number: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        peers: Sequence[Peer],
+        number: Callable[[], int],
+        pump: Callable[[], None],
+    ) -> None:
         self._session = session
         self._peers = peers
         self._number = number
+        self._pump = pump
 
-    async def answer(self, args: dict[str, Any]) -> Any:
+    async def answer(self, args: dict[str, Any], *, trash: bool = False) -> Any:
         """Answer a question of the command line.
 
         Args:
-            args: `action` (list, show, restore, drop); with the last three `kept`, the name; with
-                restore perhaps `to`, a path.
+            trash: it is about the trash.
+            args: `action` (list, show, restore, drop, take); but for list and take `kept`, the
+                name of a version; with show perhaps the path of a conflict that waits, with
+                restore perhaps `to`, a path; with take `side` and `path`.
 
         Returns:
-            With list, a list of versions, the oldest first; else the one that was meant; with
-            show, `content` and `present` are its bytes and those at its path now, in base64.
+            With list, a list of conflicts that wait, and of versions, the oldest first; else the
+            one that was meant; with show, `content` and `present` are its bytes and those at its
+            path now, in base64, and `names` says so in two words; of a conflict that waits they
+            are those of the left and of the right.
 
         Raises:
             PsyncError: it cannot be done; the message says why.
         """
         action = args.get("action", "list")
         if action == "list":
-            return await self._list()
+            return await self._list(trash=trash)
+        if action == "take" and not trash:
+            return self._take(str(args.get("side")), str(args.get("path", "")))
         if action not in _VERBS:
-            raise PsyncError(f"this session cannot {action!a} a conflict")
+            raise PsyncError(f"this session cannot {action!a} a version")
+        if action == "show" and not trash and (path := self._waiting(str(args.get("kept", "")))):
+            return await self._compare(path)
         kept = os.fsencode(str(args.get("kept", "")))
-        side = self._find(kept)
         to = os.fsencode(str(args.get("to") or ""))
-        answer = await self._ask(side, Recall(self._number(), _VERBS[action], kept, to))
+        question = Recall(0, _VERBS[action], kept, to, trash)
+        if trash:
+            side, answer = await self._ask_both(question)
+        else:
+            side = self._find(kept)
+            answer = await self._ask(side, question)
         if answer.message or not answer.notes:
             raise PsyncError(f"{printable(kept)}: {answer.message or 'the agent says nothing'}")
         told = _told(side, answer.notes[0])
         if action == "show":
             told["content"], told["present"] = (_text(b) for b in (answer.kept, answer.present))
+            told["names"] = ["kept", "now"]
         return told
 
-    async def _list(self) -> list[dict[str, Any]]:
-        found = await asyncio.gather(*map(self._list_of, Side))
+    def _waiting(self, given: str) -> bytes:
+        """The path of a conflict that waits, as it is or as it is shown; empty: there is none."""
+        paths = [path for path, _, _ in self._session.asked()]
+        raw = os.fsencode(given).removeprefix(b"./")
+        return raw if raw in paths else next((p for p in paths if printable(p) == given), b"")
+
+    def _take(self, side: str, given: str) -> dict[str, Any]:
+        path = self._waiting(given)
+        if side.upper() not in Side.__members__:
+            raise PsyncError(f"{side!a} is neither left nor right")
+        refusal = self._session.take(path, Side[side.upper()])
+        if refusal:
+            raise PsyncError(f"{printable(os.fsencode(given))}: {refusal}")
+        self._pump()
+        return {"side": side, "path": printable(path)}
+
+    async def _compare(self, path: bytes) -> dict[str, Any]:
+        """Both versions of a conflict that waits."""
+        answers = await asyncio.gather(
+            *(self._ask(side, Recall(0, READ, b"", path)) for side in Side)
+        )
+        left, right = (_text(answer.present) for answer in answers)
+        return {
+            "side": "both", "path": printable(path), "kept": "", "reason": "ask",
+            "content": left, "present": right, "names": [side.name.lower() for side in Side],
+        }  # fmt: skip
+
+    async def _list(self, *, trash: bool) -> list[dict[str, Any]]:
+        found = await asyncio.gather(*(self._list_of(side, trash=trash) for side in Side))
         versions = [version for versions in found for version in versions]
+        if not trash:
+            versions += [_told_waiting(*each) for each in self._session.asked()]
         return sorted(versions, key=lambda each: (each.get("time", ""), each["kept"]))
 
-    async def _list_of(self, side: Side) -> list[dict[str, Any]]:
+    async def _list_of(self, side: Side, *, trash: bool) -> list[dict[str, Any]]:
         try:
-            answer = await self._ask(side, Recall(self._number(), LIST))
-        except TransportError:
+            answer = await self._ask(side, Recall(0, LIST, trash=trash))
+        except TransportError as error:
+            if trash:
+                return [{"side": side.name.lower(), "kept": "", "trouble": str(error)}]
             return [
                 {"side": side.name.lower(), "path": printable(path), "kept": printable(kept)}
                 for where, path, kept in self._session.conflicts()
@@ -91,7 +145,22 @@ class Desk:
         peer = self._peers[side]
         if not peer.up:
             raise TransportError(f"{peer.name} is not connected")
+        question = question._replace(token=self._number())
         return await peer.ask(question, Recalled, question.token, within=_ANSWER_S)
+
+    async def _ask_both(self, question: Recall) -> tuple[Side, Recalled]:
+        """Ask about a version of which only its side knows which that is."""
+        answers: list[tuple[Side, Recalled]] = []
+        away: TransportError | None = None
+        for side in Side:
+            try:
+                answers.append((side, await self._ask(side, question)))
+            except TransportError as error:
+                away = error
+        found = [each for each in answers if each[1].notes]
+        if away is not None and not found:
+            raise away
+        return (found or answers)[0]
 
     def _find(self, name: bytes) -> Side:
         for side, _, kept in self._session.conflicts():
@@ -102,12 +171,29 @@ class Desk:
         )
 
 
+def _time(ns: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ns // 10**9))
+
+
+def _told_waiting(path: bytes, *versions: Entry | None) -> dict[str, Any]:
+    """What is told of a conflict that waits for a word."""
+    told: dict[str, Any] = {"side": "both", "path": printable(path), "kept": "", "reason": "ask"}
+    for side, entry in zip(Side, versions, strict=True):
+        if entry is not None:
+            told[side.name.lower()] = {
+                "kind": Kind(entry.kind).name.lower(),
+                "size": entry.size,
+                "time": _time(entry.mtime_ns),
+            }
+    return told
+
+
 def _told(side: Side, note: Note) -> dict[str, Any]:
     return {
         "side": side.name.lower(),
         "path": printable(note.path),
         "kept": printable(note.name),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(note.time_ns // 10**9)),
+        "time": _time(note.time_ns),
         "reason": printable(note.reason.encode()),
         "size": note.size,
     }

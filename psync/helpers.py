@@ -26,15 +26,17 @@ import os
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Optional, Union
 
 from psync.claim import marker, open_control, write_generation, write_marker
+from psync.conflicts import Conflicts, read_present
 from psync.core.entry import (
     Entry,
     Kind,
+    Side,
     content_digest,
     is_ours,
     printable,
@@ -58,18 +60,21 @@ from psync.wire import (
     CHANGED,
     DELETE,
     FAILED,
+    FRAME_MAX,
     IN_USE,
     LIST,
     META,
     NO_PARENT,
     NOT_EMPTY,
     PUT,
+    READ,
     RENAME,
     RESTORE,
     RMDIR,
     SHOW,
     Dropped,
     Kept,
+    Note,
     Outcome,
     Recall,
     Recalled,
@@ -79,7 +84,8 @@ from psync.wire import (
 __all__ = ["Helpers", "NotDurableError", "marker"]
 
 OWN_MAX = 65_536  # paths of which we remember what we left there
-NOTES_MAX = 100_000  # of the conflict store, at once
+NOTES_MAX = 100_000  # of a store, at once
+_NOTE_SIZE = 64  # bytes of one in a message, beside its names
 TRUST_S = 0.005  # how long a directory that was opened is taken to be where it was
 
 _FILE, _DIRECTORY, _SYMLINK = int(Kind.FILE), int(Kind.DIRECTORY), int(Kind.SYMLINK)
@@ -116,6 +122,8 @@ class Helpers:
         quarantine_ms: how long what was displaced waits for its last look.
         log: takes a `logging` level and a line.
         now: the clock, in seconds.
+        keep_both: what loses a conflict goes back beside the version that won.
+        trash: what is deleted goes to the trash in the end.
     """
 
     stage_fd: int
@@ -134,6 +142,8 @@ class Helpers:
         quarantine_ms: int,
         log: Callable[[int, str], None],
         now: Callable[[], float] = time.monotonic,
+        keep_both: bool = False,
+        trash: bool = False,
     ) -> None:
         self.own: OrderedDict[bytes, Optional[Entry]] = OrderedDict()
         self.kept: list[Kept] = []
@@ -145,6 +155,9 @@ class Helpers:
         self._delay_s = quarantine_ms / 1000
         self._log = log
         self._now = now
+        self._keep_both = keep_both
+        self._trash = trash
+        self._side = Side.LEFT
         self._here: Optional[Directory] = None
         self._control_fd = -1
         self._stage: Stage
@@ -161,9 +174,11 @@ class Helpers:
         self._control_fd = open_control(self._root_fd)
         self._stage = Stage(self._control_fd, self._owners, self._strip, self._strict)
         self._quarantine = Quarantine(
-            self._control_fd, self._delay_s, self._strict, self._log, self._now
+            self._control_fd, self._delay_s, self._strict, self._log, self._now, self._trash
         )
         self._quarantine.kept = self.kept
+        self._quarantine.conflicts.keep_both = self._keep_both
+        self._side = Side(side)
         self._stage.probe()
         self.stage_fd = self._stage.fd
         write_marker(self._root_fd, self._control_fd, pair, side)
@@ -201,15 +216,25 @@ class Helpers:
         return self._quarantine.tick()
 
     def recall(self, message: Recall) -> tuple[Recalled, list[Union[Dropped, Kept]]]:
-        """Do what a person wants with the conflict store. Blocks.
+        """Do what a person wants with the conflict store, or the trash. Blocks.
 
         Returns:
-            The answer, and what it has changed.
+            The answer, and what it has changed in the conflict store.
         """
-        store, name, token = self._quarantine.conflicts, message.kept, message.token
+        quarantine = self._quarantine
+        store = quarantine.trash if message.trash else quarantine.conflicts
+        answer, changes = self._recall(message, store)
+        return answer, [] if message.trash else changes
+
+    def _recall(
+        self, message: Recall, store: Conflicts
+    ) -> tuple[Recalled, list[Union[Dropped, Kept]]]:
+        name, token = message.kept, message.token
         try:
             if message.verb == LIST:
-                return Recalled(token, "", list(islice(store.notes(), NOTES_MAX))), []
+                return Recalled(token, "", list(_fitting(store.notes()))), []
+            if message.verb == READ:
+                return Recalled(token, "", [], None, self._present(message.path)), []
             note = store.find(name)
             if message.verb == SHOW:
                 return Recalled(token, "", [note], *store.show(self._root_fd, note)), []
@@ -223,10 +248,67 @@ class Helpers:
         except OSError as error:
             return Recalled(token, error.strerror or str(error), []), []
 
-    def expire(self, keep_s: int) -> list[Dropped]:
-        """Destroy what has been in the conflict store for so many seconds. Blocks."""
-        before_ns = time.time_ns() - keep_s * 10**9
-        return [Dropped(note.name) for note in self._quarantine.conflicts.expire(before_ns)]
+    def _present(self, path: bytes) -> Optional[bytes]:
+        if not path or not valid_path(path) or is_ours(path):
+            raise OSError(errno.EINVAL, f"{printable(path)} is no path of this replica")
+        return read_present(self._root_fd, path)
+
+    def put_beside(self) -> list[Dropped]:
+        """Give back to the users what has lost a conflict, where they are to keep both versions.
+
+        What cannot be put there now stays in the conflict store; the next agent tries again.
+
+        Returns:
+            What is not in the store any more.
+        """
+        store, done = self._quarantine.conflicts, []
+        try:
+            while store.due:
+                name = store.due.pop(0)
+                try:
+                    done.append(self._put_beside(store.find(name)))
+                except UnmetError as unmet:
+                    self._cannot_put_beside(name, _MESSAGES[unmet.status])
+                except OSError as error:
+                    self._cannot_put_beside(name, error.strerror or str(error))
+        finally:
+            self._leave()
+        if done:
+            self._quarantine.settle()
+        return done
+
+    def _put_beside(self, note: Note) -> Dropped:
+        here = self._enter(split(note.path)[0])
+        self._open_up(here)
+        path = self._quarantine.conflicts.put_beside(note, here.fd, self._side)
+        here.changed = True
+        return Dropped(note.name, path)
+
+    def _cannot_put_beside(self, name: bytes, why: str) -> None:
+        self._log(
+            logging.WARNING,
+            f"what lost a conflict cannot be put beside the version that won: {why}; it stays in "
+            f".psync/conflicts/{printable(name)}",
+        )
+
+    def expire(self, keep_s: int, trash_s: int = 0) -> list[Dropped]:
+        """Destroy what has been in the stores for so long. Blocks.
+
+        Args:
+            keep_s: the age of what goes from the conflict store, in seconds; 0: nothing goes.
+            trash_s: likewise, from the trash.
+
+        Returns:
+            What is not in the conflict store any more.
+        """
+        now_ns, quarantine = time.time_ns(), self._quarantine
+        if trash_s:
+            for _ in quarantine.trash.expire(now_ns - trash_s * 10**9):
+                pass
+        if not keep_s:
+            return []
+        gone = quarantine.conflicts.expire(now_ns - keep_s * 10**9)
+        return [Dropped(note.name) for note in gone]
 
     def sync(self, generation: str = "") -> bool:
         """Make everything applied so far durable. Blocks.
@@ -780,6 +862,16 @@ class Helpers:
 
 
 # --- what is asked ------------------------------------------------------------------------
+
+
+def _fitting(notes: Iterable[Note]) -> Iterator[Note]:
+    """As many notes as fit into a message."""
+    size = 0
+    for note in islice(notes, NOTES_MAX):
+        size += len(note.path) + len(note.name) + _NOTE_SIZE
+        if size > FRAME_MAX // 2:
+            return
+        yield note
 
 
 def _displaces(t: Transition) -> bool:

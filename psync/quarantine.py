@@ -3,15 +3,17 @@
 Whatever a transition displaces goes to `.psync/quarantine` under a name of ours. A
 program that opened the file before may still write into it there; so after a while its
 content is compared once more, under a lease, with what it was when it was displaced.
-Only if that is equal it is unlinked. Otherwise it holds somebody's work: it goes to
-`.psync/conflicts`, with a note of where it came from, and is reported.
+Only if that is equal it is unlinked, or goes to `.psync/trash` if it was deleted and people
+want that. Otherwise it holds somebody's work: it goes to `.psync/conflicts`, with a note of where
+it came from, and is reported.
 
 **Invariants.** `unlink` is called here for names in quarantine only, and never for a
 file whose content was not just found equal to a version that the other replica holds or
 that its user knowingly replaced. Every displacement is preceded by a line in
 `.psync/journal` (one write a batch); a name in quarantine without one is never dropped.
 Names are of fixed length and not made of the user's. Not more than `WAITING_MAX` files
-wait: past that the oldest are looked at early. A directory is removed by `rmdir` only.
+wait, but for those that a full disk keeps out of a store: past that the oldest are looked at
+early. A directory is removed by `rmdir` only.
 
 What to displace, and the way back when it was the wrong thing, is not decided here
 (`helpers`), nor what an interrupted displacement meant (`recovery`).
@@ -42,21 +44,23 @@ RETRY_S = 30.0  # when somebody still has a displaced file open
 
 _BLOCK = 1 << 18
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Reason:
-    """Why something is in the conflict store; the word stands in its note."""
+    """Why something is in a store; the word stands in its note."""
 
     LOSER = "conflict"  # both replicas changed it, and the other version was taken
     LATE_WRITE = "late-write"  # written through a descriptor that was open before
     DISPLACED = "displaced"  # saved in the very moment in which we replaced the file
     UNKNOWN = "unknown"  # found in quarantine, and no line of the journal tells of it
     UNREADABLE = "unreadable"  # displaced, and its content cannot be compared
+    DELETED = "deleted"  # on the other replica, and so here: in the trash
 
 
 # --- the last look ------------------------------------------------------------------------
 
-_EQUAL, _OTHER, _BUSY, _UNREADABLE = range(4)
+_EQUAL, _OTHER, _BUSY, _UNREADABLE, _GONE = range(5)
 
 
 class _Inspection:
@@ -126,7 +130,7 @@ class _Waiting(NamedTuple):
     order: int
     intent: Intent
     entry: Entry  # what it must still be, to be dropped
-    reason: str  # set: it only waits to get into the conflict store
+    reason: str  # set: it only waits to get into a store
 
 
 class Quarantine:
@@ -138,6 +142,7 @@ class Quarantine:
         durable: intents are made durable before they are acted upon.
         log: takes a `logging` level and a line.
         now: the clock, in seconds.
+        keeps_deleted: what was deleted goes to the trash.
     """
 
     def __init__(
@@ -147,12 +152,16 @@ class Quarantine:
         durable: bool,
         log: Callable[[int, str], None],
         now: Callable[[], float],
+        keeps_deleted: bool = False,
     ) -> None:
         self.fd = open_directory(control_fd, b"quarantine")
         self.kept: list[Kept] = []
         self.links = Links()
         self.unused = unused_names()
         self.conflicts = Conflicts(control_fd, log)
+        self.trash = Conflicts(control_fd, log, "trash")
+        self._keeps_deleted = keeps_deleted
+        self._is_trash_full = False
         self._journal = Journal(control_fd)
         self._delay_s = delay_s
         self._retry_s = min(RETRY_S, max(delay_s, 0.1))
@@ -211,8 +220,40 @@ class Quarantine:
         return intent.name
 
     def drop_link(self, intent: Intent) -> None:
-        """Unlink a symlink in quarantine: its text cannot have changed."""
-        os.unlink(intent.name, dir_fd=self.fd)
+        """Be done with a symlink in quarantine: its text cannot have changed."""
+        if self._is_for_trash(intent):
+            self._put_into_trash(intent, intent.expected)
+        else:
+            os.unlink(intent.name, dir_fd=self.fd)
+
+    def _is_for_trash(self, intent: Intent) -> bool:
+        """Tell whether it was deleted: nothing has taken its place, and it has lost nothing."""
+        return self._keeps_deleted and intent.wanted is None and not intent.keep
+
+    def _put_into_trash(self, intent: Intent, entry: Entry) -> None:
+        """Move what was deleted from quarantine to the trash; where that fails now, later."""
+        try:
+            fd = os.open(intent.name, _PATH, dir_fd=self.fd)
+        except FileNotFoundError:
+            return  # somebody has emptied our directory
+        try:
+            before = os.fstat(fd)
+            self.trash.take(self.fd, intent.name, intent.path, Reason.DELETED, entry)
+            self.links.note(before, fd)
+        except OSError as error:
+            if not self._is_trash_full:  # one line is enough for all of them
+                self._log(
+                    logging.ERROR,
+                    f"cannot put {printable(intent.path)}, which was deleted, into the trash yet: "
+                    f"{error.strerror}; it waits in .psync/quarantine/{intent.name.decode()}, and "
+                    "so does what is deleted after it",
+                )
+            self._is_trash_full = True
+            self._wait(intent, entry, Reason.DELETED, self._retry_s)
+        else:
+            self._is_trash_full = False
+        finally:
+            os.close(fd)
 
     def drop_directory(self, intent: Intent) -> None:
         """Remove an empty directory of ours from quarantine, or keep what is in it."""
@@ -281,12 +322,12 @@ class Quarantine:
             verdict = self._inspect(waiting, in_time)
             if verdict is None:
                 return False
-            if verdict == _EQUAL:
+            if verdict == _EQUAL and not self._is_for_trash(waiting.intent):
                 os.unlink(waiting.intent.name, dir_fd=self.fd)  # while the lease holds
                 if self._inspection is not None:
                     self.links.note(self._inspection.before, self._inspection.fd)
         except FileNotFoundError:
-            verdict = _EQUAL  # somebody has emptied our directory
+            verdict = _GONE  # somebody has emptied our directory
         except OSError as error:
             self._log(
                 logging.ERROR,
@@ -320,9 +361,11 @@ class Quarantine:
         intent, entry, reason = waiting.intent, waiting.entry, waiting.reason
         if verdict == _BUSY:
             self._wait(intent, entry, reason, self._retry_s)
+        elif reason == Reason.DELETED or (verdict == _EQUAL and self._is_for_trash(intent)):
+            self._put_into_trash(intent, entry)
         elif reason:
             self.keep(intent, reason, entry)
-        elif verdict != _EQUAL:
+        elif verdict not in (_EQUAL, _GONE):
             late = Reason.LATE_WRITE if verdict == _OTHER else Reason.UNREADABLE
             self.report(intent.path, self.keep(intent, late, entry))
 
@@ -330,6 +373,8 @@ class Quarantine:
 
     def recall_kept(self) -> None:
         """Tell the brain what the store holds from earlier runs; what has no note is left out."""
+        if self.conflicts.keep_both:
+            self.conflicts.recall_due()
         for note in self.conflicts.notes():
             self.kept.append(Kept(note.path, note.name, fresh=False))
 
@@ -340,4 +385,5 @@ class Quarantine:
             self._inspection = None
         self._journal.close()
         self.conflicts.close()
+        self.trash.close()
         os.close(self.fd)

@@ -321,7 +321,7 @@ class Kept(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What is known of a version in the conflict store.
+    """What is known of a version in a store.
 
     Attributes:
         name: its name there.
@@ -359,9 +359,15 @@ class Recalled(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """A version is in the conflict store no more."""
+    """A version is in the conflict store no more.
+
+    Attributes:
+        kept: its name there.
+        path: where it was put, for the users to have both versions; empty: nowhere.
+    """
 
     kept: bytes
+    path: bytes = b""
 
 
 # --- messages: the brain speaks ---------------------------------------------------------
@@ -389,6 +395,8 @@ class Start(NamedTuple):
     poll_ms: int
     conflict_keep_s: int = 0  # how long a loser is kept; 0: until a person drops it
     distrust_cache: bool = False  # its disk failed: only what is read from there counts
+    keep_both: bool = False  # a loser goes back beside the version that won
+    trash_s: int = 0  # how long what is deleted is kept; 0: it is not
 
 
 class Watch(NamedTuple):
@@ -481,25 +489,28 @@ class Rescan(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """Do something with the conflict store, because a person wants it.
+    """Do something with the conflict store, or the trash, because a person wants it.
 
     Attributes:
         token: comes back with the answer.
         verb: one of `LIST` ... below.
-        kept: the version's name; empty with `LIST`.
-        path: for `RESTORE` where to; empty: where it was.
+        kept: the version's name; empty with `LIST` and `READ`.
+        path: for `RESTORE` where to; empty: where it was. For `READ` what.
+        trash: it is about the trash.
     """
 
     token: int
     verb: int
     kept: bytes = b""
     path: bytes = b""
+    trash: bool = False
 
 
 LIST = 1  # tell of all versions
 SHOW = 2  # ... of one, with its content
 RESTORE = 3  # put it back; what is there now takes its place
 DROP = 4  # destroy it
+READ = 5  # no version: what is at `path` now
 
 
 class Stop(NamedTuple):

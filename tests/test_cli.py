@@ -28,6 +28,10 @@ from psync.errors import PsyncError
 side = {"host": "this host", "root": "/srv/x", "connected": True, "entries": 1234, "applied": 5,
         "bytes": 4200000, "trouble": ""}
 
+version = {"kind": "file", "size": 1200, "time": "2026-11-22T00:15:00Z"}
+waits = {"side": "both", "path": "f", "kept": "", "reason": "ask", "left": version,
+         "right": version | {"kind": "directory"}}
+
 async def main(directory):
     over = asyncio.Event()
 
@@ -36,14 +40,26 @@ async def main(directory):
             return {"name": directory.name, "pid": os.getpid(), "state": "watching", "pending": 0,
                     "conflicts": 1, "problems": 1, "halted": "", "left": side,
                     "right": side | {"connected": False, "trouble": "cut\\x1b[2J"},
-                    "problem_list": [{"side": "left", "path": "a", "message": "full"}]}
+                    "problem_list": [{"side": "left", "path": "a", "message": "full"}],
+                    "conflict_list": ["f"]}
         if verb == "flush" and args["timeout"] < 1:
             raise PsyncError("not everything is on both sides")
         if verb == "flush" and args["timeout"] >= 1000:
             print("asked", flush=True)
             await asyncio.Event().wait()
+        if verb == "trash" and args.get("action") == "drop":
+            print("dropped", args["kept"], flush=True)
+            return {}
+        if verb == "trash":
+            return [{"side": "left", "kept": "", "trouble": "left is not connected"},
+                    {"side": "right", "path": "f", "kept": "0002", "reason": "deleted"}]
+        if verb == "conflicts" and args.get("action") == "take":
+            raise PsyncError(f"{args['path']}: taken from the {args['side']}")
+        if verb == "conflicts" and args.get("action") == "show":
+            told = {"names": ["left", "right"], "content": args["kept"], "present": "YgpjCg=="}
+            return waits | told
         if verb == "conflicts":
-            return [{"side": "left", "path": "a\\\\nb", "kept": "0001"}]
+            return [waits, {"side": "left", "path": "a\\\\nb", "kept": "0001"}]
         if verb == "resume" and not args["accept_deletes"]:
             raise PsyncError("the session has halted")
         if verb == "stop":
@@ -230,7 +246,7 @@ class TestQuestions:
         assert psync("status").stdout.startswith("no session is running")
         assert json.loads(psync("status", "--json").stdout) == {"sessions": []}
         assert not state.exists()
-        for verb in ("flush", "pause", "resume", "stop", "conflicts"):
+        for verb in ("flush", "pause", "resume", "stop", "conflicts", "trash"):
             assert "no session is running" in refused(psync(verb))
             assert "session home is not running" in refused(psync(verb, "home"))
 
@@ -255,19 +271,57 @@ class TestQuestions:
             f"  left   {SIDE}",
             f"  right  {SIDE}; not connected: cut\\x1b[2J",
             "  pending 0, conflicts 1, problems 1",
+            "  conflict: f: waits for psync conflicts --take left|right PATH",
             "  problem: left a: full",
         ]
-        assert psync("conflicts").stdout == "left  a\\nb  0001\n"
+        version = "1,200 bytes, 2026-11-22T00:15:00Z"
+        assert psync("conflicts").stdout.splitlines() == [
+            f"both  f  ask  left: file, {version}  right: directory, {version}",
+            "left  a\\nb  0001",
+        ]
 
     def test_are_answered_for_programs(self, psync, session):
         session("home")
 
-        assert json.loads(psync("conflicts", "--json").stdout) == {
-            "conflicts": [{"side": "left", "path": "a\\nb", "kept": "0001"}]
-        }
+        (_, told) = json.loads(psync("conflicts", "--json").stdout)["conflicts"]
+        assert told == {"side": "left", "path": "a\\nb", "kept": "0001"}
         (told,) = json.loads(psync("status", "--json", "home").stdout)["sessions"]
         assert told["name"] == "home"
         assert told["left"]["entries"] == 1234
+
+    def test_are_answered_with_the_side_that_is_to_win(self, psync, session):
+        session("home")
+
+        for args in (["home", "--take", "left", "d/f"], ["--take", "right", "d/f", "home"]):
+            side = next(a for a in args if a in ("left", "right"))
+            told = refused(psync("conflicts", *args), 1)
+            assert f"d/f: taken from the {side}" in told
+        assert "--take left PATH or --take right PATH" in refused(
+            psync("conflicts", "--take", "both", "f")
+        )
+        assert psync("conflicts", "--take", "left").returncode == 2
+
+    def test_list_and_empty_the_trash(self, psync, session):
+        process = session("home")
+
+        assert psync("trash").stdout.splitlines() == [
+            "left  left is not connected",
+            "right  f  0002  deleted",
+        ]
+        assert len(json.loads(psync("trash", "--json").stdout)["trash"]) == 2
+        assert psync("trash", "--empty").returncode == 0
+        assert process.stdout is not None
+        assert process.stdout.readline() == "dropped 0002\n"
+        assert "unrecognized arguments" in refused(psync("trash", "--take", "left", "f"))
+
+    def test_compare_both_versions_of_a_conflict_that_waits(self, psync, session):
+        session("home")
+
+        shown = psync("conflicts", "--diff", "YQpjCg==")  # what the left says; here it tells itself
+        assert shown.stdout.splitlines() == [
+            "--- f (left)", "+++ f (right)", "@@ -1,2 +1,2 @@", "-a", "+b", " c",
+        ]  # fmt: skip
+        assert "f waits for a word" in refused(psync("conflicts", "--show", "YQpjCg=="), 1)
 
     def test_take_the_state_directory_before_or_after_the_verb(self, psync, session, state):
         session("home")

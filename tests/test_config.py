@@ -70,6 +70,11 @@ class TestOptions:
         assert options(max_delete="100%").max_delete == "100%"
         assert options(max_delete="0").max_delete == "0"
 
+    def test_keep_what_is_deleted_for_a_time_or_not_at_all(self):
+        assert options().keep_deleted_s == 0
+        assert options(trash="").keep_deleted_s == 0
+        assert options(trash="2d").keep_deleted_s == 2 * 86400
+
     @pytest.mark.parametrize(
         ("values", "message"),
         [
@@ -85,6 +90,14 @@ class TestOptions:
                 {"durability": "very"},
                 "here: durability: Invalid enum value 'very'; there are: lazy, strict",
             ),
+            (
+                {"conflict": "oldest"},
+                "here: conflict: Invalid enum value 'oldest'; there are: newest, left, right",
+            ),
+            ({"conflict": 1}, "here: conflict: Expected str, got int"),
+            ({"trash": "soon"}, "here: trash: 'soon' is neither a time like 30d, 12h or 90s nor"),
+            ({"trash": 30}, "here: trash: '30' is neither a time like 30d, 12h or 90s nor empty"),
+            ({"trash": True}, "here: trash: Expected str, got bool"),
             ({"dry_run": "yes"}, "here: dry_run: Expected bool, got str"),
             ({"excludes": [1]}, "here: excludes: Expected str, got int"),
             ({"excludes": ["ok", "("]}, "here: excludes: '(' is no regular expression: missing )"),

@@ -67,9 +67,12 @@ class Carrier:
         target = self._replicas[source.other]
         if not self._pair.has_parent(path, target.side) or not self._has_room(path, target.side):
             return
-        if _is_directory(expected) and not _is_directory(entry) and not emptied:
-            self._walk(source, path)
-            return
+        if _is_directory(expected) and not _is_directory(entry):
+            if not emptied:
+                self._walk(source, path)
+                return
+            if self._is_kept(path):
+                return
         if _is_directory(entry) and not _is_directory(expected) and not emptied:
             # It comes back without what was agreed in it: that went with it, unseen.
             if self._archive.children(path):
@@ -112,7 +115,7 @@ class Carrier:
             self._send(side, Transition(0, DELETE, path, expected, None), decision, None)
         elif not emptied and self._archive.children(path):
             self._walk(decision.source, path)
-        else:
+        elif not self._is_kept(path):
             self._send(side, Transition(0, RMDIR, path, expected, None), decision, None)
 
     def adjust(self, path: bytes, decision: Decision, left: View, right: View) -> None:
@@ -133,6 +136,13 @@ class Carrier:
             )
             transition = Transition(0, META, path, entry, whole)
             self._send(side, transition, decision, shown, intact=not decision.partial)
+
+    def _is_kept(self, path: bytes) -> bool:
+        """Tell whether something in a directory waits for a person's word; then wait for it."""
+        inner = self._pending.asleep_below(path)
+        if inner is not None:
+            self._pending.hold(path, inner)
+        return inner is not None
 
     def _has_room(self, path: bytes, side: Side) -> bool:
         replica = self._replicas[side]

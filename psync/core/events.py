@@ -192,6 +192,8 @@ class Limits(NamedTuple):
         max_delete: what may be deleted at once: a share of the archive, if it has at least
             `max_delete_min` entries, or, as an int, so many entries.
         compare: reconcile what a scan shows; False: trust that it is as agreed.
+        favoured: whose version wins a conflict; None: the newer.
+        ask: nothing is done about a conflict until a person has chosen a side.
     """
 
     inline_max: int = 256 * 1024
@@ -200,3 +202,5 @@ class Limits(NamedTuple):
     max_delete: float | int = 0.5
     max_delete_min: int = 100
     compare: bool = True
+    favoured: Side | None = None
+    ask: bool = False

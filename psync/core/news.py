@@ -137,6 +137,7 @@ class News:
             else:
                 waiting[path] = None
         self._pending.dirty.update(waiting)
+        self._pending.ask_anew()
         self._pending.release_all()
 
     def scan_anew(self, replica: Replica, why: str) -> None:
@@ -346,18 +347,25 @@ class News:
         self._pair.keep(replica.side, message.path, message.kept, fresh=message.fresh)
 
     def _on_dropped(self, replica: Replica, message: Dropped) -> None:
+        path = message.path
+        _check(path)
         self._pair.conflicts.pop((replica.side, message.kept), None)
+        if path:
+            self._pair.note("conflict.beside", replica.side, path, "the version that lost is here")
+        if path and replica.link == Link.READY:
+            replica.look(path, 0)
+            self._pending.touch(path, 0)  # whoever waits for the conflict waits for it, too
 
     _at_once: ClassVar[dict[type, Callable[[News, Replica, Any], None]]] = {
         Digests: _on_digests,
         Scanned: _on_scanned,
         Kept: _on_kept,
-        Dropped: _on_dropped,
     }
     _in_order: ClassVar[dict[type, Callable[[News, Replica, Any], None]]] = {
         Listing: _on_listing,
         Observed: _on_observed,
         Results: _on_results,
+        Dropped: _on_dropped,
         Trouble: _on_trouble,
     }
 

@@ -31,6 +31,7 @@ class Pair:
         intents: what was sent by an earlier run, or before a link broke, and may be done.
         renames: the renames among that, by their new path.
         conflicts: the losers kept, by side and name in the conflict store.
+        taken: at which paths a person has chosen a side, and between which versions.
         out: commands that are ready.
     """
 
@@ -55,6 +56,7 @@ class Pair:
         self.intents: dict[bytes, list[Intent]] = {}
         self.renames: dict[bytes, Intent] = {}
         self.conflicts: dict[tuple[Side, bytes], bytes] = {}
+        self.taken: dict[bytes, tuple[Side, Entry, Entry]] = {}
         self.out: list[Command] = []
 
     def replay(self, record: Intend) -> None:
@@ -99,6 +101,11 @@ class Pair:
         self.conflicts[side, kept] = path
         if fresh:
             self.note("conflict.kept", side, path, printable(kept))
+
+    def forget_kept(self, side: Side) -> None:
+        """A new agent tells of all losers that are kept on a side."""
+        for key in [key for key in self.conflicts if key[0] == side]:
+            del self.conflicts[key]
 
     def look(self, side: Side, path: bytes, want: int) -> None:
         """Have a path looked at on a side, if somebody is there to do it."""
@@ -145,6 +152,7 @@ class Pair:
         self.survivors.discard(path)
         self.suspects.pop(path, None)
         self.intents.pop(path, None)
+        self.taken.pop(path, None)
         self.pending.rest(path)
 
     def has_parent(self, path: bytes, target: Side | None) -> bool:

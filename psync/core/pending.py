@@ -1,19 +1,19 @@
 """The paths that are not at rest, and what each of them waits for.
 
 A path with news is *dirty* and is decided soon. If something stands in its way it is
-*held* by another path, or put off until a time, or somebody who asked a question has it; it is
-dirty again as soon as that is over. `since` says from when its news is, so that a flush
-knows what it waits for.
+*held* by another path, or put off until a time, or somebody who asked a question has it, or a
+person is *asked*; it is dirty again as soon as that is over. `since` says from when its news is,
+so that a flush knows what it waits for.
 
 **Invariants.** A path in `since` is dirty, held, put off, or waits for an answer of an
-agent: never nothing. Order is the order of events; nothing here depends on hashes.
+agent or of a person: never nothing. Order is the order of events; nothing here depends on hashes.
 """
 
 from __future__ import annotations
 
 import math
 
-from psync.core.entry import Side
+from psync.core.entry import Side, is_below
 from psync.core.events import Problem
 
 __all__ = ["QUIET_ATTEMPTS", "Pending"]
@@ -33,6 +33,7 @@ class Pending:
         sequence: how many observations there have been.
         since: for each path not at rest, the sequence number of its oldest news.
         problems: paths that are put off.
+        asked: paths that wait for a person's word, and what for.
     """
 
     def __init__(self) -> None:
@@ -43,6 +44,8 @@ class Pending:
         self.held: dict[bytes, dict[bytes, None]] = {}
         self._holders: dict[bytes, bytes] = {}
         self.problems: dict[bytes, Problem] = {}
+        self.asked: dict[bytes, Problem] = {}
+        self._told: set[bytes] = set()  # of what a person has heard already that it is asked
         self._retry_at = math.inf
 
     def touch(self, path: bytes, sequence: int | None = None) -> None:
@@ -90,8 +93,46 @@ class Pending:
         """A path is at rest."""
         self.since.pop(path, None)
         self.problems.pop(path, None)
+        self.asked.pop(path, None)
+        self._told.discard(path)
         self._let_go(path)
         self.release(path)
+
+    # --- people --------------------------------------------------------------------------
+
+    def ask(self, path: bytes, side: Side, message: str) -> bool:
+        """Let a path wait for a person's word; tell whether he has not heard of it yet."""
+        self._let_go(path)
+        self.asked[path] = Problem(path, side, message, 0, math.inf)
+        is_new = path not in self._told
+        self._told.add(path)
+        return is_new
+
+    def ask_anew(self) -> None:
+        """What a person was asked may be another question now."""
+        self.dirty.update(dict.fromkeys(self.asked))
+        self.asked.clear()
+
+    @property
+    def asleep(self) -> int:
+        """How many paths only a person's word brings to rest: those, and who waits for them."""
+        if not self.asked:
+            return 0
+        count = len(self.asked)
+        holders = list(self.asked.keys() & self.held.keys())
+        while holders:
+            waiting = self.held.get(holders.pop(), {})
+            count += len(waiting)
+            holders.extend(waiting)
+        return count
+
+    def asleep_below(self, directory: bytes) -> bytes | None:
+        """A path in a directory that only a person's word brings to rest, if there is one."""
+        for path in self.since if self.asked else ():
+            problem = self.lasting(path) if is_below(path, directory) else None
+            if problem is not None and problem.path in self.asked:
+                return path
+        return None
 
     # --- problems ------------------------------------------------------------------------
 
@@ -131,6 +172,8 @@ class Pending:
         seen: set[bytes] = set()
         while path not in seen:
             seen.add(path)
+            if path in self.asked:
+                return self.asked[path]
             problem = self.problems.get(path)
             if problem is not None and problem.attempts >= LASTING_ATTEMPTS:
                 if problem.due > self.now and not problem.passing:

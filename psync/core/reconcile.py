@@ -10,8 +10,8 @@ a decision names sides as data. The table of `docs/DESIGN.md` is tested row by r
   the side that loses it still holds exactly what was agreed: same bytes *and* same inode.
 - Where both sides hold content that the other never saw, the decision is a conflict and
   says so: whoever applies it keeps the loser.
-- What is not known is asked for (`COMPARE`), never guessed; mtime orders nothing but the
-  two versions of a conflict.
+- What is not known is asked for (`COMPARE`), never guessed; mtime (or the favoured side)
+  orders nothing but the two versions of a conflict.
 - Applying a decision and deciding again comes to rest.
 
 It deliberately knows nothing of names, directories' contents, operations in flight or time.
@@ -24,7 +24,19 @@ from typing import NamedTuple
 
 from psync.core.entry import Agreed, Entry, Kind, Side
 
-__all__ = ["Decision", "Standing", "Verb", "View", "agree", "decide", "same_content", "standing"]
+__all__ = [
+    "RIVALS",
+    "Decision",
+    "Standing",
+    "Verb",
+    "View",
+    "agree",
+    "decide",
+    "same_content",
+    "standing",
+]
+
+RIVALS = "both sides changed it"
 
 
 class View(NamedTuple):
@@ -148,17 +160,17 @@ def agree(wanted: Entry, left: Entry, right: Entry) -> Agreed:
     return Agreed(*wanted[:8], left.ino, left.ctime_ns, right.ino, right.ctime_ns)
 
 
-def _newer(left: Entry, right: Entry) -> Side:
-    """The winner between two versions that neither side saw of the other."""
-    if (left.kind == Kind.DIRECTORY) != (right.kind == Kind.DIRECTORY):
-        # A directory may hold entries that agree; what is none can be kept aside whole.
-        return Side.LEFT if left.kind == Kind.DIRECTORY else Side.RIGHT
+def _preferred(left: Entry, right: Entry, favoured: Side | None) -> Side:
+    """Whose word counts where both have one: the favoured side's, else the newer's."""
+    if favoured is not None:
+        return favoured
     return Side.RIGHT if right.mtime_ns > left.mtime_ns else Side.LEFT
 
 
-def _merge_meta(base: Agreed | None, left: Entry, right: Entry) -> Entry:
-    """Merge two sides' metadata field by field; where both changed one, the newer's counts."""
-    winner, loser = (left, right) if right.mtime_ns <= left.mtime_ns else (right, left)
+def _merge_meta(base: Agreed | None, left: Entry, right: Entry, favoured: Side | None) -> Entry:
+    """Merge two sides' metadata field by field; where both changed one, the winner's counts."""
+    side = _preferred(left, right, favoured)
+    winner, loser = (left, right)[side], (left, right)[side.other]
 
     def pick(field: str) -> int:
         ours: int = getattr(winner, field)
@@ -176,25 +188,33 @@ def _merge_meta(base: Agreed | None, left: Entry, right: Entry) -> Entry:
     )  # fmt: skip
 
 
-def _settle_meta(base: Agreed | None, left: Entry, right: Entry) -> Decision:
+def _settle_meta(base: Agreed | None, left: Entry, right: Entry, favoured: Side | None) -> Decision:
     """Both hold the same content: bring the metadata together, or record that it is."""
-    wanted = _merge_meta(base, left, right)
+    wanted = _merge_meta(base, left, right, favoured)
     if left.same_meta(wanted) and right.same_meta(wanted):
         return Decision(Verb.AGREE, wanted=wanted)
     return Decision(Verb.ADJUST, wanted=wanted)
 
 
-def _conflict(left: Entry, right: Entry) -> Decision:
-    winner = _newer(left, right)
-    return Decision(Verb.COPY, winner, (left, right)[winner].bare(), "both sides changed it")
+def _conflict(left: Entry, right: Entry, favoured: Side | None) -> Decision:
+    """Two versions that neither side saw of the other."""
+    sides, winner = (left, right), _preferred(left, right, favoured)
+    if sides[winner].kind != Kind.DIRECTORY == sides[winner.other].kind:
+        # It may hold entries that agree; what is none can be kept aside whole.
+        winner = winner.other
+    return Decision(Verb.COPY, winner, sides[winner].bare(), RIVALS)
 
 
-def _decide_unknown(left: Entry, right: Entry, *, trust_times: bool) -> Decision:
+def _decide_unknown(
+    left: Entry, right: Entry, favoured: Side | None, *, trust_times: bool
+) -> Decision:
     """Nothing was ever agreed here, and both sides hold something."""
     same = same_content(left, right, trust_times=trust_times)
     if same is None:
         return _COMPARE
-    return _settle_meta(None, left, right) if same else _conflict(left, right)
+    if same:
+        return _settle_meta(None, left, right, favoured)
+    return _conflict(left, right, favoured)
 
 
 def _carry_edit(base: Agreed, source: Side, edited: Entry, kept: Entry) -> Decision:
@@ -215,20 +235,31 @@ def _carry_edit(base: Agreed, source: Side, edited: Entry, kept: Entry) -> Decis
 
 
 def _decide_doubtful(
-    base: Agreed, left: Entry, right: Entry, stands: tuple[Standing, Standing]
+    base: Agreed,
+    left: Entry,
+    right: Entry,
+    stands: tuple[Standing, Standing],
+    favoured: Side | None,
 ) -> Decision:
     """One side has another version, and it is not known whether of the agreed content."""
     if any(entry.kind == Kind.FILE and not entry.digest for entry in (left, right)):
         return _COMPARE
     if same_content(left, right):
-        return _settle_meta(base, left, right)
+        return _settle_meta(base, left, right, favoured)
     for side in Side:
         if stands[side] in (Standing.SAME, Standing.META):  # it holds the agreed content
             return _carry_edit(base, side.other, (left, right)[side.other], (left, right)[side])
-    return _conflict(left, right)
+    return _conflict(left, right, favoured)
 
 
-def decide(base: Agreed | None, left: View, right: View, *, trust_times: bool = False) -> Decision:
+def decide(
+    base: Agreed | None,
+    left: View,
+    right: View,
+    *,
+    trust_times: bool = False,
+    favoured: Side | None = None,
+) -> Decision:
     """Decide what shall become of a path.
 
     Args:
@@ -237,6 +268,8 @@ def decide(base: Agreed | None, left: View, right: View, *, trust_times: bool = 
         right: what the right side shows now.
         trust_times: two files that nobody ever compared are taken for equal if size and mtime
             are: where two trees meet for the first time, to read all of both takes too long.
+        favoured: whose version, and metadata, win where both sides changed them; None: those
+            with the newer mtime. A directory wins over what is none, whoever is favoured.
 
     Returns:
         The one next step; after it has been done (or has failed) decide again with what
@@ -251,7 +284,7 @@ def decide(base: Agreed | None, left: View, right: View, *, trust_times: bool = 
             there = sides[source]
             assert there is not None
             return Decision(Verb.COPY, source, there.bare())
-        return _decide_unknown(sides[0], sides[1], trust_times=trust_times)
+        return _decide_unknown(sides[0], sides[1], favoured, trust_times=trust_times)
 
     stands = (standing(base, Side.LEFT, left), standing(base, Side.RIGHT, right))
     for side in Side:
@@ -276,12 +309,14 @@ def decide(base: Agreed | None, left: View, right: View, *, trust_times: bool = 
         same = same_content(sides[0], sides[1])
         if same is None:
             return _COMPARE
-        return _settle_meta(base, sides[0], sides[1]) if same else _conflict(sides[0], sides[1])
+        if same:
+            return _settle_meta(base, sides[0], sides[1], favoured)
+        return _conflict(sides[0], sides[1], favoured)
     if Standing.MAYBE in stands:
-        return _decide_doubtful(base, sides[0], sides[1], stands)
+        return _decide_doubtful(base, sides[0], sides[1], stands, favoured)
     for side in Side:
         if stands[side] == Standing.EDITED:
             edited, kept = sides[side], sides[side.other]
             assert edited is not None and kept is not None
             return _carry_edit(base, side, edited, kept)
-    return _settle_meta(base, sides[0], sides[1])
+    return _settle_meta(base, sides[0], sides[1], favoured)

@@ -25,7 +25,7 @@ from psync.core.events import Limits
 from psync.core.plan import Plan
 from psync.core.reconcile import View
 from psync.core.survey import Survey
-from psync.wire import META_ONLY, Credit, Listing, Look, Message, Observed, Results
+from psync.wire import META_ONLY, Credit, Dropped, Listing, Look, Message, Observed, Results
 
 __all__ = ["NOTHING", "Link", "Move", "Replica", "Views"]
 
@@ -318,17 +318,17 @@ class Replica:
     def forget(self) -> dict[bytes, None]:
         """Drop all news, a scan will show what counts; return the paths that waited for some.
 
-        What became of operations is no news of that kind: it stays.
+        What became of operations, and of losers, is no news of that kind: it stays.
         """
         waiting = {**self._unasked, **dict.fromkeys(self.awaited)}
         for path in list(self._contents):
             self.drop_content(path)
-        results: deque[Message] = deque()
+        outcomes: deque[Message] = deque()
         for message in self.stream:
             self.waste(message)
-            if isinstance(message, Results):
-                results.append(message)
-        self.stream = results
+            if isinstance(message, (Results, Dropped)):
+                outcomes.append(message)
+        self.stream = outcomes
         self.turning = ROOT
         self.views.clear()
         self.presumed.clear()

@@ -21,6 +21,7 @@ Everything else is about *what stands in the way* of a path, and each has one na
     what is below it to be removed first   `Carrier.walking`
     many deletions, to be counted first    `Guard.holds`
     a failure, until its time comes        `Pending.problems`
+    a person's word                        `Pending.asked`
 
 **How to drive it.** `receive(event, now)` for everything that happens; then `commands(now)`
 and carry them out in order; call again at `deadline()`. `problems()` and `status()` may be
@@ -65,7 +66,7 @@ from psync.core.moves import Moves
 from psync.core.news import News
 from psync.core.pair import Pair
 from psync.core.pending import QUIET_ATTEMPTS
-from psync.core.reconcile import Decision, Verb, View, agree, decide
+from psync.core.reconcile import RIVALS, Decision, Verb, View, agree, decide
 from psync.core.replica import NOTHING, Link, Replica
 from psync.wire import List_, Scanned
 
@@ -150,6 +151,7 @@ class Session:
                     self.halt(event.side, why)
         elif isinstance(event, SideUp):
             self._side_down(event.side, Link.SCANNING)
+            self._pair.forget_kept(event.side)
             self._replicas[event.side].cut_ns = event.cut_ns
             if event.accepted:
                 self._guard.accept_next(event.side)
@@ -178,6 +180,9 @@ class Session:
             self._drain()
         intents: list[Intent] = []
         sends: list[Command] = []
+        asleep = self._pending.asleep
+        at_rest = len(self._pending.since) == asleep
+        backlog = sum(len(replica.views) for replica in self._replicas) - 2 * asleep
         for replica in self._replicas:
             if replica.link < Link.SCANNING:
                 continue
@@ -188,13 +193,13 @@ class Session:
                     if is_recorded(op):
                         intents.append(intent_of(op))
                 sends.append(Send(side, batch))
-            if active and sum(len(each.views) for each in self._replicas) < _BACKLOG_MAX:
+            if active and backlog < _BACKLOG_MAX:
                 paths = replica.survey.next()
                 if paths:
                     sends.append(Send(side, List_(paths)))
             for message in replica.questions():
                 sends.append(Send(side, message))
-            for message in replica.credit(all_of_it=not self._pending.since):
+            for message in replica.credit(all_of_it=at_rest):
                 sends.append(Send(side, message))
         out = self._pair.out
         self._pair.out = []
@@ -217,7 +222,7 @@ class Session:
         return {
             "state": self.state.name.lower(),
             "pending": self.pending,
-            "conflicts": len(self._pair.conflicts),
+            "conflicts": len(self._pair.conflicts) + len(self._pending.asked),
             "problems": len(self.problems()) + len(self.troubles()),
             "agreed": self._archive.count,
             "halted": self.halted,
@@ -245,9 +250,9 @@ class Session:
 
     @property
     def pending(self) -> int:
-        """How many paths are not at rest, as far as is known."""
+        """How many paths are on their way to rest, as far as is known."""
         unlisted = sum(len(replica.survey.pending) for replica in self._replicas)
-        return len(self._pending.since) + unlisted
+        return len(self._pending.since) - self._pending.asleep + unlisted
 
     def mark(self) -> int:
         """A point in the order of what has been observed; see `settled`."""
@@ -283,6 +288,31 @@ class Session:
         """The losers kept: side, path, name in that side's conflict store."""
         kept = sorted(self._pair.conflicts.items())
         return [(side, path, name) for (side, name), path in kept]
+
+    def asked(self) -> list[tuple[bytes, Entry | None, Entry | None]]:
+        """The conflicts that wait for a person's word: path, and what either side shows."""
+        left, right = self._replicas
+        return [(path, left.shows(path), right.shows(path)) for path in sorted(self._pending.asked)]
+
+    def take(self, path: bytes, side: Side) -> str:
+        """Let a side's version win a conflict; return why it cannot, empty: it will.
+
+        It is for the two versions that there are now: if one of them is changed before that
+        is done, it is asked anew.
+        """
+        versions = [replica.shows(path) for replica in self._replicas]
+        chosen, loser = versions[side], versions[side.other]
+        if path not in self._pending.asked or chosen is None or loser is None:
+            return "no conflict there waits for a word"
+        if chosen.kind != Kind.DIRECTORY == loser.kind:
+            return (
+                f"on the {side.other.name.lower()} it is a directory, which cannot be kept as a "
+                "version: take that, or rename one of the two"
+            )
+        assert versions[0] is not None and versions[1] is not None
+        self._pair.taken[path] = (side, versions[0], versions[1])
+        self._pending.touch(path)
+        return ""
 
     def troubles(self) -> list[tuple[Side, str, bytes, str]]:
         """What the agents cannot observe: side, code, path, message."""
@@ -328,6 +358,7 @@ class Session:
             "dirty": len(self._pending.dirty),
             "held": len(self._pending.held),
             "problems": len(self._pending.problems),
+            "asked": len(self._pending.asked) + len(self._pair.taken),
             "since": len(self._pending.since),
             "operations": len(self._flights.ops) + len(self._flights.at),
             "locked": len(self._flights.locked),
@@ -412,7 +443,7 @@ class Session:
         if not any(replica.survey.pending for replica in self._replicas):
             self.met = True
             self._forget_intents()
-            if not pending.since:
+            if len(pending.since) == pending.asleep:
                 self._guard.rest()
 
     def _count_gone(self) -> bool:
@@ -496,6 +527,7 @@ class Session:
             path: a dirty path.
             emptied: what was agreed below it has been dealt with already.
         """
+        self._pending.asked.pop(path, None)
         if self._is_waiting(path):
             return
         for replica in self._replicas:
@@ -512,7 +544,8 @@ class Session:
         views = (left.view(path, base), right.view(path, base))
         if self._is_doomed(path, views):
             return
-        decision = decide(base, *views, trust_times=not self.met)
+        favoured = self._favoured(path, views)
+        decision = decide(base, *views, trust_times=not self.met, favoured=favoured)
         decision = self._with_survivors(path, self._without_cuts(decision, views), views)
         verb = decision.verb
         if verb is Verb.NOTHING:
@@ -532,6 +565,8 @@ class Session:
         elif verb is Verb.REMOVE and self._replicas[decision.source].survey.comparing:
             # It may turn up elsewhere: then it was renamed.
             self._pending.hold(path, _SCANNED[decision.source])
+        elif self._limits.ask and decision.conflict == RIVALS and path not in self._pair.taken:
+            self._ask(path, decision)
         elif not emptied and self._guard.holds(path, decision, views):
             pass  # how much goes with it is to be counted first
         elif verb is Verb.COPY:
@@ -540,6 +575,24 @@ class Session:
             self._carrier.remove(path, decision, *views, emptied=emptied)
         else:
             self._carrier.adjust(path, decision, *views)
+
+    def _favoured(self, path: bytes, views: tuple[View, View]) -> Side | None:
+        """Whose version wins a conflict: what a person has said of these two, or of all."""
+        taken = self._pair.taken.get(path)
+        if taken is not None:
+            side, *versions = taken
+            if all(map(Entry.same_identity, versions, [view.entry for view in views])):
+                return side
+            del self._pair.taken[path]
+        return self._limits.favoured
+
+    def _ask(self, path: bytes, decision: Decision) -> None:
+        """Leave both versions where they are until a person has chosen one."""
+        for replica in self._replicas:
+            replica.drop_content(path)
+        message = f"{RIVALS}: psync conflicts --take left|right PATH"
+        if self._pending.ask(path, decision.source.other, message):
+            self._pair.note("conflict.asked", None, path, message)
 
     def _wait_for_writer(self, path: bytes) -> None:
         """A path is observed again once it is settled, if its directory is still there."""
@@ -598,15 +651,16 @@ class Session:
         File systems keep the order of names, not of content. That a user has emptied a file
         right before looks the same; the empty one is kept.
         """
-        source = decision.source
-        emptied, there = views[source].entry, views[source.other].entry
-        if decision.verb is not Verb.COPY or emptied is None or there is None:
+        if decision.verb is not Verb.COPY:
             return decision
-        if not self._replicas[source].may_be_cut(emptied):
-            return decision
-        if there.kind != Kind.FILE or not there.size:
-            return decision
-        return Decision(Verb.COPY, source.other, there.bare(), "a power cut has emptied it")
+        sides = [decision.source, decision.source.other] if decision.conflict else [decision.source]
+        for side in sides:
+            emptied, there = views[side].entry, views[side.other].entry
+            if emptied is None or there is None or there.kind != Kind.FILE or not there.size:
+                continue
+            if self._replicas[side].may_be_cut(emptied):
+                return Decision(Verb.COPY, side.other, there.bare(), "a power cut has emptied it")
+        return decision
 
     def _with_survivors(
         self, path: bytes, decision: Decision, views: tuple[View, View]
@@ -618,7 +672,7 @@ class Session:
         entry = views[kept].entry
         if entry is None or entry.kind != Kind.DIRECTORY:
             return decision
-        conflict = "both sides changed it" if decision.verb is Verb.COPY else ""
+        conflict = RIVALS if decision.verb is Verb.COPY else ""
         return Decision(Verb.COPY, kept, entry.bare(), conflict)
 
     def _recall(self, path: bytes, base: Agreed | None) -> bool:

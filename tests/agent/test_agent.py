@@ -1173,6 +1173,25 @@ class TestApplying:
         assert one.until(Synced) == Synced(9, True)
 
 
+class TestBothVersions:
+    def test_of_a_conflict_are_among_the_files(
+        self, root: Path, spawn: Callable[..., Brain]
+    ) -> None:
+        (root / "f").write_bytes(b"lost")
+        brain = spawn()
+        brain.watch(start_message(root, side=1, keep_both=True))
+        brain.say(wire.List_([b""]))
+        old = brain.item(b"f").entry
+        assert old is not None
+        (outcome,) = brain.apply(put(b"f", b"won", 1, old)._replace(keep=True))
+        (dropped,) = [m for m in brain.seen if isinstance(m, wire.Dropped)]
+
+        assert outcome.kept == b"", "it is told of before that, and nothing is kept"
+        assert dropped.path.startswith(b"f.conflict-RIGHT-")
+        beside = brain.content(dropped.path, b"lost").entry
+        assert beside is not None and beside.ino == old.ino
+
+
 class TestLargeFiles:
     def test_opens_a_source_as_expected_and_says_whether_it_stayed_so(
         self, root: Path, one: Brain

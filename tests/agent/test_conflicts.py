@@ -9,10 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from psync.conflicts import SHOWN_MAX, Conflicts
-from psync.core.entry import Entry, Kind
+from psync.conflicts import SHOWN_MAX, Conflicts, name_beside
+from psync.core.entry import Entry, Kind, Side, valid_path
 from psync.helpers import Helpers
-from psync.wire import DROP, LIST, RESTORE, SHOW, Dropped, Kept, Note, Recall, Recalled
+from psync.wire import (
+    APPLIED,
+    DROP,
+    LIST,
+    READ,
+    RESTORE,
+    SHOW,
+    Dropped,
+    Kept,
+    Note,
+    Recall,
+    Recalled,
+)
+from tests.support.replica import Replica, file
 
 NAME = b"0123456789abcdef"
 
@@ -222,6 +235,192 @@ class TestDropping:
         assert [*store.store.expire(before)] == []
 
 
+class TestNameBeside:
+    SECOND = 1_795_306_500 * 10**9  # 2026-11-22T00:15:00Z
+
+    @pytest.mark.parametrize(
+        ("name", "expected"),
+        [
+            (b"report.txt", b"report.conflict-LEFT-20261122T001500Z.txt"),
+            (b"a.tar.gz", b"a.tar.conflict-LEFT-20261122T001500Z.gz"),
+            (b"Makefile", b"Makefile.conflict-LEFT-20261122T001500Z"),
+            (b".bashrc", b".bashrc.conflict-LEFT-20261122T001500Z"),
+            (b"ends.", b"ends.conflict-LEFT-20261122T001500Z."),
+            (
+                b"v1.2 and many more words",
+                b"v1.2 and many more words.conflict-LEFT-20261122T001500Z",
+            ),
+            (b"\xff\n.\x80", b"\xff\n.conflict-LEFT-20261122T001500Z.\x80"),
+            (b"x" * 255, b"x" * 224 + b".conflict-LEFT-20261122T001500Z"),
+            (b"\xc3\xa4" * 127, b"\xc3\xa4" * 112 + b".conflict-LEFT-20261122T001500Z"),
+            (
+                b"x" + b"\xc3\xa4" * 127,
+                b"x" + b"\xc3\xa4" * 111 + b".conflict-LEFT-20261122T001500Z",
+            ),
+            (b"x" * 250 + b".txt", b"x" * 220 + b".conflict-LEFT-20261122T001500Z.txt"),
+        ],
+    )
+    def test_tells_what_it_is_and_fits(self, name: bytes, expected: bytes) -> None:
+        assert name_beside(name, Side.LEFT, self.SECOND) == expected
+        assert valid_path(expected)
+
+    def test_is_another_for_each_number(self) -> None:
+        names = {name_beside(b"x" * 255, Side.RIGHT, self.SECOND, i) for i in range(1, 1000)}
+
+        assert len(names) == 999
+        assert {len(name) for name in names} == {255}
+        assert b"x" * 221 + b".conflict-RIGHT-20261122T001500Z-2" in names
+
+
+class TestBeside:
+    """What loses a conflict, where the users are to keep both versions."""
+
+    @pytest.fixture
+    def replica(self, tmp_path: Path) -> Iterator[Replica]:
+        replica = Replica(tmp_path, keep_both=True)
+        yield replica
+        replica.close()
+
+    def lose(self, replica: Replica, path: bytes = b"d/f.txt", won: bytes = b"won") -> bytes:
+        """Let what is at a path lose; return its name in the store."""
+        old = replica.look(path)
+        (outcome,) = replica.apply(replica.put(path, file(won), won, old, keep=True))
+        assert outcome.status == APPLIED
+        return outcome.kept
+
+    def beside(self, replica: Replica) -> dict[bytes, bytes]:
+        return {p: c for p, c in replica.tree().items() if b".conflict-" in p}
+
+    def test_lies_where_it_was_under_another_name(self, replica: Replica) -> None:
+        old = replica.write(b"d/f.txt", b"lost", 0o640)
+        kept = self.lose(replica)
+        (dropped,) = replica.helpers.put_beside()
+
+        assert dropped.kept == kept
+        assert self.beside(replica) == {dropped.path: b"lost"}
+        assert replica.tree()[b"d/f.txt"] == b"won"
+        now = replica.look(dropped.path)
+        assert now._replace(ctime_ns=0) == old._replace(ctime_ns=0)
+        assert replica.conflicts() == {}
+        assert replica.leftovers() == []
+        assert replica.helpers.put_beside() == []
+
+    def test_takes_nobodys_name(self, replica: Replica) -> None:
+        for text in (b"1", b"2", b"3"):
+            replica.write(b"f", text)
+            self.lose(replica, b"f")
+        dropped = replica.helpers.put_beside()
+
+        assert sorted(self.beside(replica).values()) == [b"1", b"2", b"3"]
+        assert {d.path for d in dropped} == set(self.beside(replica))
+
+    def test_of_a_name_as_long_as_can_be(self, replica: Replica) -> None:
+        replica.write(b"\xff" * 255, b"lost")
+        self.lose(replica, b"\xff" * 255)
+        replica.helpers.put_beside()
+
+        assert list(self.beside(replica).values()) == [b"lost"]
+
+    def test_may_be_a_link(self, replica: Replica) -> None:
+        (replica / b"f").symlink_to("there")
+        self.lose(replica, b"f")
+        replica.helpers.put_beside()
+
+        assert list(self.beside(replica).values()) == [b"-> there"]
+
+    def test_leaves_the_time_of_its_directory_alone(self, replica: Replica) -> None:
+        replica.write(b"d/f.txt", b"lost")
+        os.utime(replica / b"d", ns=(1, 10**18))
+        self.lose(replica)
+        replica.helpers.put_beside()
+
+        assert (replica / b"d").stat().st_mtime_ns == 10**18
+
+    def test_of_a_late_write_too(self, replica: Replica) -> None:
+        old = replica.write(b"f", b"old")
+        with open(replica / b"f", "ab", buffering=0) as late:
+            replica.apply(replica.delete(b"f", old))  # in use: nothing is done
+            os.rename(replica / b"f", replica / b"g")
+            late.write(b"")
+        replica.apply(replica.delete(b"g", replica.look(b"g")))
+        quarantined = next((replica.root / ".psync/quarantine").iterdir())
+        quarantined.write_bytes(b"written late")
+        replica.finish()
+
+        assert [k.path for k in replica.helpers.kept] == [b"g"]
+        replica.helpers.put_beside()
+        assert list(self.beside(replica).values()) == [b"written late"]
+
+    def test_is_done_by_the_next_agent_if_one_was_killed_before(self, tmp_path: Path) -> None:
+        (tmp_path / "root").mkdir()
+        first = Replica(tmp_path / "root", keep_both=True)
+        first.write(b"f", b"lost")
+        kept = self.lose(first, b"f")
+        first.close()
+
+        second = Replica(tmp_path / "root", keep_both=True)
+        (dropped,) = second.helpers.put_beside()
+        second.close()
+
+        assert dropped.kept == kept
+        assert self.beside(second) == {dropped.path: b"lost"}
+        third = Replica(tmp_path / "root", keep_both=True)
+        assert third.helpers.put_beside() == []
+        third.close()
+
+    def test_is_not_done_to_what_lost_under_another_policy(self, tmp_path: Path) -> None:
+        (tmp_path / "root").mkdir()
+        first = Replica(tmp_path / "root")
+        first.write(b"f", b"lost")
+        self.lose(first, b"f")
+        assert first.helpers.put_beside() == []
+        first.close()
+
+        second = Replica(tmp_path / "root", keep_both=True)
+        assert second.helpers.put_beside() == []
+        assert self.beside(second) == {}
+        assert second.conflicts() == {b"f": (b"lost", "conflict")}
+        second.close()
+
+    @pytest.mark.parametrize("there", ["nothing", "a file", "a link out of the root"])
+    def test_waits_in_the_store_where_its_directory_is_gone(
+        self, replica: Replica, there: str, tmp_path: Path
+    ) -> None:
+        replica.write(b"d/f.txt", b"lost")
+        kept = self.lose(replica)
+        replica.write(b"e/g", b"lost too")
+        self.lose(replica, b"e/g")
+        (replica / b"d/f.txt").unlink()
+        (replica / b"d").rmdir()
+        if there == "a file":
+            replica.write(b"d", b"")
+        elif there == "a link out of the root":
+            (replica / b"d").symlink_to(tmp_path.parent)
+
+        (dropped,) = replica.helpers.put_beside()
+
+        assert dropped.path.startswith(b"e/g.conflict-LEFT-")
+        assert replica.conflicts() == {b"d/f.txt": (b"lost", "conflict")}
+        assert [line for line in replica.lines if kept.decode() in line] == [
+            "what lost a conflict cannot be put beside the version that won: its directory is not "
+            f"there; it stays in .psync/conflicts/{kept.decode()}"
+        ]
+
+    def test_waits_in_the_store_where_the_system_refuses(
+        self, replica: Replica, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*args: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        replica.write(b"d/f.txt", b"lost")
+        self.lose(replica)
+        monkeypatch.setattr("psync.conflicts.renameat2", refuse)
+
+        assert replica.helpers.put_beside() == []
+        assert replica.conflicts() == {b"d/f.txt": (b"lost", "conflict")}
+        assert "Permission denied" in replica.lines[-1]
+
+
 class TestRecall:
     """What an agent answers."""
 
@@ -262,6 +461,18 @@ class TestRecall:
 
         assert helpers.recall(Recall(5, verb, NAME)) == (Recalled(5, "", [note]), changes)
         assert helpers.recall(Recall(6, LIST))[0].notes == [*store.store.notes()]
+
+    def test_reads_what_is_there_now(self, store: Store, helpers: Helpers) -> None:
+        (store.root / "d").mkdir()
+        (store.root / "d/f").write_bytes(b"there")
+        told = [helpers.recall(Recall(3, READ, b"", path)) for path in (b"d/f", b"d", b"none")]
+
+        assert [answer.present for answer, _ in told] == [b"there", None, None]
+        assert [answer.message for answer, _ in told] == ["", "", ""]
+        for path in (b"", b"../f", b"/etc/passwd", b".psync/marker"):
+            answer, _ = helpers.recall(Recall(3, READ, b"", path))
+            assert "is no path of this replica" in answer.message
+            assert answer.present is None
 
     def test_says_what_is_wrong(self, helpers: Helpers) -> None:
         answer, changes = helpers.recall(Recall(7, DROP, b"f" * 16))

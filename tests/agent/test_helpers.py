@@ -52,7 +52,7 @@ class TestPrepare:
 
         assert stat.S_IMODE(control.stat().st_mode) == 0o700
         assert {p.name for p in control.iterdir()} == {
-            "conflicts", "journal", "marker", "quarantine", "stage",
+            "conflicts", "journal", "marker", "quarantine", "stage", "trash",
         }  # fmt: skip
 
     def test_writes_the_marker(self, tmp_path, replica):
@@ -1098,6 +1098,32 @@ class TestTrouble:
             assert outcomes[1].entry == old._replace(digest=b"")
             assert replica.tree() == {b"old": b"old", b"small": b"x"}
             assert replica.leftovers() == []
+
+        def test_keeps_what_is_deleted_even_then(self, replica):
+            made = Replica(replica.root, trash=True)
+            texts = {b"%d" % i: b"deleted %d" % i for i in range(3)}
+            olds = [made.write(path, text) for path, text in texts.items()]
+            made.apply(*(made.delete(p, old) for p, old in zip(texts, olds, strict=True)))
+            with suppress(OSError), open(made.root / "filler", "wb", buffering=0) as filler:
+                while filler.write(bytes(4096)):
+                    pass
+            with suppress(OSError):
+                for i in range(100_000):
+                    (made.root / f"inode{i}").touch()
+            made.now += 60
+            assert made.helpers.tick() is not None
+            waits = [p.read_bytes() for p in (made.root / ".psync/quarantine").iterdir()]
+            told = [line for line in made.lines if "into the trash yet" in line]
+
+            for path in [made.root / "filler", *made.root.glob("inode*")]:
+                path.unlink()
+            made.finish()
+            found = made.conflicts("trash")
+            made.close()
+
+            assert sorted(waits) == sorted(texts.values())
+            assert len(told) == 1 and "No space left on device" in told[0]
+            assert found == {path: (text, "deleted") for path, text in texts.items()}
 
         def test_keeps_a_loser_even_then(self, replica):
             old = replica.write(b"f", b"loser")

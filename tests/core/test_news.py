@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from psync.core.entry import ROOT, Entry, is_ours
-from psync.core.events import Limits, State
+from psync.core.entry import ROOT, Entry, Side, is_ours
+from psync.core.events import Limits, Paused, Resumed, State
 from psync.core.pending import LASTING_ATTEMPTS
 from psync.errors import AgentError
 from psync.wire import (
@@ -63,6 +63,7 @@ class TestLies:
             pytest.param(Digests(1, [(b"d", b""), (b"d/../..", b"")]), id="a digest out of it"),
             pytest.param(Trouble("io", b"../x", "broken"), id="trouble out of it"),
             pytest.param(Kept(b"../x", b"0001"), id="a conflict out of it"),
+            pytest.param(Dropped(b"0001", b"../x"), id="a loser put out of it"),
             pytest.param(Results(99, []), id="a batch that was never sent"),
         ],
     )
@@ -484,6 +485,63 @@ class TestKept:
 
         assert duo.session.conflicts() == [(LEFT, b"f", b"0001")]
         assert duo.notes("conflict.kept") == []
+
+    def test_is_told_by_each_agent_anew(self) -> None:
+        duo = Duo()
+        duo.say(LEFT, Kept(b"f", b"0001"))
+        duo.say(RIGHT, Kept(b"g", b"0002"))
+        duo.down(LEFT)
+        assert len(duo.session.conflicts()) == 2
+
+        duo.up(LEFT)
+        assert duo.session.conflicts() == [(RIGHT, b"g", b"0002")]
+
+    def test_is_told_of_when_it_is_put_beside_what_won(self) -> None:
+        duo = Duo()
+        duo.say(LEFT, Kept(b"f", b"0001"))
+        duo.left.make(b"f.conflict", b"lost")
+        mark = duo.session.mark()
+        duo.say(LEFT, Dropped(b"0001", b"f.conflict"))
+
+        assert duo.session.conflicts() == []
+        (note,) = duo.notes("conflict.beside")
+        assert note[1:3] == (LEFT, b"f.conflict")
+        assert not duo.session.settled(mark), "a flush waits for it"
+        duo.assert_rest()
+        assert duo.right.content == {b"f.conflict": b"lost"}
+
+    def test_is_found_by_a_scan_where_it_was_put_before(self) -> None:
+        duo = Duo(start=False)
+        duo.up(LEFT)
+        duo.left.make(b"f.conflict", b"lost")
+        duo.say(LEFT, Dropped(b"0001", b"f.conflict"), *duo.left.scan())
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        assert duo.right.content == {b"f.conflict": b"lost"}
+
+    @pytest.mark.parametrize("scanned", [False, True])
+    def test_is_told_after_the_outcome_by_which_it_lost(self, scanned: bool) -> None:
+        """Though that waits, as all talk does, for the rename of a directory to be settled."""
+        duo = Duo({b"d/f": b"one", b"g": b"one"})
+        duo.receive(Paused())
+        for side in Side:
+            duo.write(side, b"g", b"by %d" % side, mtime_ns=10**18 + side)
+        duo.receive(Resumed())
+        (lost,) = duo.transitions(LEFT)
+        duo.move(LEFT, b"d", b"e")
+        (batch,) = duo.asked(LEFT, Apply)
+        duo.left.inbox.clear()
+        duo.say(LEFT, Results(batch.batch, [duo.left.apply(lost)._replace(kept=b"0001")]))
+        duo.say(LEFT, Dropped(b"0001", b"g.conflict"))
+        assert duo.session.conflicts() == []
+        if scanned:
+            duo.say(LEFT, *duo.left.scan())
+        duo.run()
+
+        assert duo.session.conflicts() == []
+        assert [n.path for n in duo.notes("conflict.beside")] == [b"g.conflict"]
 
 
 class TestCredit:

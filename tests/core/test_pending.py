@@ -54,6 +54,47 @@ class TestSince:
         assert pending.since == {b"f": 3}
 
 
+class TestAsking:
+    def test_is_a_lasting_problem_for_all_who_wait(self, pending: Pending) -> None:
+        for path in (b"p", b"p/d", b"p/d/x", b"f"):
+            pending.touch(path)
+        pending.hold(b"p/d", b"p")
+        pending.hold(b"p/d/x", b"p/d")
+
+        assert pending.asleep == 0
+        assert pending.asleep_below(b"p") is None
+        assert pending.ask(b"p", Side.LEFT, "which?")
+        assert pending.asleep == 3
+        assert pending.asleep_below(b"p") == b"p/d"
+        assert pending.asleep_below(b"f") is None
+        for path in (b"p", b"p/d/x"):
+            problem = pending.lasting(path)
+            assert problem is not None and problem[:3] == (b"p", Side.LEFT, "which?")
+        assert pending.lasting(b"f") is None
+        assert pending.deadline is None
+
+    def test_is_news_until_it_is_at_rest(self, pending: Pending) -> None:
+        assert pending.ask(b"p", Side.LEFT, "which?")
+        assert not pending.ask(b"p", Side.LEFT, "which?")
+        pending.rest(b"p")
+
+        assert pending.asked == {}
+        assert pending.ask(b"p", Side.LEFT, "which?")
+
+    def test_waits_for_nobody_else(self, pending: Pending) -> None:
+        pending.hold(b"d/p", b"d")
+        pending.ask(b"d/p", Side.LEFT, "which?")
+
+        assert pending.held == {}
+
+    def test_ends_when_it_may_be_another_question(self, pending: Pending) -> None:
+        pending.ask(b"p", Side.LEFT, "which?")
+        pending.ask_anew()
+
+        assert pending.asked == {}
+        assert list(pending.dirty) == [b"p"]
+
+
 class TestProblem:
     @pytest.mark.parametrize(("soon", "longest"), [(False, 60.0), (True, 2.0)])
     def test_is_tried_again_less_and_less_often(

@@ -344,6 +344,36 @@ class TestDecide:
                 superseded = stands in (Standing.SAME, Standing.META)
             assert bool(expected.conflict) is not superseded
 
+    @pytest.mark.parametrize("favoured", Side)
+    @pytest.mark.parametrize(("agreed", "left", "right", "expected"), ROWS)
+    def test_favours_a_side_where_both_changed_it_and_nowhere_else(
+        self, agreed, left, right, expected, favoured
+    ):
+        decision = decide(base(agreed), view(left), view(right), favoured=favoured)
+
+        assert decide(base(agreed), view(right), view(left), favoured=favoured.other) == mirrored(
+            decision
+        )
+        if expected.conflict:
+            entries = [view(shown).entry for shown in (left, right)]
+            assert entries[0] is not None and entries[1] is not None
+            directories = [s for s in Side if entries[s].kind == Kind.DIRECTORY]
+            winner = directories[0] if directories else favoured
+            assert decision == copy(winner, entries[winner], CONFLICT)
+        elif expected.verb is Verb.ADJUST and not expected.partial:
+            assert decision.verb is Verb.ADJUST
+        else:
+            assert decision == expected
+
+    @pytest.mark.parametrize("favoured", Side)
+    def test_favours_a_sides_metadata_where_both_changed_them(self, favoured):
+        sides = (CHMODDED, TOUCHED._replace(mode=0o666))
+
+        for agreed, touched in ((base(FILE), TOUCHED.mtime_ns), (None, sides[favoured].mtime_ns)):
+            decision = decide(agreed, View(sides[0]), View(sides[1]), favoured=favoured)
+            wanted = bare(sides[favoured])._replace(mtime_ns=touched)
+            assert decision == Decision(Verb.ADJUST, wanted=wanted)
+
     def test_prefers_the_left_of_two_versions_of_one_time(self):
         left, right = SAVED, NEWER._replace(mtime_ns=SAVED.mtime_ns)
 

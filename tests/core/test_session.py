@@ -233,6 +233,10 @@ class Hand:
         return entry is not None and entry.kind == Kind.DIRECTORY
 
 
+def is_credit(command: Command) -> bool:
+    return isinstance(command, Send) and isinstance(command.message, Credit)
+
+
 def _is(there: Entry | None, expected: Entry | None) -> bool:
     if there is None or expected is None:
         return there is expected
@@ -894,6 +898,330 @@ class TestWriters:
 
         duo.assert_rest()
         assert duo.right.content[b"f"] == b"half"
+
+
+class TestPolicy:
+    """What wins where both sides changed something."""
+
+    @pytest.mark.parametrize("favoured", Side)
+    @pytest.mark.parametrize("newer", Side)
+    def test_lets_a_side_win_whatever_the_clocks_say(self, favoured: Side, newer: Side) -> None:
+        duo = Duo({b"f": b"one"}, TINY._replace(favoured=favoured))
+        duo.receive(Paused())
+        for side in Side:
+            duo.write(side, b"f", b"by %d" % side, mtime_ns=10**18 + (side == newer))
+        duo.receive(Resumed())
+
+        duo.assert_rest()
+        assert duo.left.content[b"f"] == b"by %d" % favoured
+        assert [t.keep for t in duo.sent()] == [True]
+
+    @pytest.mark.parametrize("favoured", Side)
+    @pytest.mark.parametrize("deleted", Side)
+    def test_brings_an_edit_back_whoever_is_favoured(self, favoured: Side, deleted: Side) -> None:
+        duo = Duo({b"f": b"one"}, TINY._replace(favoured=favoured))
+        duo.receive(Paused())
+        duo.delete(deleted, b"f")
+        duo.write(deleted.other, b"f", b"two")
+        duo.receive(Resumed())
+
+        duo.assert_rest()
+        assert duo.left.content == {b"f": b"two"}
+
+    @pytest.mark.parametrize("favoured", Side)
+    @pytest.mark.parametrize("directory", Side)
+    def test_keeps_a_directory_whoever_is_favoured(self, favoured: Side, directory: Side) -> None:
+        duo = Duo(limits=TINY._replace(favoured=favoured))
+        duo.receive(Paused())
+        duo.write(directory.other, b"p", b"file")
+        duo.hands[directory].make(b"p", None)
+        duo.hands[directory].make(b"p/x", b"inside")
+        duo.see(directory, b"p", b"p/x")
+        duo.receive(Resumed())
+
+        duo.assert_rest()
+        assert duo.left.content == {b"p/x": b"inside"}
+        assert [t.keep for t in duo.sent() if t.path == b"p"] == [True]
+
+
+class TestAsked:
+    """A conflict that waits for a person's word."""
+
+    def rivals(self, base: bytes | None = b"one") -> Duo:
+        duo = Duo({b"f": base} if base is not None else {}, TINY._replace(ask=True))
+        self.write(duo, b"by %d")
+        return duo
+
+    def write(self, duo: Duo, text: bytes) -> None:
+        """Let both sides write before either hears of the other."""
+        duo.receive(Paused())
+        for side in Side:
+            duo.write(side, b"f", text % side, mtime_ns=10**18 + side)
+        duo.receive(Resumed())
+        duo.settle()
+
+    def waits(self, duo: Duo) -> bool:
+        """Tell whether it waits, and both versions are where they were."""
+        assert [path for path, _, _ in duo.session.asked()] in ([], [b"f"])
+        return bool(duo.session.asked()) and duo.shape(LEFT) != duo.shape(RIGHT)
+
+    @pytest.mark.parametrize("base", [b"one", None])
+    def test_stays_as_it_is_on_both_sides(self, base: bytes | None) -> None:
+        duo = self.rivals(base)
+
+        assert self.waits(duo)
+        assert duo.sent() == []
+        assert duo.session.asked() == [
+            (b"f", *(hand.digested(b"f") for hand in duo.hands)),
+        ]
+        assert duo.session.status()["conflicts"] == 1
+        assert duo.session.status()["pending"] == 0
+        (note,) = duo.notes("conflict.asked")
+        assert note[1:3] == (None, b"f")
+
+    def test_is_what_a_flush_names_and_waits_for_no_longer(self) -> None:
+        duo = self.rivals()
+        duo.write(LEFT, b"g", b"two")
+
+        assert duo.session.stuck(duo.session.mark()) == []
+        duo.run()
+        assert not duo.session.settled(duo.session.mark())
+        (problem,) = duo.session.stuck(duo.session.mark())
+        assert problem.path == b"f"
+        assert "psync conflicts --take" in problem.message
+        assert duo.right.content[b"g"] == b"two"
+
+    @pytest.mark.parametrize("side", Side)
+    @pytest.mark.parametrize("base", [b"one", None])
+    def test_is_won_by_the_side_that_is_taken(self, side: Side, base: bytes | None) -> None:
+        duo = self.rivals(base)
+
+        assert duo.session.take(b"f", side) == ""
+        duo.pump()
+        duo.assert_rest()
+        assert duo.left.content[b"f"] == b"by %d" % side
+        assert [t.keep for t in duo.sent()] == [True]
+        assert duo.session.asked() == []
+
+    def test_of_large_files_is_won_by_the_side_that_is_taken(self) -> None:
+        duo = Duo({b"f": b"one"}, TINY._replace(ask=True))
+        self.write(duo, b"a large file by %d")
+        assert duo.transfers() == []
+        duo.session.take(b"f", LEFT)
+        duo.pump()
+
+        (transfer,) = duo.transfers()
+        assert transfer.source == LEFT
+
+    @pytest.mark.parametrize("side", Side)
+    def test_is_asked_anew_if_one_is_edited_after_one_was_taken(self, side: Side) -> None:
+        duo = self.rivals()
+        duo.session.take(b"f", LEFT)
+        duo.write(side, b"f", b"again", mtime_ns=10**18 + 7)
+        duo.settle()
+
+        assert self.waits(duo)
+        assert duo.sent() == []
+
+    def test_is_asked_anew_if_the_loser_is_edited_in_that_moment(self) -> None:
+        duo = self.rivals()
+        duo.session.take(b"f", LEFT)
+        duo.pump()
+        duo.right.edit(b"f", b"again", mtime_ns=10**18 + 7)
+        duo.settle()
+
+        assert self.waits(duo)
+        assert duo.right.content[b"f"] == b"again"
+
+    @pytest.mark.parametrize("side", Side)
+    def test_is_over_when_one_is_deleted(self, side: Side) -> None:
+        duo = self.rivals()
+        duo.delete(side, b"f")
+
+        duo.assert_rest()
+        assert duo.left.content[b"f"] == b"by %d" % side.other
+        assert [t.keep for t in duo.sent()] == [False]
+
+    def test_is_over_when_both_are_equal(self) -> None:
+        duo = self.rivals()
+        duo.write(LEFT, b"f", b"by 1", mtime_ns=10**18 + 1)
+
+        duo.assert_rest()
+        assert duo.sent() == []
+
+    def test_is_told_once_however_often_it_is_edited(self) -> None:
+        duo = self.rivals()
+        for text in (b"again", b"and once more", b"large enough to be compared"):
+            duo.write(LEFT, b"f", text)
+            duo.settle()
+            duo.see(RIGHT, b"f", read=False)
+            duo.settle()
+
+        assert self.waits(duo)
+        assert len(duo.notes("conflict.asked")) == 1
+
+    def test_is_asked_again_after_a_restart(self) -> None:
+        duo = self.rivals()
+        duo.down(LEFT)
+        duo.down(RIGHT)
+        assert duo.session.take(b"f", LEFT) == "no conflict there waits for a word"
+        duo.start()
+        duo.settle()
+
+        assert self.waits(duo)
+        assert duo.sent() == []
+        assert duo.session.take(b"f", LEFT) == ""
+        duo.pump()
+        duo.assert_rest()
+
+    def test_keeps_nobody_else_from_going_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nor its content, nor its place among what may be listed before it is decided."""
+        monkeypatch.setattr("psync.core.session._BACKLOG_MAX", 2)
+        duo = self.rivals()
+        given = sum(c.message.size for c in duo.commands if is_credit(c))
+        assert given == 2 * len(b"by 0")
+
+        duo.left.make(b"d", None)
+        duo.left.make(b"d/g", b"two")
+        duo.say(LEFT, *duo.left.scan())
+        duo.settle()
+        assert duo.right.content[b"d/g"] == b"two"
+        assert self.waits(duo)
+
+    @pytest.mark.parametrize("side", Side)
+    def test_of_metadata_is_none(self, side: Side) -> None:
+        duo = Duo({b"f": b"one"}, TINY._replace(ask=True))
+        duo.receive(Paused())
+        for each in Side:
+            duo.hands[each].edit(b"f", mode=0o600 + each, mtime_ns=10**18 + (each == side))
+            duo.see(each, b"f")
+        duo.receive(Resumed())
+
+        duo.assert_rest()
+        assert duo.left.tree[b"f"].mode == 0o600 + side
+
+    @pytest.mark.parametrize("mtime_ns", [10**18 - 1, 10**18 + 1], ids=["older", "newer"])
+    def test_is_none_where_a_power_cut_has_emptied_a_file(self, mtime_ns: int) -> None:
+        duo = Duo({b"f": b"one"}, TINY._replace(ask=True))
+        duo.down(RIGHT)
+        duo.right.edit(b"f", b"", mtime_ns=mtime_ns)
+        duo.left.edit(b"f", b"two", mtime_ns=10**18)
+        duo.see(LEFT, b"f")
+        duo.up(RIGHT, cut_ns=10**19)
+        duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        assert duo.left.content[b"f"] == b"two"
+
+
+class TestAskedOfADirectory:
+    """A directory against a file: nothing in it goes ahead."""
+
+    @pytest.fixture(params=Side, ids=["left", "right"])
+    def directory(self, request: pytest.FixtureRequest) -> Side:
+        """The side where it is one."""
+        return Side(request.param)
+
+    @pytest.fixture(params=[None, b"one"], ids=["new", "agreed"])
+    def duo(self, request: pytest.FixtureRequest, directory: Side) -> Duo:
+        agreed = {} if request.param is None else {b"p": request.param}
+        duo = Duo(agreed, TINY._replace(ask=True))
+        duo.receive(Paused())
+        duo.hands[directory].remove(b"p")
+        for path, what in ((b"p", None), (b"p/d", None), (b"p/d/x", b"inside"), (b"p/y", b"too")):
+            duo.hands[directory].make(path, what)
+        duo.write(directory.other, b"p", b"file")
+        duo.see(directory, b"p", b"p/d", b"p/d/x", b"p/y")
+        duo.receive(Resumed())
+        duo.settle()
+        return duo
+
+    def test_leaves_all_of_it_where_it_is(self, duo: Duo, directory: Side) -> None:
+        assert [path for path, _, _ in duo.session.asked()] == [b"p"]
+        assert duo.sent() == []
+        assert duo.session.status()["pending"] == 0
+        (problem,) = duo.session.stuck(duo.session.mark())
+        assert problem.path == b"p"
+
+    def test_takes_the_directory(self, duo: Duo, directory: Side) -> None:
+        assert duo.session.take(b"p", directory) == ""
+        duo.pump()
+
+        duo.assert_rest()
+        assert duo.left.content == {b"p/d/x": b"inside", b"p/y": b"too"}
+
+    def test_takes_no_file_in_its_place(self, duo: Duo, directory: Side) -> None:
+        refusal = duo.session.take(b"p", directory.other)
+
+        assert refusal.startswith(f"on the {directory.name.lower()} it is a directory")
+        duo.settle()
+        assert duo.sent() == []
+
+    def test_goes_on_when_the_file_is_renamed(self, duo: Duo, directory: Side) -> None:
+        duo.move(directory.other, b"p", b"q")
+
+        duo.assert_rest()
+        assert duo.left.content == {b"p/d/x": b"inside", b"p/y": b"too", b"q": b"file"}
+
+    def test_keeps_what_is_moved_into_it_where_it_was(self, duo: Duo, directory: Side) -> None:
+        duo.write(directory, b"m", b"moved")
+        duo.settle()
+        sent = len(duo.sent())
+        duo.move(directory, b"m", b"p/m")
+        duo.settle()
+
+        assert duo.hands[directory.other].content[b"m"] == b"moved"
+        assert len(duo.sent()) == sent
+        assert {p.path for p in duo.session.stuck(duo.session.mark())} == {b"p"}
+        duo.session.take(b"p", directory)
+        duo.pump()
+        duo.assert_rest()
+        assert duo.left.content[b"p/m"] == b"moved"
+
+    @pytest.mark.parametrize("then", ["nothing", "a file"])
+    def test_keeps_the_directory_that_something_was_moved_out_of(
+        self, duo: Duo, directory: Side, then: str
+    ) -> None:
+        """Over there it is not empty, and nothing is wrong with that."""
+        for path, what in ((b"e", None), (b"e/m", b"moved")):
+            duo.hands[directory].make(path, what)
+        duo.see(directory, b"e", b"e/m")
+        duo.settle()
+        duo.move(directory, b"e/m", b"p/m")
+        if then == "a file":
+            duo.hands[directory].remove(b"e")
+            duo.write(directory, b"e", b"file")
+        else:
+            duo.delete(directory, b"e")
+        duo.settle()
+
+        assert duo.hands[directory.other].content[b"e/m"] == b"moved"
+        assert duo.session.problems() == []
+        assert duo.session.status()["pending"] == 0
+        duo.session.take(b"p", directory)
+        duo.pump()
+        duo.assert_rest()
+        assert duo.left.content.get(b"e") == (b"file" if then == "a file" else None)
+        assert duo.left.content[b"p/m"] == b"moved"
+
+    def test_comes_back_with_what_is_new_in_it(self, directory: Side) -> None:
+        """Here a directory was replaced, there something was made in it: that is no edit of one."""
+        duo = Duo({b"p/x": b"one"}, TINY._replace(ask=True))
+        duo.hands[directory.other].remove(b"p")
+        duo.receive(Paused())
+        duo.write(directory, b"p/new", b"new")
+        duo.write(directory.other, b"p", b"file")
+        duo.see(directory.other, b"p/x")
+        duo.receive(Resumed())
+        duo.settle()
+
+        assert [path for path, _, _ in duo.session.asked()] == [b"p"]
+        assert duo.hands[directory].content[b"p/new"] == b"new"
+        assert duo.hands[directory.other].content == {b"p": b"file"}
+        assert duo.session.take(b"p", directory) == ""
+        duo.pump()
+        duo.assert_rest()
+        assert duo.left.content == {b"p/new": b"new"}
 
 
 class TestComparing:

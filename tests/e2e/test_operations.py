@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.pair import Pair, tree
+from tests.e2e.pair import Pair, tree, until
 
 SIDES = ("left", "right")
 
@@ -232,6 +232,131 @@ class TestBothSides:
         assert watching.status()["conflicts"] == 1
 
 
+def _rival(pair: Pair, path: str, newer: str = "right") -> None:
+    """Let both sides change a file, of which one is newer."""
+    pair.psync("pause")
+    for name in SIDES:
+        file = pair.root(name) / path
+        file.write_text(f"{name}\n")
+        os.utime(file, ns=(10**18, 10**18 + (name == newer)))
+    pair.psync("resume")
+
+
+class TestPolicy:
+    @pytest.mark.parametrize("favoured", SIDES)
+    def test_lets_a_side_win(self, pair: Pair, favoured: str) -> None:
+        other = "right" if favoured == "left" else "left"
+        pair.start("--set", f"conflict={favoured}")
+        (pair.left / "f").write_text("first")
+        pair.settle()
+        _rival(pair, "f", newer=other)
+        _rival(pair, "new", newer=other)
+
+        after = pair.settle()
+
+        assert [after[name][-1] for name in (b"f", b"new")] == [f"{favoured}\n".encode()] * 2
+        assert pair.conflicts(other) == [f"{other}\n".encode()] * 2
+        assert pair.status()["conflicts"] == 2
+
+    @pytest.mark.parametrize("newer", SIDES)
+    @pytest.mark.parametrize("name", ["f.txt", "\udcff\n" + "x" * 253, ".hidden"])
+    def test_keeps_both_versions_on_both_sides(self, pair: Pair, newer: str, name: str) -> None:
+        other = "right" if newer == "left" else "left"
+        pair.start("--set", "conflict=keep-both")
+        (pair.left / "d").mkdir()
+        (pair.left / "d" / name).write_text("first")
+        pair.settle()
+        _rival(pair, f"d/{name}", newer=newer)
+
+        after = pair.settle()
+
+        path = b"d/" + os.fsencode(name)
+        ((beside, found),) = [(p, v[-1]) for p, v in after.items() if p not in (b"d", path)]
+        assert after[path][-1] == f"{newer}\n".encode()
+        assert found == f"{other}\n".encode()
+        assert f".conflict-{other.upper()}-".encode() in beside
+        assert pair.conflicts(other) == []
+        assert pair.status()["conflicts"] == 0
+        pair.restart()
+        assert pair.settle() == after
+
+    def test_asks_and_leaves_both_versions_where_they_are(self, pair: Pair) -> None:
+        pair.start("--set", "conflict=ask")
+        (pair.left / "f").write_text("first")
+        pair.settle()
+        _rival(pair, "f")
+        _rival(pair, "new\n")
+        self._assert_asked(pair, "f", "new\\n")
+
+        pair.stop()
+        pair.launch("--set", "conflict=ask")
+        pair.wait_for("watching")
+        self._assert_asked(pair, "f", "new\\n")
+        shown = pair.psync("conflicts", "--diff", "f").stdout.splitlines()
+        assert shown[:2] + shown[-2:] == ["--- f (left)", "+++ f (right)", "-left", "+right"]
+
+        (pair.left / "other").write_text("goes on")
+        assert pair.psync("conflicts", "--take", "left", "f").returncode == 0
+        self._assert_asked(pair, "new\\n")
+        assert (pair.right / "other").read_text() == "goes on"
+        assert pair.psync("conflicts", "--take", "right", "new\\n").returncode == 0
+
+        after = pair.settle()
+        assert (after[b"f"][-1], after[b"new\n"][-1]) == (b"left\n", b"right\n")
+        assert (pair.conflicts("left"), pair.conflicts("right")) == ([b"left\n"], [b"right\n"])
+        again = pair.psync("conflicts", "--take", "left", "f")
+        assert again.returncode == 1
+        assert "f: no conflict there waits for a word" in again.stderr
+
+    def _assert_asked(self, pair: Pair, *paths: str) -> None:
+        """What a person is asked about is shown, and keeps nobody waiting."""
+        flush = pair.psync("flush", "--timeout", "30")
+        assert flush.returncode == 1
+        assert flush.stderr.count("\n") == 1
+        assert all(
+            f"{path}: both sides changed it: psync conflicts" in flush.stderr for path in paths
+        )
+        told = pair.status()
+        assert (told["conflict_list"], told["pending"]) == (list(paths), 0)
+        listed = json.loads(pair.psync("conflicts", "--json").stdout)["conflicts"]
+        assert [v["path"] for v in listed if v["reason"] == "ask"] == list(paths)
+        for path in paths:
+            for side in SIDES:
+                name = path.replace("\\n", "\n")
+                assert (pair.root(side) / name).read_text() == f"{side}\n"
+
+    @pytest.mark.parametrize("directory", SIDES)
+    def test_asks_about_a_directory_and_leaves_all_that_is_in_it(
+        self, pair: Pair, directory: str
+    ) -> None:
+        other = "right" if directory == "left" else "left"
+        (pair.root(directory) / "p/d").mkdir(parents=True)
+        (pair.root(directory) / "p/d/x").write_text("inside")
+        (pair.root(other) / "p").write_text("a file")
+        remote = ["-r", pair.host] if pair.host else []
+        run = pair.psync("sync", "--set", "conflict=ask", *remote, str(pair.left), str(pair.right))
+
+        assert run.returncode == 2
+        assert "p: both sides changed it" in run.stderr
+        assert (pair.root(other) / "p").read_text() == "a file"
+        pair.launch("--set", "conflict=ask")
+        pair.wait_for("watching")
+        assert "p: both sides changed it" in pair.psync("flush").stderr
+        refused = pair.psync("conflicts", "--take", other, "p")
+        assert refused.returncode == 1
+        assert f"on the {directory} it is a directory" in refused.stderr
+        assert pair.psync("conflicts", "--take", directory, "p").returncode == 0
+        assert pair.settle()[b"p/d/x"][-1] == b"inside"
+        assert pair.conflicts(other) == [b"a file"]
+
+    def test_that_does_not_exist_is_refused(self, pair: Pair) -> None:
+        run = pair.psync("run", "--set", "conflict=oldest", str(pair.left), str(pair.right))
+
+        assert run.returncode == 2
+        assert run.stderr.count("\n") == 1
+        assert "conflict: Invalid enum value 'oldest'; there are: newest" in run.stderr
+
+
 class TestConflicts:
     @pytest.fixture(params=["left", "right"])
     def side(self, request: pytest.FixtureRequest) -> str:
@@ -305,6 +430,72 @@ class TestConflicts:
             assert refused.returncode == 1
             assert "nothing can be restored to" in refused.stderr
         assert len(self.listed(watching, "lost")) == 1
+
+
+class TestTrash:
+    @pytest.fixture(params=SIDES)
+    def side(self, request: pytest.FixtureRequest) -> str:
+        """Where a user deletes."""
+        return str(request.param)
+
+    @pytest.fixture
+    def deleted(self, pair: Pair, side: str) -> Pair:
+        """A session that has deleted a tree, a file that was edited before, and a link."""
+        pair.start("--set", "trash=30d", "--set", "quarantine=0.1")
+        _fill(pair.left)
+        pair.settle()
+        (pair.left / "keep").write_text("edited")
+        pair.settle()
+        os.rename(pair.root(side) / "empty", pair.root(side) / "moved")
+        shutil.rmtree(pair.root(side) / "docs")
+        (pair.root(side) / "keep").unlink()
+        assert set(pair.settle()) == {b"moved"}
+        until(lambda: len(self.listed(pair)) == 4, "what was deleted in the trash")
+        return pair
+
+    def listed(self, pair: Pair) -> dict[str, dict[str, Any]]:
+        found = json.loads(pair.psync("trash", "--json").stdout)["trash"]
+        return {each["path"]: each for each in found}
+
+    def test_has_what_was_deleted_on_the_other_side(self, deleted: Pair, side: str) -> None:
+        other = "right" if side == "left" else "left"
+        found = self.listed(deleted)
+
+        assert set(found) == {"docs/report.txt", "docs/old/notes", "docs/link", "keep"}
+        assert {(each["side"], each["reason"]) for each in found.values()} == {(other, "deleted")}
+        assert deleted.psync("trash", "--show", found["keep"]["kept"]).stdout == "edited"
+        assert f"  {other}  keep  " in deleted.psync("trash").stdout
+        assert deleted.psync("conflicts").stdout == ""
+        assert deleted.status()["conflicts"] == 0
+
+    def test_gives_it_back_to_both_sides(self, deleted: Pair) -> None:
+        found = self.listed(deleted)
+        for path in ("docs/old/notes", "docs/link"):
+            assert deleted.psync("trash", "--restore", found[path]["kept"]).returncode == 0
+
+        after = deleted.settle()
+        assert set(after) == {b"moved", b"docs", b"docs/old", b"docs/old/notes", b"docs/link"}
+        assert after[b"docs/old/notes"][-1] == b"notes"
+        assert set(self.listed(deleted)) == {"docs/report.txt", "keep"}
+
+    def test_lets_go_of_it(self, deleted: Pair) -> None:
+        kept = self.listed(deleted)["keep"]["kept"]
+        assert deleted.psync("trash", "--drop", kept).returncode == 0
+        again = deleted.psync("trash", "--drop", kept)
+        assert again.returncode == 1
+        assert f"there is no {kept} in .psync/trash" in again.stderr
+
+        assert "keep" not in self.listed(deleted)
+        deleted.stop()
+        deleted.start("--set", "trash=1s")
+        until(lambda: not self.listed(deleted), "an empty trash")
+
+    def test_of_a_time_that_makes_no_sense_is_refused(self, pair: Pair) -> None:
+        run = pair.psync("run", "--set", "trash=soon", str(pair.left), str(pair.right))
+
+        assert run.returncode == 2
+        assert run.stderr.count("\n") == 1
+        assert "trash: 'soon' is neither a time like 30d, 12h or 90s nor empty" in run.stderr
 
 
 class TestRename:

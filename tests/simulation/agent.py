@@ -59,9 +59,11 @@ from psync.wire import (
     CloseSource,
     Credit,
     Digests,
+    Dropped,
     Flush,
     Flushed,
     Item,
+    Kept,
     List_,
     Listing,
     Look,
@@ -103,6 +105,7 @@ class Options:
         self.scan_step = rng.choice((1, 3, 1000))
         self.sync_fails = rng.random() < 0.1
         self.apply_fails = rng.random() < 0.1
+        self.keep_both = False
 
 
 class Agent:
@@ -133,6 +136,9 @@ class Agent:
         self._open: dict[int, list[tuple[Node, Entry] | None]] = {}
         self.staging: dict[bytes, bytes] = {}
         self.credit = options.credit
+        self.due = list(disk.due)
+        for name, (path, _) in disk.due.items():
+            send(Kept(path, name, fresh=False))
         disk.watcher = number
         disk.events.clear()
         disk.overflowed = False
@@ -153,6 +159,8 @@ class Agent:
         choices: list[Callable[[], None]] = []
         if self._inbox:
             choices.append(self._serve)
+        if self.due:
+            choices.append(self._put_beside)
         if self._scan is not None:
             choices.append(self._go_on_scanning)
         elif self._disk.events or self._disk.overflowed:
@@ -172,7 +180,7 @@ class Agent:
     def idle(self) -> bool:
         """Tell whether nothing is to be done without an event."""
         return not (
-            self._work or self._inbox or self._scan or self._disk.events
+            self._work or self._inbox or self.due or self._scan or self._disk.events
             or self._disk.overflowed or self._touched or len(self._settle)
         )  # fmt: skip
 
@@ -553,12 +561,15 @@ class Agent:
             outcomes.append(self._change(transition))
             if self._rng.random() < 0.3:
                 yield
-        self._send(Results(message.batch, outcomes))
+        while self.due:
+            self._put_beside()
+        kept = [o._replace(kept=o.kept if o.kept in self._disk.due else b"") for o in outcomes]
+        self._send(Results(message.batch, kept if self._options.keep_both else outcomes))
 
     def _change(self, t: Transition) -> Outcome:
         if self._options.apply_fails and self._rng.random() < 0.1:
             return self._outcome(t, FAILED)
-        kept = len(self._disk.conflicts)
+        kept = self._disk.kept
         before = self._disk.at(t.path)
         t = t._replace(
             expected=self._now_shown(t.expected), source_expected=self._now_shown(t.source_expected)
@@ -574,9 +585,36 @@ class Agent:
             for path in (t.path, t.source):
                 self._doubt(path)
         outcome = self._outcome(t, status)
-        if len(self._disk.conflicts) > kept:
-            outcome = outcome._replace(kept=b"%d-%d" % (self._number, kept))
+        if self._disk.kept > kept:
+            outcome = outcome._replace(kept=b"%d" % self._disk.kept)
         return outcome
+
+    def _keep(self, path: bytes, node: Node) -> None:
+        """What loses a conflict is never lost."""
+        disk = self._disk
+        disk.conflicts.append((path, node.data))
+        disk.kept += 1
+        if self._options.keep_both:
+            name = b"%d" % disk.kept
+            disk.due[name] = (path, node)
+            self.due.append(name)
+
+    def _put_beside(self) -> None:
+        """Give back what has lost, if its directory is still there."""
+        disk, name = self._disk, self.due.pop(0)
+        path, node = disk.due[name]
+        place = disk.at(parent(path))
+        if place is None or place.kind is not Kind.DIRECTORY:
+            return
+        new, before = path + b".conflict" + name, place.mtime
+        if disk.make(new, node.kind, node.data) is None:
+            return
+        disk.set_meta(new, mode=node.mode, uid=node.uid, gid=node.gid, mtime=node.mtime, tell=False)
+        place.mtime = before
+        del disk.due[name]
+        disk.conflicts.remove((path, node.data))
+        disk.beside.add(node.data[:8])
+        self._send(Dropped(name, new))
 
     def _doubt(self, path: bytes) -> None:
         """The brain takes an outcome for one of before a rename that it is to be told yet."""
@@ -661,7 +699,7 @@ class Agent:
         if node.kind is not Kind.DIRECTORY:
             self._disk.quarantine.append((self._now(), node.data[:8]))
         if t.keep and node.kind is not Kind.DIRECTORY:
-            self._disk.conflicts.append((t.path, node.data))
+            self._keep(t.path, node)
         place = node.parent
         assert place is not None
         before, ctime = place.mtime, node.ctime
@@ -701,7 +739,7 @@ class Agent:
         places = [self._disk.at(parent(t.source)), self._disk.at(split(t.path)[0])]
         before = [p.mtime for p in places if p is not None]
         if covered is not None and t.keep:
-            self._disk.conflicts.append((t.path, covered.data))
+            self._keep(t.path, covered)
         if covered is not None and (covered.kind is Kind.DIRECTORY) != (
             node.kind is Kind.DIRECTORY
         ):

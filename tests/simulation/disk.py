@@ -104,6 +104,9 @@ class Disk:
         self.events: list[Event] = []
         self.overflowed = False
         self.conflicts: list[tuple[bytes, bytes]] = []  # path and content of losers kept
+        self.due: dict[bytes, tuple[bytes, Node]] = {}  # those to be put beside what won
+        self.beside: set[bytes] = set()  # tokens of those that were
+        self.kept = 0  # losers so far
         self.quarantine: list[tuple[float, bytes]] = []  # what agents displaced, and when
         self._durable = self._copy(self.root, {})
 

@@ -18,7 +18,7 @@ from hashlib import blake2b
 from typing import Any
 
 from psync.core.archive import Archive
-from psync.core.entry import LOCAL_SUFFIX, Entry, Kind, Side, is_ours, parent
+from psync.core.entry import LOCAL_SUFFIX, Entry, Kind, Side, below_or_at, is_ours, parent
 from psync.core.events import (
     Intend,
     Limits,
@@ -272,7 +272,7 @@ class World:
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._digest = blake2b()
         self.lines: list[str] | None = [] if keep_trace else None
-        rng = self.rng
+        rng, policy = self.rng, random.Random(f"policy {seed}")
         self.options = Options(rng)
         reuse, queue_max = rng.random() < 0.5, rng.choice((6, 40, 10_000))
         self.disks = [Disk(self._tick, reuse_inodes=reuse, queue_max=queue_max) for _ in Side]
@@ -283,7 +283,10 @@ class World:
             contents_max=rng.choice((10, 1000, 1000)),
             max_delete=rng.choice((1.0, 0.5, 0.2, 3)),
             max_delete_min=4,
+            favoured=policy.choice((None, None, *Side)),
+            ask=policy.random() < 0.3,
         )
+        self.options.keep_both = policy.random() < 0.3
         self._slow = rng.choice((0.001, 0.02, 0.3))
         self._pace = rng.choice((0.005, 0.08, 0.5))
         self._faults = [
@@ -531,6 +534,9 @@ class World:
             if self._faults and self.rng.random() < 0.15:
                 self._fault()
                 continue
+            if self.limits.ask and self.rng.random() < 0.2:
+                self._answer()
+                continue
             side = self.rng.choice(list(Side))
             for _ in range(self.rng.choice((1, 1, 1, 3))):
                 self.note(self.users.act(side))
@@ -562,13 +568,63 @@ class World:
         self.options.sync_fails = False
         self.brain.make_durable()
         self.run_until(self.now + 5)
+        # What waits for a person's word, and how it got there, is not known at once again.
+        applied, waiting = self.applied, self._waiting()
+        trees = self._trees(waiting)
         self._kill_brain()
-        applied = self.applied
         self._boot()
         self.run_until(self.now + 60)
         self.check()
-        if self.applied != applied and not self._has_local_names():
+        if self.applied != applied and not self._has_local_names() and not waiting:
             raise Violation("a new start changes something")
+        if self._trees(waiting) != trees:
+            raise Violation("a new start changes something that nobody is asked about")
+        self._answer_all()
+
+    def _trees(self, without: list[bytes]) -> list[tuple[bytes, Entry, bytes]]:
+        """All that is on both sides, but for some paths and what is in them."""
+        return [
+            (path, node.entry(), node.data)
+            for disk in self.disks
+            for path, node in disk.walk()
+            if not any(below_or_at(path, top) for top in without)
+        ]
+
+    # --- a person who is asked ---
+
+    def _answer(self) -> bool:
+        """Let a side win a conflict that waits for a word; tell whether there is one."""
+        brain = self.brain
+        waiting = brain.session.asked() if brain is not None else []
+        if brain is None or not waiting:
+            return False
+        path, left, right = self.rng.choice(waiting)
+        side = self.rng.choice(list(Side))
+        self.note(f"take {side.name} {path!r}")
+        refusal = brain.session.take(path, side)
+        if refusal and left is not None and right is not None:
+            kinds = (left.kind, right.kind)
+            if kinds[side] == Kind.DIRECTORY or Kind.DIRECTORY not in kinds:
+                raise Violation(f"{side.name} cannot be taken at {path!r}: {refusal}")
+            assert not brain.session.take(path, side.other)
+        brain.pump()
+        return True
+
+    def _answer_all(self) -> None:
+        """Once every question is answered, both sides are equal everywhere."""
+        if not self.limits.ask:
+            return
+        for _ in range(50):
+            if not self._answer():
+                break
+            self.run_until(self.now + 60)
+        else:
+            raise Violation("the questions do not end")
+        if any(n.inode.linked for d in self.disks for _, n in d.walk()):
+            for side in Side:
+                self.send(side, Rescan())
+            self.run_until(self.now + 60)
+        self.check()
 
     # --- what has to be true at rest ---
 
@@ -591,11 +647,25 @@ class World:
                     e = node.entry()
                     these[path] = (e[:7], node.data)
             shown.append(these)
+        waiting = self._waiting()
         for path in sorted(set(shown[0]) | set(shown[1])):
             one, two = shown[0].get(path), shown[1].get(path)
+            if any(below_or_at(path, top) for top in waiting):
+                continue
             if one != two and path not in stay:
                 return f"{path!r}: {one} / {two}"
         return ""
+
+    def _waiting(self) -> list[bytes]:
+        """Paths at which a person's word is waited for, or what that stands in the way of."""
+        if self.brain is None:
+            return []
+        pending = self.brain.session._pending
+        waiting = (pending.lasting(path) for path in pending.since)
+        return [
+            path for path, problem in zip(pending.since, waiting, strict=True)
+            if problem is not None and problem.path in pending.asked
+        ]  # fmt: skip
 
     def check(self) -> None:
         """Check everything that guarantees say of a world at rest."""
@@ -610,17 +680,23 @@ class World:
             raise Violation(f"different: {different}")
         if session.state is not State.WATCHING:
             raise Violation(f"state {session.state.name}")
-        self._check_tokens()
-        if local:
+        waits = bool(session.asked())
+        self._check_tokens(everywhere=not waits)
+        if waits and (session.pending or not session.stuck(session.mark())):
+            raise Violation(f"pending: {session.pending} beside {session.asked()}")
+        for agent in self.agents:
+            if agent is not None and agent.due:
+                raise Violation(f"not put beside what won: {agent.due}")
+        if local or waits:
             return
         self._check_archive(brain)
         self._check_memory(brain)
 
-    def _check_tokens(self) -> None:
+    def _check_tokens(self, *, everywhere: bool) -> None:
         here = [
             {n.data[:8] for _, n in d.walk() if n.kind is not Kind.DIRECTORY} for d in self.disks
         ]
-        if self._has_local_names():  # what stays local keeps its directory from being replaced
+        if self._has_local_names() or not everywhere:  # what stays local keeps its directory, too
             here = [here[0] | here[1]] * 2
         kept = {data[:8] for d in self.disks for _, data in d.conflicts}
         users = self.users
@@ -636,7 +712,9 @@ class World:
         if self._powerless:
             return
         users.superseded.discard(b"local")
+        beside = set[bytes]().union(*(d.beside for d in self.disks))
         back = (here[0] | here[1]) & users.superseded - users.blurred
+        back = {token for token in back if token not in beside or not self._was_rivalled(token)}
         if back:
             raise Violation(f"came back: {sorted(back)}")
         for _, data in [c for d in self.disks for c in d.conflicts]:

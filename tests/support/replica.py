@@ -46,6 +46,8 @@ class Replica:
         strip: bool = True,
         strict: bool = False,
         prepare: bool = True,
+        keep_both: bool = False,
+        trash: bool = False,
     ) -> None:
         self.root = root
         self.path = os.fsencode(root)
@@ -62,6 +64,8 @@ class Replica:
             quarantine_ms=int(QUARANTINE_S * 1000),
             log=lambda level, line: self.lines.append(line),
             now=lambda: self.now,
+            keep_both=keep_both,
+            trash=trash,
         )
         if prepare:
             self.helpers.prepare("pair", 0)
@@ -145,9 +149,9 @@ class Replica:
 
     # --- psync's own
 
-    def conflicts(self) -> dict[bytes, tuple[bytes, str]]:
-        """What the conflict store holds: path -> content of a file (`/` for others), reason."""
-        store = self.root / ".psync/conflicts"
+    def conflicts(self, name: str = "conflicts") -> dict[bytes, tuple[bytes, str]]:
+        """What a store holds: path -> content of a file (`/` for others), reason."""
+        store = self.root / ".psync" / name
         found = {}
         for note in store.glob("*.json"):
             told = json.loads(note.read_text())

@@ -1,0 +1,279 @@
+"""The trash: what was deleted because it was deleted on the other side."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from psync.syscalls import renameat2
+from psync.wire import APPLIED, DROP, LIST, RESTORE, SHOW, Recall
+from tests.support.replica import Replica, file
+
+
+@pytest.fixture
+def replica(tmp_path: Path) -> Iterator[Replica]:
+    (tmp_path / "root").mkdir()
+    made = Replica(tmp_path / "root", trash=True)
+    yield made
+    made.close()
+
+
+def delete(replica: Replica, path: bytes, content: bytes = b"deleted") -> None:
+    old = replica.write(path, content)
+    (outcome,) = replica.apply(replica.delete(path, old))
+    assert (outcome.status, outcome.kept) == (APPLIED, b"")
+
+
+def full(*args: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Killed(BaseException):
+    pass
+
+
+class TestComing:
+    def test_is_for_what_is_deleted_once_nobody_can_write_to_it(self, replica: Replica) -> None:
+        old = replica.write(b"d/f\n\xff", b"deleted", 0o640)
+        replica.apply(replica.delete(b"d/f\n\xff", old))
+        assert replica.conflicts("trash") == {}
+        replica.finish()
+
+        assert replica.conflicts("trash") == {b"d/f\n\xff": (b"deleted", "deleted")}
+        (kept,) = [p for p in (replica.root / ".psync/trash").iterdir() if p.suffix != ".json"]
+        st = kept.stat()
+        assert (st.st_ino, st.st_mode & 0o777, st.st_mtime_ns) == (old.ino, 0o640, old.mtime_ns)
+        assert replica.leftovers() == []
+        assert replica.helpers.kept == []
+
+    def test_is_for_links_at_once(self, replica: Replica) -> None:
+        (replica / b"l").symlink_to("there")
+        (outcome,) = replica.apply(replica.delete(b"l", replica.look(b"l")))
+
+        assert (outcome.status, outcome.kept) == (APPLIED, b"")
+        assert replica.conflicts("trash") == {b"l": (b"/", "deleted")}
+        assert replica.leftovers() == []
+
+    def test_is_for_nothing_where_nobody_wants_that(self, tmp_path: Path) -> None:
+        replica = Replica(tmp_path)
+        delete(replica, b"f")
+        (replica / b"l").symlink_to("there")
+        replica.apply(replica.delete(b"l", replica.look(b"l")))
+        replica.finish()
+        found, left = replica.conflicts("trash"), replica.leftovers()
+        replica.close()
+
+        assert (found, left) == ({}, [])
+
+    def test_is_not_for_what_is_replaced_or_loses_or_is_moved(self, replica: Replica) -> None:
+        old = replica.write(b"f", b"1")
+        replica.apply(replica.put(b"f", file(b"2"), b"2", old))
+        (replica / b"l").symlink_to("there")
+        replica.apply(replica.put(b"l", file(b"2"), b"2", replica.look(b"l")))
+        replica.apply(replica.delete(b"f", replica.look(b"f"), keep=True))
+        covered = replica.write(b"b", b"covered")
+        replica.apply(replica.rename(b"a", replica.write(b"a", b"moved"), b"b", covered))
+        replica.finish()
+
+        assert replica.conflicts("trash") == {}
+        assert replica.conflicts() == {b"f": (b"2", "conflict")}
+        assert replica.leftovers() == []
+
+    def test_is_not_for_what_somebody_has_written_to_since(self, replica: Replica) -> None:
+        delete(replica, b"f")
+        (quarantined,) = (replica.root / ".psync/quarantine").iterdir()
+        quarantined.write_bytes(b"written late")
+        replica.finish()
+
+        assert replica.conflicts("trash") == {}
+        assert replica.conflicts() == {b"f": (b"written late", "late-write")}
+
+    def test_of_one_name_of_a_file_lets_the_others_be_changed(self, replica: Replica) -> None:
+        replica.write(b"a", b"text")
+        os.link(replica / b"a", replica / b"b")
+        a, b = replica.look(b"a"), replica.look(b"b")
+        replica.apply(replica.delete(b"b", b))
+        replica.finish()
+        (outcome,) = replica.apply(replica.put(b"a", file(b"new"), b"new", a))
+
+        assert outcome.status == APPLIED
+        assert replica.conflicts("trash") == {b"b": (b"text", "deleted")}
+
+
+class TestTrouble:
+    def test_of_a_full_disk_is_told_once_and_passes(
+        self, replica: Replica, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (replica / b"l").symlink_to("there")
+        with monkeypatch.context() as patch:
+            patch.setattr("psync.conflicts.renameat2", full)
+            replica.apply(replica.delete(b"l", replica.look(b"l")))
+            for name in (b"f", b"g"):
+                delete(replica, name, name)
+            for _ in range(3):
+                replica.now += 60
+                assert replica.helpers.tick() is not None
+        assert len(list((replica.root / ".psync/quarantine").iterdir())) == 3
+        assert [line for line in replica.lines if "trash" in line] == [
+            line for line in replica.lines if line.startswith("cannot put l, which was deleted, ")
+        ]
+        assert len(replica.lines) == 1
+        replica.finish()
+
+        assert replica.conflicts("trash") == {
+            b"l": (b"/", "deleted"), b"f": (b"f", "deleted"), b"g": (b"g", "deleted"),
+        }  # fmt: skip
+        assert replica.leftovers() == []
+
+    def test_of_a_quarantine_that_somebody_has_emptied_passes(self, replica: Replica) -> None:
+        delete(replica, b"f")
+        for path in (replica.root / ".psync/quarantine").iterdir():
+            path.unlink()
+        replica.finish()
+
+        assert replica.conflicts("trash") == {}
+        assert replica.leftovers() == []
+
+    def test_of_one_emptied_while_the_disk_is_full_passes(
+        self, replica: Replica, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        delete(replica, b"f")
+        with monkeypatch.context() as patch:
+            patch.setattr("psync.conflicts.renameat2", full)
+            replica.now += 60
+            replica.helpers.tick()
+        for path in (replica.root / ".psync/quarantine").iterdir():
+            path.unlink()
+        while (delay := replica.helpers.tick()) is not None:
+            replica.now += delay
+
+        assert replica.leftovers() == []
+
+    @pytest.mark.parametrize("when", ["deleted", "noted", "stored"])
+    @pytest.mark.parametrize("what", ["file", "link"])
+    def test_of_an_agent_that_is_killed_loses_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, what: str
+    ) -> None:
+        def killed(*args: int | bytes) -> None:
+            if when == "stored":
+                renameat2(*args)  # type: ignore[arg-type]
+            raise Killed
+
+        def killed_at_last(at: str) -> None:
+            if at == "verified":
+                raise Killed
+
+        replica = Replica(tmp_path, trash=True)
+        if what == "file":
+            old = replica.write(b"p", b"deleted")
+        else:
+            (replica / b"p").symlink_to("there")
+            old = replica.look(b"p")
+        with monkeypatch.context() as patch:
+            if when != "deleted":
+                patch.setattr("psync.conflicts.renameat2", killed)
+            try:
+                if when == "deleted":
+                    patch.setattr(replica.helpers, "step", killed_at_last)
+                replica.apply(replica.delete(b"p", old))
+                replica.finish()
+            except Killed:
+                pass
+        os.close(replica.fd)
+
+        again = Replica(tmp_path, trash=True)
+        again.finish()
+        found, left, tree = again.conflicts("trash"), again.leftovers(), again.tree()
+        again.close()
+        assert (found, left, tree) == (
+            {b"p": (b"deleted" if what == "file" else b"/", "deleted")}, [], {},
+        )  # fmt: skip
+
+
+class TestAsking:
+    def kept(self, replica: Replica, path: bytes = b"d/e/f") -> bytes:
+        delete(replica, path)
+        replica.finish()
+        (note,) = replica.helpers.recall(Recall(1, LIST, trash=True))[0].notes
+        assert (note.path, note.reason, note.size) == (path, "deleted", 7)
+        return note.name
+
+    def test_lists_and_shows_what_is_in_it_and_nothing_else(self, replica: Replica) -> None:
+        name = self.kept(replica)
+        answer, changes = replica.helpers.recall(Recall(1, SHOW, name, trash=True))
+
+        assert (answer.kept, answer.present, changes) == (b"deleted", None, [])
+        assert replica.helpers.recall(Recall(1, LIST))[0].notes == []
+        told = replica.helpers.recall(Recall(1, SHOW, name))[0].message
+        assert told == f"there is no {name.decode()} in .psync/conflicts"
+        told = replica.helpers.recall(Recall(1, SHOW, b"none", trash=True))[0].message
+        assert told == "there is no none in .psync/trash"
+
+    def test_restores_it_with_the_directories_that_went_with_it(self, replica: Replica) -> None:
+        name = self.kept(replica)
+        (replica / b"d/e").rmdir()
+        (replica / b"d").chmod(0o750)
+        answer, changes = replica.helpers.recall(Recall(1, RESTORE, name, trash=True))
+
+        assert (answer.message, changes) == ("", [])
+        assert replica.tree() == {b"d": b"/", b"d/e": b"/", b"d/e/f": b"deleted"}
+        assert (replica / b"d/e").stat().st_mode & 0o777 == 0o750
+        assert replica.conflicts("trash") == {}
+
+    def test_makes_as_many_of_them_as_are_missing(self, replica: Replica) -> None:
+        name = self.kept(replica, b"f")
+        path = b"/".join([b"x"] * 300)
+        answer, _ = replica.helpers.recall(Recall(1, RESTORE, name, path, trash=True))
+        assert answer.message == ""
+        answer, _ = replica.helpers.recall(Recall(1, LIST, trash=True))
+        assert answer.notes == []
+
+    def test_makes_none_where_something_else_is(self, replica: Replica, tmp_path: Path) -> None:
+        name = self.kept(replica)
+        (replica / b"d/e").rmdir()
+        (replica / b"d").rmdir()
+        (replica / b"d").symlink_to(tmp_path)
+        answer, _ = replica.helpers.recall(Recall(1, RESTORE, name, trash=True))
+
+        assert "d/e cannot be entered" in answer.message
+        assert not (tmp_path / "e").exists()
+        assert len(replica.conflicts("trash")) == 1
+
+    def test_keeps_what_is_there_instead(self, replica: Replica) -> None:
+        name = self.kept(replica, b"f")
+        replica.write(b"f", b"new")
+        replica.helpers.recall(Recall(1, RESTORE, name, trash=True))
+
+        assert replica.tree() == {b"f": b"deleted"}
+        assert replica.conflicts("trash") == {b"f": (b"new", "replaced")}
+
+    def test_drops_it(self, replica: Replica) -> None:
+        name = self.kept(replica)
+        answer, changes = replica.helpers.recall(Recall(1, DROP, name, trash=True))
+
+        assert (answer.message, changes) == ("", [])
+        assert replica.conflicts("trash") == {}
+
+    def test_expires_each_store_at_its_own_age(self, replica: Replica) -> None:
+        self.kept(replica)
+        loser = replica.write(b"g", b"loser")
+        replica.apply(replica.delete(b"g", loser, keep=True))
+        assert replica.helpers.expire(60, 60) == []
+        assert replica.helpers.expire(60, -60) == []
+
+        assert replica.conflicts("trash") == {}
+        assert replica.conflicts() == {b"g": (b"loser", "conflict")}
+
+    def test_lists_as_much_as_fits_into_a_message(
+        self, replica: Replica, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for i in range(5):
+            delete(replica, b"%d" % i)
+        replica.finish()
+        monkeypatch.setattr("psync.helpers.FRAME_MAX", 2 * 3 * (1 + 16 + 64))
+
+        assert len(replica.helpers.recall(Recall(1, LIST, trash=True))[0].notes) == 3
