@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from psync.config import Options, config_file, load_session, make_options, parse_setting
+from psync.config import (
+    EXCLUDES,
+    TEMPFILES,
+    Options,
+    config_file,
+    load_session,
+    make_options,
+    parse_setting,
+)
+from psync.core.ignore import Ignore
 from psync.errors import ConfigError, UsageError
 
 EXAMPLE = Path(__file__).parents[1] / "conf" / "psync.toml"
@@ -226,3 +235,13 @@ class TestExample:
             text = text.replace(f"\n# {key} = ", f"\n{key} = ")
 
         make_options(tomllib.loads(text)["session"]["example"], "example")
+
+
+class TestPatterns:
+    @pytest.mark.parametrize("name", ["d/.#f", "d/~$f.docx", "d/.~lock.f.odt#", "f.~tmp~"])
+    def test_w03_w05_by_default_hide_the_locks_of_editors(self, name: str) -> None:
+        assert Ignore(EXCLUDES, TEMPFILES)(name.encode())
+
+    @pytest.mark.parametrize("name", ["f~", ".f.swp", "#f#", ".bashrc.backup", "f.tmp", "d/~f"])
+    def test_w03_by_default_hide_nothing_that_a_user_may_want(self, name: str) -> None:
+        assert not Ignore(EXCLUDES, TEMPFILES)(name.encode())

@@ -523,12 +523,12 @@ class TestDelete:
         assert outcome.status == FAILED
         assert replica.tree() == {b"d": b"/"}
 
-    def test_ten_of_the_same_name(self, replica):
-        for n in range(10):
+    def test_c26_a_dozen_of_the_same_name(self, replica):
+        for n in range(12):
             entry = replica.write(b"f", b"%d" % n)
             assert replica.apply(replica.delete(b"f", entry, keep=True))[0].status == APPLIED
 
-        assert len(list((replica.root / ".psync/conflicts").glob("*.json"))) == 10
+        assert len(list((replica.root / ".psync/conflicts").glob("*.json"))) == 12
 
 
 class TestRemoveDirectory:

@@ -202,6 +202,18 @@ class User:
         self.wrote.append(self._text)
         self.ended.append(old)
 
+    def save_with_backup(self) -> None:
+        """Move it aside, write it anew, delete what was moved, as vim with backupcopy=no."""
+        old = self._now()
+        if not old or self._path.is_symlink():
+            return
+        backup = self._path.with_name("p~")
+        self._path.rename(backup)
+        self._path.write_bytes(self._text)
+        self.wrote.append(self._text)
+        backup.unlink()
+        self.ended.append(old)
+
     def remove(self) -> None:
         """Delete it."""
         old = self._now()
