@@ -311,7 +311,10 @@ class Brain:
         peer.trouble = ""
         since = f"{peer.hello.boot_id} {peer.ready.mounted}"
         # Of another boot, or mounting, it may have lost what was not durable.
-        rebooted = self._rows.meta(f"boot_id.{peer.side.name.lower()}") not in (None, since)
+        known = self._rows.meta(f"boot_id.{peer.side.name.lower()}")
+        rebooted = known not in (None, since)
+        if self._is_unstored(peer) or (rebooted and known.startswith(peer.hello.boot_id)):
+            peer.remounted_ns = peer.hello.clock_ns
         if rebooted:
             self._intents.drop(self._intents.rotate())
         now = asyncio.get_running_loop().time()

@@ -145,6 +145,8 @@ class Held:
             flags = _OPEN_FILE if kind == _FILE else _OPEN_DIRECTORY
             try:
                 self.fd = os.open(name, flags, dir_fd=parent_fd)
+            except BlockingIOError:  # it is lent to somebody, who is told of us now
+                raise UnmetError(IN_USE) from None
             except PermissionError:
                 pass  # we may not read it, but may still rename it
             else:

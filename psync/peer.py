@@ -46,6 +46,7 @@ class Peer:
     Attributes:
         up: it watches, and the session knows.
         was_up: it has said something of its replica in this run.
+        remounted_ns: when its file system was first seen mounted anew, by its host's clock.
         hello: who the agent is, or the last one was.
         ready: what it said of the root.
         owners: whether it was told to keep owners.
@@ -59,6 +60,7 @@ class Peer:
         self.root = root
         self.up = False
         self.was_up = False
+        self.remounted_ns = 0
         self.hello: Hello | None = None
         self.ready: Ready | None = None
         self.owners: bool | None = None
@@ -79,7 +81,7 @@ class Peer:
         return self._link is not None and self._lost is not None and not self._lost.done()
 
     def cut_ns(self, stopped_ns: int) -> int:
-        """When the host's power may have been cut last, by its clock.
+        """When the power of the host, or of its disk, may have been cut last, by its clock.
 
         What has been emptied since an earlier run ended in order was emptied by its user.
 
@@ -88,9 +90,10 @@ class Peer:
         """
         hello = self.hello
         assert hello is not None
+        cut_ns = max(hello.booted_ns, self.remounted_ns)
         if not stopped_ns or self.was_up:
-            return hello.booted_ns
-        return min(hello.booted_ns, stopped_ns + hello.clock_ns - time.time_ns())
+            return cut_ns
+        return min(cut_ns, stopped_ns + hello.clock_ns - time.time_ns())
 
     async def connect(self, on_messages: Callable[[Peer, list[Message]], None]) -> None:
         """Start an agent; `hello` is its greeting then.

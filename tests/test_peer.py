@@ -38,3 +38,12 @@ class TestCut:
         found = peer.cut_ns(0 if stopped is None else now + stopped * HOUR)
 
         assert abs(found - (there + cut * HOUR)) < HOUR // 60
+
+    def test_is_when_its_disk_came_back_if_that_was_later(self) -> None:
+        now = time.time_ns()
+        peer = Peer(Side.RIGHT, LocalHost(), "/root")
+        peer.hello = Hello(PROTOCOL, "1", "3", "x", 0, 1, "", "", "", [], now, now - 9 * HOUR)
+        peer.remounted_ns = now - HOUR
+
+        assert peer.cut_ns(0) == now - HOUR
+        assert abs(peer.cut_ns(now - 2 * HOUR) - (now - 2 * HOUR)) < HOUR // 60

@@ -178,8 +178,8 @@ class Replica:
     # --- what it shows -------------------------------------------------------------------
 
     def may_be_cut(self, entry: Entry) -> bool:
-        """Tell whether a power cut may have left a file its name, but none of its bytes."""
-        return entry.kind == Kind.FILE and not entry.size and entry.ctime_ns < self.cut_ns
+        """Tell whether a power cut may have left a file its name, but not its bytes."""
+        return entry.kind == Kind.FILE and entry.ctime_ns < self.cut_ns
 
     def shows(self, path: bytes) -> Entry | None:
         """What is at a path: its news, else what was agreed."""

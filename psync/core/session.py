@@ -646,20 +646,22 @@ class Session:
         )
 
     def _without_cuts(self, decision: Decision, views: tuple[View, View]) -> Decision:
-        """What a power cut has emptied is no edit: the other side's content comes back.
+        """What a power cut has damaged is no edit: the other side's content comes back.
 
-        File systems keep the order of names, not of content. That a user has emptied a file
-        right before looks the same; the empty one is kept.
+        File systems keep the order of names, not of content: a file may be empty, or one of ours,
+        with the time that we gave it, hold zeros. That a user has emptied a file right before
+        looks the same; what is replaced is kept.
         """
         if decision.verb is not Verb.COPY:
             return decision
         sides = [decision.source, decision.source.other] if decision.conflict else [decision.source]
         for side in sides:
-            emptied, there = views[side].entry, views[side.other].entry
-            if emptied is None or there is None or there.kind != Kind.FILE or not there.size:
+            damaged, there = views[side].entry, views[side.other].entry
+            if damaged is None or there is None or there.kind != Kind.FILE or not there.size:
                 continue
-            if self._replicas[side].may_be_cut(emptied):
-                return Decision(Verb.COPY, side.other, there.bare(), "a power cut has emptied it")
+            ours = bool(decision.conflict) and damaged.mtime_ns == there.mtime_ns
+            if self._replicas[side].may_be_cut(damaged) and (ours or not damaged.size):
+                return Decision(Verb.COPY, side.other, there.bare(), "a power cut has damaged it")
         return decision
 
     def _with_survivors(

@@ -657,7 +657,7 @@ class TestReboot:
         duo.assert_rest()
         assert duo.shape(RIGHT) == {b"f": b"one", b"new": b"two"}
 
-    def after_cut(self, side: Side, agreed: bool, ctime_ns: int) -> Duo:
+    def after_cut(self, side: Side, agreed: bool, ctime_ns: int, left: bytes = b"") -> Duo:
         """A side shows a file of which a power cut has left the name; only the other has it."""
         duo = Duo({b"f": b"one"} if agreed else {})
         if agreed:
@@ -667,7 +667,7 @@ class TestReboot:
             duo.write(side.other, b"f", b"one", mtime_ns=7)
             duo.run()
         duo.down(side)
-        duo.hands[side].edit(b"f", b"", mtime_ns=7)
+        duo.hands[side].edit(b"f", left, mtime_ns=7)
         duo.hands[side].tree[b"f"] = duo.hands[side].tree[b"f"]._replace(ctime_ns=ctime_ns)
         duo.up(side, rebooted=True, cut_ns=1000)
         for each in (side, side.other):
@@ -684,6 +684,15 @@ class TestReboot:
         assert duo.shape(LEFT) == {b"f": b"one"}
         (put,) = [t for t in duo.sent() if t.keep]
         assert (put.path, put.expected is not None and put.expected.size) == (b"f", 0)
+
+    @pytest.mark.parametrize("side", Side)
+    def test_x03_takes_no_copy_of_ours_that_holds_zeros_for_an_edit(self, side: Side) -> None:
+        duo = self.after_cut(side, False, 999, b"\0\0\0")
+        duo.run()
+
+        duo.assert_rest()
+        assert duo.shape(LEFT) == {b"f": b"one"}
+        assert [t.path for t in duo.sent() if t.keep] == [b"f"]
 
     @pytest.mark.parametrize("side", Side)
     def test_lets_content_of_a_file_only_come_back(self, side: Side) -> None:

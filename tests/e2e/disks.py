@@ -14,7 +14,10 @@ import pytest
 from tests.e2e.pair import until
 
 _SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN, _IOR('X', 125, __u32)
-_AS_IT_IS = (2).to_bytes(4, "little")  # not even the journal is written any more
+_FLAGS = {  # how much is written before
+    "names": (1).to_bytes(4, "little"),  # the journal, and no content
+    "nothing": (2).to_bytes(4, "little"),
+}
 
 
 def _run(*command: str) -> None:
@@ -50,11 +53,15 @@ class Disk:
         else:
             _unmount(self.at)
 
-    def cut(self) -> None:
-        """Cut its power: what is not on the disk is lost, and everything fails from now on."""
+    def cut(self, kept: str) -> None:
+        """Cut its power: what is not on the disk is lost, and everything fails from now on.
+
+        Args:
+            kept: of what was done last, `names` or `nothing`.
+        """
         fd = os.open(self.at, os.O_RDONLY)
         try:
-            fcntl.ioctl(fd, _SHUTDOWN, _AS_IT_IS)
+            fcntl.ioctl(fd, _SHUTDOWN, _FLAGS[kept])
         finally:
             os.close(fd)
 

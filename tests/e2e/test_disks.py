@@ -19,22 +19,25 @@ def other(pair: Pair, side: str) -> Path:
     return pair.right if side == "left" else pair.left
 
 
-def power_cut(pair: Pair, broken: Disk) -> None:
+def power_cut(pair: Pair, broken: Disk, kept: str) -> None:
     """Everything ends at once, and a disk has only what it was made to write."""
     pids = pair.agents()
     pair.kill()
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    broken.cut()
+    broken.cut(kept)
     broken.unmount()
     broken.mount()
 
 
+@pytest.mark.parametrize("kept", ["nothing", "names"])
 @pytest.mark.parametrize("side", ["left", "right"])
 class TestPower:
     @pytest.mark.parametrize("kind", ["ext4", "xfs"])
-    def test_x03_that_is_cut_loses_nothing(self, pair: Pair, side: str, kind: str) -> None:
+    def test_x03_that_is_cut_loses_nothing(
+        self, pair: Pair, side: str, kept: str, kind: str
+    ) -> None:
         """What one side has lost comes again from the other, and nothing old wins.
 
         The host goes on, as with a disk that is not in it.
@@ -56,7 +59,7 @@ class TestPower:
             (there / "fresh").write_text("fresh")
             expected = pair.settle()
 
-            power_cut(pair, broken)
+            power_cut(pair, broken, kept)
             pair.start()
 
             found = pair.settle()
@@ -66,7 +69,9 @@ class TestPower:
             assert not pair.leftovers()
             pair.stop()
 
-    def test_a07_a_disk_that_fails_halts_and_is_not_believed(self, pair: Pair, side: str) -> None:
+    def test_a07_a_disk_that_fails_halts_and_is_not_believed(
+        self, pair: Pair, side: str, kept: str
+    ) -> None:
         here, there = pair.root(side), other(pair, side)
         with disk(pair.base / "disk", here) as broken:
             pair.start("--set", "sync_interval=1")
@@ -76,7 +81,7 @@ class TestPower:
             (there / "f").write_text("newer")
             (there / "g").write_text("new")
             pair.settle()
-            broken.cut()
+            broken.cut(kept)
 
             told = pair.wait_for("halted")
 
@@ -89,6 +94,9 @@ class TestPower:
             assert (found[b"f"][-1], found[b"g"][-1]) == (b"newer", b"new")
             pair.stop()
 
+
+@pytest.mark.parametrize("side", ["left", "right"])
+class TestAway:
     def test_r02_a_disk_that_is_taken_away_lazily_deletes_nothing(
         self, pair: Pair, side: str
     ) -> None:
