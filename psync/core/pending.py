@@ -103,6 +103,7 @@ class Pending:
     def ask(self, path: bytes, side: Side, message: str) -> bool:
         """Let a path wait for a person's word; tell whether he has not heard of it yet."""
         self._let_go(path)
+        self.problems.pop(path, None)
         self.asked[path] = Problem(path, side, message, 0, math.inf)
         is_new = path not in self._told
         self._told.add(path)

@@ -1069,6 +1069,23 @@ class TestAsked:
         duo.assert_rest()
         assert duo.left.tree[b"f"].mode == 0o600 + side
 
+    def test_of_what_was_a_directory_leaves_nothing_of_that_behind(self) -> None:
+        """Each side has put a file in its place, one while what was in it was being removed."""
+        duo = Duo({b"f/x": b"one"}, TINY._replace(ask=True))
+        duo.left.remove(b"f")
+        duo.write(LEFT, b"f", b"by 0")
+        assert [t.path for t in duo.transitions(RIGHT)] == [b"f/x", b"f"]
+        duo.right.remove(b"f")
+        duo.write(RIGHT, b"f", b"by 1")
+        duo.settle()
+
+        assert self.waits(duo)
+        assert duo.session.problems() == []
+        assert duo.session.status()["pending"] == 0
+        duo.session.take(b"f", RIGHT)
+        duo.pump()
+        duo.assert_rest()
+
     @pytest.mark.parametrize("mtime_ns", [10**18 - 1, 10**18 + 1], ids=["older", "newer"])
     def test_is_none_where_a_power_cut_has_emptied_a_file(self, mtime_ns: int) -> None:
         duo = Duo({b"f": b"one"}, TINY._replace(ask=True))

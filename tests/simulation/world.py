@@ -682,7 +682,7 @@ class World:
             raise Violation(f"state {session.state.name}")
         waits = bool(session.asked())
         self._check_tokens(everywhere=not waits)
-        if waits and (session.pending or not session.stuck(session.mark())):
+        if waits and not local and (session.pending or not session.stuck(session.mark())):
             raise Violation(f"pending: {session.pending} beside {session.asked()}")
         for agent in self.agents:
             if agent is not None and agent.due:
