@@ -254,7 +254,7 @@ class Carrier:
             self._pair.fail(path, side, "the directory holds entries that are not replicated")
         elif status == NO_PARENT:
             self._pair.look(side, parent(path), 0)
-            if op.transition.wanted is None and self._replicas[side].lacks_parent(path):
+            if self._replicas[side].lacks_parent(path):
                 self._replicas[side].views.set(path, View(None))  # it went with its directory
             else:
                 self._pair.fail(path, side, "its directory is not there")

@@ -214,7 +214,9 @@ class Session:
 
     def problems(self) -> list[Problem]:
         """The paths that cannot be handled now, and why."""
-        return [p for p in self._pending.problems.values() if p.attempts >= QUIET_ATTEMPTS]
+        pending = self._pending
+        found = [p for p in pending.problems.values() if p.attempts >= QUIET_ATTEMPTS]
+        return [p for p in found if not pending.is_asleep(p.path)] if pending.asked else found
 
     def status(self) -> dict[str, Any]:
         """Say how things stand: plain values, ready for JSON."""
