@@ -589,6 +589,8 @@ class Session:
         """Leave both versions where they are until a person has chosen one."""
         for replica in self._replicas:
             replica.drop_content(path)
+            if path in replica.leaving:  # what was there has been renamed: that may go on
+                self._pending.touch(replica.leaving[path])
         message = f"{RIVALS}: psync conflicts --take left|right PATH"
         if self._pending.ask(path, decision.source.other, message):
             self._pair.note("conflict.asked", None, path, message)

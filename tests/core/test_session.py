@@ -48,6 +48,7 @@ from psync.core.replica import Link
 from psync.core.session import STATES, Session
 from psync.wire import (
     APPLIED,
+    BUSY,
     CHANGED,
     DELETE,
     FAILED,
@@ -1194,6 +1195,24 @@ class TestAskedOfADirectory:
         duo.assert_rest()
         assert duo.left.content.get(b"e") == (b"file" if then == "a file" else None)
         assert duo.left.content[b"p/m"] == b"moved"
+
+    def test_keeps_no_file_waiting_that_was_renamed_from_there(self, directory: Side) -> None:
+        """It waited for a writer of that file on the other side."""
+        duo = Duo({b"a": b"one", b"c/a": b"two"}, TINY._replace(ask=True))
+        writer = directory.other
+        duo.hands[writer].edit(b"a", b"half")
+        duo.see(writer, b"a", read=False, flags=BUSY)
+        duo.move(directory, b"a", b"c/a")
+        for path, what in ((b"a", None), (b"a/x", b"inside")):
+            duo.hands[directory].make(path, what)
+        duo.see(directory, b"a", b"a/x")
+        assert duo.sent() == []
+        duo.hands[writer].edit(b"a", b"whole")
+        duo.see(writer, b"a")
+
+        assert [(t.verb, t.path) for t in duo.sent()] == [(RENAME, b"c/a")]
+        duo.assert_rest()
+        assert duo.left.content == {b"c/a": b"whole", b"a/x": b"inside"}
 
     def test_keeps_nothing_trying_that_was_changed_in_it(self, directory: Side) -> None:
         """Over there a file has taken its place, and nobody has heard of that yet."""
