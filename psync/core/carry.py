@@ -254,7 +254,10 @@ class Carrier:
             self._pair.fail(path, side, "the directory holds entries that are not replicated")
         elif status == NO_PARENT:
             self._pair.look(side, parent(path), 0)
-            self._pair.fail(path, side, "its directory is not there")
+            if self._replicas[side].lacks_parent(path):
+                self._replicas[side].views.set(path, View(None))  # it went with its directory
+            else:
+                self._pair.fail(path, side, "its directory is not there")
         else:
             text = outcome.message or "somebody is writing it"
             self._pair.fail(path, side, text, soon=status == IN_USE)

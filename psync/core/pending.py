@@ -103,6 +103,7 @@ class Pending:
     def ask(self, path: bytes, side: Side, message: str) -> bool:
         """Let a path wait for a person's word; tell whether he has not heard of it yet."""
         self._let_go(path)
+        self.problems.pop(path, None)
         self.asked[path] = Problem(path, side, message, 0, math.inf)
         is_new = path not in self._told
         self._told.add(path)
@@ -128,11 +129,13 @@ class Pending:
 
     def asleep_below(self, directory: bytes) -> bytes | None:
         """A path in a directory that only a person's word brings to rest, if there is one."""
-        for path in self.since if self.asked else ():
-            problem = self.lasting(path) if is_below(path, directory) else None
-            if problem is not None and problem.path in self.asked:
-                return path
-        return None
+        inside = (p for p in self.since if is_below(p, directory) and self.is_asleep(p))
+        return next(inside, None) if self.asked else None
+
+    def is_asleep(self, path: bytes) -> bool:
+        """Tell whether only a person's word brings a path to rest."""
+        problem = self.lasting(path)
+        return problem is not None and problem.path in self.asked
 
     # --- problems ------------------------------------------------------------------------
 

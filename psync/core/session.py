@@ -215,7 +215,9 @@ class Session:
 
     def problems(self) -> list[Problem]:
         """The paths that cannot be handled now, and why."""
-        return [p for p in self._pending.problems.values() if p.attempts >= QUIET_ATTEMPTS]
+        pending = self._pending
+        found = [p for p in pending.problems.values() if p.attempts >= QUIET_ATTEMPTS]
+        return [p for p in found if not pending.is_asleep(p.path)] if pending.asked else found
 
     def status(self) -> dict[str, Any]:
         """Say how things stand: plain values, ready for JSON."""
@@ -590,6 +592,8 @@ class Session:
         """Leave both versions where they are until a person has chosen one."""
         for replica in self._replicas:
             replica.drop_content(path)
+            if path in replica.leaving:  # what was there has been renamed: that may go on
+                self._pending.touch(replica.leaving[path])
         message = f"{RIVALS}: psync conflicts --take left|right PATH"
         if self._pending.ask(path, decision.source.other, message):
             self._pair.note("conflict.asked", None, path, message)

@@ -87,6 +87,14 @@ class TestAsking:
 
         assert pending.held == {}
 
+    def test_is_no_problem_any_more(self, pending: Pending) -> None:
+        pending.touch(b"p")
+        for _ in range(QUIET_ATTEMPTS):
+            pending.fail(b"p", Side.LEFT, "in use", soon=True)
+        pending.ask(b"p", Side.LEFT, "which?")
+
+        assert pending.problems == {}
+
     def test_ends_when_it_may_be_another_question(self, pending: Pending) -> None:
         pending.ask(b"p", Side.LEFT, "which?")
         pending.ask_anew()

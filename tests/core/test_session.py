@@ -32,6 +32,7 @@ from psync.core.events import (
     Limits,
     Note,
     Paused,
+    Problem,
     Resumed,
     Retry,
     Said,
@@ -226,7 +227,11 @@ class Hand:
             verb == PUT and expected is None and self.is_directory(path)
         ):
             return CHANGED
-        return NOT_EMPTY if verb == RMDIR and self.children(path) else None
+        wanted = transition.wanted
+        removed = verb == RMDIR or (
+            verb == PUT and wanted is not None and wanted.kind != Kind.DIRECTORY
+        )
+        return NOT_EMPTY if removed and self.children(path) else None
 
     def is_directory(self, path: bytes) -> bool:
         entry = self.tree.get(path)
@@ -1109,6 +1114,23 @@ class TestAsked:
         duo.assert_rest()
         assert duo.left.tree[b"f"].mode == 0o600 + side
 
+    def test_of_what_was_a_directory_leaves_nothing_of_that_behind(self) -> None:
+        """Each side has put a file in its place, one while what was in it was being removed."""
+        duo = Duo({b"f/x": b"one"}, TINY._replace(ask=True))
+        duo.left.remove(b"f")
+        duo.write(LEFT, b"f", b"by 0")
+        assert [t.path for t in duo.transitions(RIGHT)] == [b"f/x", b"f"]
+        duo.right.remove(b"f")
+        duo.write(RIGHT, b"f", b"by 1")
+        duo.settle()
+
+        assert self.waits(duo)
+        assert duo.session.problems() == []
+        assert duo.session.status()["pending"] == 0
+        duo.session.take(b"f", RIGHT)
+        duo.pump()
+        duo.assert_rest()
+
     @pytest.mark.parametrize("mtime_ns", [10**18 - 1, 10**18 + 1], ids=["older", "newer"])
     def test_is_none_where_a_power_cut_has_emptied_a_file(self, mtime_ns: int) -> None:
         duo = Duo({b"f": b"one"}, TINY._replace(ask=True))
@@ -1212,6 +1234,49 @@ class TestAskedOfADirectory:
         duo.assert_rest()
         assert duo.left.content.get(b"e") == (b"file" if then == "a file" else None)
         assert duo.left.content[b"p/m"] == b"moved"
+
+    def test_keeps_no_file_waiting_that_was_renamed_from_there(self, directory: Side) -> None:
+        """It waited for a writer of that file on the other side."""
+        duo = Duo({b"a": b"one", b"c/a": b"two"}, TINY._replace(ask=True))
+        writer = directory.other
+        duo.hands[writer].edit(b"a", b"half")
+        duo.see(writer, b"a", read=False, flags=BUSY)
+        duo.move(directory, b"a", b"c/a")
+        for path, what in ((b"a", None), (b"a/x", b"inside")):
+            duo.hands[directory].make(path, what)
+        duo.see(directory, b"a", b"a/x")
+        assert duo.sent() == []
+        duo.hands[writer].edit(b"a", b"whole")
+        duo.see(writer, b"a")
+
+        assert [(t.verb, t.path) for t in duo.sent()] == [(RENAME, b"c/a")]
+        duo.assert_rest()
+        assert duo.left.content == {b"c/a": b"whole", b"a/x": b"inside"}
+
+    def test_keeps_nothing_trying_that_was_changed_in_it(self, directory: Side) -> None:
+        """Over there a file has taken its place, and nobody has heard of that yet."""
+        duo = Duo({b"p/x": b"one", b"p/y": b"one"}, TINY._replace(ask=True))
+        duo.hands[directory.other].remove(b"p")
+        duo.hands[directory.other].make(b"p", b"file")
+        for path in (b"p/x", b"p/y"):
+            duo.hands[directory].edit(path, mode=0o600)
+            duo.see(directory, path, flags=META_ONLY, read=False)
+        duo.settle()
+
+        assert [path for path, _, _ in duo.session.asked()] == [b"p"]
+        assert duo.session.problems() == []
+        assert duo.session.status()["pending"] == 0
+        assert duo.session.take(b"p", directory) == ""
+        duo.pump()
+        duo.assert_rest()
+        assert duo.left.tree[b"p/x"].mode == duo.right.tree[b"p/y"].mode == 0o600
+
+    def test_is_the_only_problem_of_what_waits_for_it(self, duo: Duo, directory: Side) -> None:
+        duo.session._pending.problems[b"p/y"] = Problem(b"p/y", directory, "full", 3, 0.0)
+        assert duo.session.problems() == []
+
+        duo.session._pending.problems[b"g"] = Problem(b"g", directory, "full", 3, 0.0)
+        assert [problem.path for problem in duo.session.problems()] == [b"g"]
 
     def test_comes_back_with_what_is_new_in_it(self, directory: Side) -> None:
         """Here a directory was replaced, there something was made in it: that is no edit of one."""
