@@ -116,7 +116,8 @@ class TestStream:
             stream.feed(data + encode(("E", 1, b"next")) * 3)
 
     @given(
-        st.lists(st.one_of(events.map(encode), frames, st.binary(max_size=9)), max_size=6), st.data()
+        st.lists(st.one_of(events.map(encode), frames, st.binary(max_size=9)), max_size=6),
+        st.data(),
     )
     def test_gives_events_or_ends_whatever_comes(self, pieces, data):
         noise = bytearray(b"".join(pieces))
