@@ -178,7 +178,7 @@ def make_options(values: Mapping[str, Any], where: str) -> Options:
         if key not in Options.__struct_fields__:
             near = difflib.get_close_matches(key, _KEYS, 1)
             hint = f": did you mean {near[0]}?" if near else f"; there are: {', '.join(_KEYS)}"
-            raise ConfigError(f"{where}: unknown key {key}{hint}")
+            raise ConfigError(f"{where}: unknown key {_word(key)}{hint}")
     try:
         options = msgspec.convert(_spread(values, where), Options)
     except msgspec.ValidationError as error:
@@ -194,6 +194,11 @@ def make_options(values: Mapping[str, Any], where: str) -> Options:
     if not options.name:
         options.name = SessionDir.name_for(options.host, options.left, options.right)
     return options
+
+
+def _word(text: str) -> str:
+    """A key, or a table's name, in a message: no byte of it can forge a line."""
+    return text if text.isprintable() else ascii(text)
 
 
 def _spread(values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -218,13 +223,10 @@ def _check(options: Options, where: str) -> None:
     """Refuse what has the right type and still makes no sense; put the roots in order."""
     for key in _PATTERNS:
         for pattern in getattr(options, key):
-            try:
-                re.compile(pattern, re.IGNORECASE)
-            except re.error as error:
-                raise ConfigError(
-                    f"{where}: {key}: {pattern!a} is no regular expression: {error}"
-                ) from None
-    if not re.fullmatch(r"\d+%?", options.max_delete, re.ASCII) or (
+            _compile(pattern, f"{where}: {key}: {pattern!a} is no regular expression")
+    for pattern in options.rsync_excludes:
+        _compile(_from_rsync(pattern), f"{where}: rsync_excludes: {pattern!a} is no pattern")
+    if not re.fullmatch(r"\d{1,12}%?", options.max_delete, re.ASCII) or (
         options.max_delete.endswith("%") and int(options.max_delete[:-1]) > 100
     ):
         raise ConfigError(
@@ -251,9 +253,8 @@ def _check(options: Options, where: str) -> None:
     host = options.host
     if host is not None and (not host or host.startswith("-") or re.search(r"[\s\0-\x1f]", host)):
         raise ConfigError(f"{where}: host: {host!a} is no host name")
-    for key in ("left", "right"):
-        root = getattr(options, key)
-        if "\0" in root:
+    for key in ("left", "right", "log_file"):
+        if "\0" in (getattr(options, key) or ""):
             raise ConfigError(f"{where}: {key}: a path cannot hold a NUL")
     options.left = _absolute(options.left)
     if host is None:
@@ -267,6 +268,16 @@ def _check(options: Options, where: str) -> None:
         options.right = _tidy(path or ".")
     if options.log_file is not None:
         options.log_file = _absolute(options.log_file)
+
+
+def _compile(pattern: str, trouble: str) -> None:
+    """See that a regular expression is one. Raises ConfigError."""
+    try:
+        re.compile(pattern, re.IGNORECASE)
+    except (re.error, OverflowError) as error:
+        raise ConfigError(f"{trouble}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{trouble}: it is nested too deep") from None
 
 
 def _absolute(path: str) -> str:
@@ -286,7 +297,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise UsageError(f"--set {text!a} is not KEY=VALUE")
     try:
         document = tomllib.loads(f"value = {value}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # a number may be too long for Python, lists too deep
         return key, value.strip()
     return key, document["value"] if len(document) == 1 else value.strip()
 
@@ -326,17 +337,20 @@ def load_session(file: Path, name: str) -> tuple[dict[str, Any], str]:
             document = tomllib.load(stream)
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{file} is no TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{file} is no TOML: it is nested too deep") from None
     for key in document:
         if key != "session":
-            raise ConfigError(f"{file}: unknown table [{key}]: sessions are [session.NAME]")
+            raise ConfigError(f"{file}: unknown table [{_word(key)}]: sessions are [session.NAME]")
     tables = document.get("session", {})
     if not isinstance(tables, dict):
         raise ConfigError(f"{file}: session is no table: sessions are [session.NAME]")
     if name not in tables:
         near = difflib.get_close_matches(name, tables, 1)
-        known = f"did you mean {near[0]}?" if near else f"there are: {', '.join(tables) or 'none'}"
+        names = ", ".join(map(_word, tables)) or "none"
+        known = f"did you mean {_word(near[0])}?" if near else f"there are: {names}"
         raise ConfigError(f"{file}: no session {name!a}; {known}")
     table = tables[name]
     where = f"{file}: [session.{name}]"

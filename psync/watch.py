@@ -90,6 +90,12 @@ _U32 = struct.Struct("<I")
 _I32 = struct.Struct("<i")
 _READ_SIZE = 1 << 18
 _FRAME_MAX = 1 << 20
+_FRAME_MIN = {  # with the letter, by the letter
+    ord(kind): 1 + size
+    for kind, size in {
+        "E": 4, "D": 21, "M": 5, "S": 20, "X": 4, "O": 0, "U": 0, "L": 0, "N": 0, "B": 0,
+    }.items()
+}  # fmt: skip
 _PIPE_SIZE = 1 << 20
 _F_SETPIPE_SZ = 1031
 _CHILD_ROOT_FD = 3
@@ -171,7 +177,7 @@ class Cinotify:
         at, end = 0, len(buffer)
         while end - at >= 5:
             size, kind = _HEADER.unpack_from(buffer, at)
-            if not 1 <= size <= _FRAME_MAX:
+            if not _FRAME_MIN.get(kind, _FRAME_MAX + 1) <= size <= _FRAME_MAX:
                 raise EOFError("cinotify spoke nonsense")
             stop = at + 4 + size
             if stop > end:
@@ -191,6 +197,8 @@ class Cinotify:
                 )
             elif kind == 77:  # M
                 split = body + 5 + _U32.unpack_from(buffer, body + 1)[0]
+                if split > stop:
+                    raise EOFError("cinotify spoke nonsense")
                 add(("M", buffer[body] != 0, buffer[body + 5 : split], buffer[split:stop]))
             elif kind == 83:  # S
                 add(("S", *_SCANNED.unpack_from(buffer, body)[1:]))

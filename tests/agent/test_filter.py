@@ -410,6 +410,22 @@ class TestLateRenames:
         assert {m.path for m in listings} == {b"e"}
         assert sum(len(m.items) for m in listings) == 300
 
+    def test_end_a_listing_of_what_is_not_there_any_more(self, bench: Bench) -> None:
+        (bench.root / "d").mkdir()
+        for i in range(600):
+            (bench.root / f"d/{i:03}").touch()
+        listing = bench.filter.list_([b"d"])
+        while not bench.sent:
+            next(listing)
+        (bench.root / "d").rename(bench.root / "e")
+        (bench.root / "d").mkdir()  # with nothing in it
+        for _ in listing:
+            pass
+
+        first, last = bench.sent
+        assert (first.path, first.after, len(first.items)) == (b"d", b"", 500)
+        assert last == Listing(b"d", None, b"", None, [])  # it is asked for anew
+
     def test_looks_again_for_what_an_answer_called_absent(self, bench: Bench) -> None:
         (bench.root / "e/sub").mkdir(parents=True)
         (bench.root / "e/f").write_bytes(b"text")

@@ -1,0 +1,40 @@
+"""A short race of each way of saving; `python -m tests.agent.saverace` is the long one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import pytest
+
+from tests.agent.saverace import WAYS, race, without_leases
+
+ROUNDS = 150
+
+
+@pytest.fixture
+def place():
+    shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=shared, prefix="psync-saverace-") as directory:
+        yield Path(directory)
+
+
+@pytest.mark.parametrize("verb", ["put", "delete"])
+@pytest.mark.parametrize("way", WAYS)
+class TestRace:
+    def test_loses_nothing(self, place, way, verb):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # a fork among threads
+            lost, happened = race(place, way, ROUNDS, verb=verb)
+
+        assert lost == []
+        assert sum(happened[each] for each in ("applied", "changed", "in use")) == ROUNDS
+
+    def test_loses_nothing_without_leases(self, place, way, verb):
+        with warnings.catch_warnings(), without_leases():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            lost, _ = race(place, way, ROUNDS, verb=verb, seed=2)
+
+        assert lost == []

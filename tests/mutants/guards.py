@@ -1,0 +1,1210 @@
+"""The guards that psync's promise rests on, each with the one change that takes it away.
+
+A guard that no test misses when it is gone is no guard for long: the next change removes
+it and nobody notices. So each is broken here, and a test must fail. `scripts/mutants`
+does that; `test_guards.py` sees that this list still fits the code.
+
+**Invariants.** `old` stands in its file exactly once, and `new` is a program still: it
+breaks the guard and nothing else. `tests` are pytest's arguments; they pass on the code
+as it is, and end soon.
+"""
+
+# ruff: noqa: E501  # lines of the code are quoted whole
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["GUARDS", "Guard"]
+
+RACES = "tests/agent/test_helpers_races.py"
+HELPERS = "tests/agent/test_helpers.py"
+SCAN = "tests/agent/test_scan.py"
+FILTER = "tests/agent/test_filter.py"
+SYSCALLS = "tests/agent/test_syscalls.py"
+AGENT = "tests/agent/test_agent.py"
+MOMENTS = "tests/agent/test_guards.py"
+WORLDS = "tests/simulation/test_simulation.py -k come_to_rest"
+
+
+class Guard(NamedTuple):
+    """A guard and how it is broken.
+
+    Attributes:
+        what: what the broken code does.
+        file: where, from the checkout's root.
+        old: the text that is replaced.
+        new: what takes its place.
+        tests: the arguments for pytest with which a test must fail.
+    """
+
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+# --- the guarded operations -----------------------------------------------------------------
+
+_HELPERS = [
+    (
+        "believes that what it displaced is what it meant to",
+        "        known = held.is_at(self._quarantine.fd, intent.name)\n",
+        "        known = True\n",
+        f"{RACES} -k 'TestRaces and nobody and save_by_rename'",
+    ),
+    (
+        "does not ask whether a writer waits for the lease",
+        "        awaited = held.is_awaited()\n",
+        "        awaited = False\n",
+        f"{RACES} -k TestWriterWhoWaits",
+    ),
+    (
+        "does not see that what it displaced was written to meanwhile",
+        "if known and not awaited and held.is_untouched():",
+        "if known and not awaited:",
+        f"{MOMENTS} -k TestWayBack",
+    ),
+    (
+        "does not put back what it displaced by mistake",
+        "        self._undo(held if known else None, intent, here, name, made)\n",
+        "",
+        f"{RACES} -k 'TestRaces and nobody and save_by_rename'",
+    ),
+    (
+        "replaces without a lease",
+        "        held = Held(here.fd, name, expected, lease=True)\n        try:\n"
+        '            self.step("held")\n            if not self._owners:\n',
+        "        held = Held(here.fd, name, expected, lease=False)\n        try:\n"
+        '            self.step("held")\n            if not self._owners:\n',
+        f"{RACES} -k TestWriterWhoWaits",
+    ),
+    (
+        "deletes without a lease",
+        "        held = Held(here.fd, name, expected, lease=True)\n        try:\n"
+        '            self.step("held")\n            try:\n',
+        "        held = Held(here.fd, name, expected, lease=False)\n        try:\n"
+        '            self.step("held")\n            try:\n',
+        f"{RACES} -k TestWriterWhoWaits",
+    ),
+    (
+        "renames over a file without a lease on it",
+        "        over = Held(here.fd, name, expected, lease=True)\n",
+        "        over = Held(here.fd, name, expected, lease=False)\n",
+        f"{RACES} -k TestWriterWhoWaits",
+    ),
+    (
+        "creates over what is there",
+        "            renameat2(self._stage.fd, made.name, here.fd, name, NOREPLACE)\n"
+        "        except FileExistsError:",
+        "            renameat2(self._stage.fd, made.name, here.fd, name, 0)\n"
+        "        except FileExistsError:",
+        f"{HELPERS} -k TestCreate",
+    ),
+    (
+        "renames over what is there",
+        "            renameat2(there.fd, old_name, here.fd, name, NOREPLACE)\n"
+        "        except (FileExistsError",
+        "            renameat2(there.fd, old_name, here.fd, name, 0)\n"
+        "        except (FileExistsError",
+        f"{HELPERS} -k TestRename",
+    ),
+    (
+        "takes whatever it renamed for what it meant to rename",
+        "        if not held.is_at(here.fd, name, gone=True):  # another file",
+        "        if False:  # another file",
+        f"{MOMENTS} -k TestWayBack",
+    ),
+    (
+        "does not look at what it renamed over another",
+        "            if not as_planned or awaited or not over.is_untouched():",
+        "            if awaited:",
+        f"{MOMENTS} -k TestWayBack",
+    ),
+    (
+        "displaces without a word in the journal",
+        "                self._quarantine.intend(list(intents.values()))\n",
+        "                pass\n",
+        f"{RACES} -k killed",
+    ),
+    (
+        "displaces though the journal cannot be written",
+        '                return {}, f"cannot write .psync/journal: {error.strerror}"\n',
+        "                pass\n",
+        f"{HELPERS} -k cannot_be_written_down",
+    ),
+    (
+        "unlinks what it displaced at once, with no last look",
+        "            quarantine.admit(intent, entry)\n        return b\"\"\n",
+        "            os.unlink(intent.name, dir_fd=quarantine.fd)\n        return b\"\"\n",
+        f"{RACES} -k TestLateWrites",
+    ),
+    (
+        "keeps no loser of a conflict",
+        "        if intent.keep:\n            return quarantine.keep(intent, Reason.LOSER)\n",
+        "",
+        f"{HELPERS} -k loser",
+    ),
+    (
+        "takes what came back from a way back for its own",
+        "        if st.st_ino != made.st.st_ino:\n",
+        "        if False:\n",
+        f"{MOMENTS} -k TestWayBack",
+    ),
+    (
+        "unlinks its own file after the way back, though it was visible",
+        "            quarantine.admit(intent, ours._replace(ctime_ns=st.st_ctime_ns))\n",
+        "            os.unlink(intent.name, dir_fd=quarantine.fd)\n",
+        f"{RACES} -k 'TestTheWayBack and not killed'",
+    ),
+    (
+        "goes back over what a user has put there meanwhile",
+        "        for flags in (EXCHANGE, NOREPLACE) if made else (NOREPLACE,):\n",
+        "        for flags in (EXCHANGE, 0) if made else (0,):\n",
+        f"{RACES} -k 'TestTheWayBack and not killed'",
+    ),
+    (
+        "sets the time of a file without holding writers back",
+        "        lease = is_file and wanted.mtime_ns != expected.mtime_ns\n",
+        "        lease = False\n",
+        f"{HELPERS} -k TestMeta",
+    ),
+    (
+        "does not see that a file was written to while its mode was set",
+        "        if is_file and (st.st_size, st.st_mtime_ns) != (held.st.st_size, mtime_ns):\n",
+        "        if False:\n",
+        f"{MOMENTS} -k TestMetadata",
+    ),
+    (
+        "overrules a mode that a user has just set",
+        "            if t.verb == META and before[1:4] != expected[1:4]:  # mode, uid, gid\n",
+        "            if False:  # mode, uid, gid\n",
+        f"{MOMENTS} -k TestMetadata",
+    ),
+    (
+        "removes whatever directory is there",
+        "            if expected is None or not is_expected(-1, st, expected):\n",
+        "            if False:\n",
+        f"{HELPERS} -k TestRemoveDirectory",
+    ),
+    (
+        "believes a path that a brain names",
+        "    if not valid_path(t.path) or is_ours(t.path) or not (t.path or t.verb == META):\n",
+        "    if False:\n",
+        f"{HELPERS} -k 'no_path or makes_no_sense'",
+    ),
+    (
+        "believes the old path of a rename that a brain names",
+        "        if not t.source or not valid_path(t.source) or is_ours(t.source):\n",
+        "        if not t.source:\n",
+        f"{MOMENTS} -k TestPaths",
+    ),
+    (
+        "tells what a user made of its file as its own work",
+        "st if same(made.st, st) else made.st, wanted.target, digest)",
+        "st, wanted.target, digest)",
+        f"{RACES} -k TestOutcome",
+    ),
+    (
+        "says that it has synced, and has not",
+        "            syncfs(self._control_fd)\n",
+        "",
+        f"{HELPERS} -k TestDurability",
+    ),
+    (
+        "answers a strict batch before it is durable",
+        "        if self._strict and not self.sync():\n",
+        "        if False:\n",
+        f"{HELPERS} -k TestDurability",
+    ),
+    (
+        "clears nothing up after a crash",
+        "        recover(self._root_fd, self._quarantine)\n",
+        "",
+        f"{RACES} -k 'TestRecovery or (TestRaces and killed and do_nothing)'",
+    ),
+]
+
+_HOLDING = [
+    (
+        "takes any inode for the one that is expected",
+        "    if expected.ino and st.st_ino != expected.ino:\n",
+        "    if False:\n",
+        f"{HELPERS} -k only_the",
+    ),
+    (
+        "trusts the mtime alone",
+        "    if expected.ino and st.st_ctime_ns != expected.ctime_ns:\n",
+        "    if False:\n",
+        f"{HELPERS} -k only_the",
+    ),
+    (
+        "does not look at the mtime",
+        "    if st.st_mtime_ns != expected.mtime_ns:\n",
+        "    if False:\n",
+        f"{HELPERS} -k 'only_the or without_identity'",
+    ),
+    (
+        "takes a name that is there for the inode that is held",
+        "        return st.st_ino == self.st.st_ino and st.st_dev == self.st.st_dev\n",
+        "        return True\n",
+        f"{RACES} -k 'TestRaces and nobody and save_by_rename'",
+    ),
+    (
+        "goes on without the lease that it was refused",
+        "        if not self.leased:\n            raise UnmetError(IN_USE)\n",
+        "",
+        f"{HELPERS} -k 'not_disturbed or somebody_writes'",
+    ),
+    (
+        "enters a directory without asking whether it is beneath the root",
+        "self.fd = open_beneath(root_fd, path, os.O_RDONLY | os.O_DIRECTORY)",
+        'self.fd = os.open(path or b".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=root_fd)',
+        f"{HELPERS} -k 'needs_its_parent or never_enters'",
+    ),
+    (
+        "leaves a read-only directory open that it opened up",
+        "            with suppress(OSError):\n                _set_mode(self._fd, self._mode)\n",
+        "            pass\n",
+        "tests/agent/test_helpers_unprivileged.py",
+    ),
+]
+
+_QUARANTINE = [
+    (
+        "drops what waits without the last look",
+        "            verdict = self._inspect(waiting, in_time)\n",
+        "            verdict = _EQUAL\n",
+        f"{RACES} -k TestLateWrites",
+    ),
+    (
+        "does not compare the content at the last look",
+        "                equal = self._hash.digest() == self._entry.digest\n",
+        "                equal = True\n",
+        f"{RACES} -k TestLateWrites",
+    ),
+    (
+        "does not see a writer who came while it read for the last time",
+        "        if self.verdict == _EQUAL and not self._undisturbed():\n",
+        "        if False:\n",
+        f"{MOMENTS} -k TestLastLook",
+    ),
+    (
+        "trusts size and mtime where the digest is not known",
+        "        and st.st_ctime_ns == entry.ctime_ns\n",
+        "",
+        f"{MOMENTS} -k TestLastLook",
+    ),
+    (
+        "does not keep what a late writer wrote",
+        "        elif verdict != _EQUAL:\n",
+        "        elif False:\n",
+        f"{RACES} -k TestLateWrites",
+    ),
+    (
+        "takes what cannot be read for what it was",
+        "            return _UNREADABLE\n",
+        "            return _EQUAL\n",
+        f"{RACES} -k TestLateWrites",
+    ),
+    (
+        "waits for nobody before the last look",
+        '        self._wait(intent, entry, "", self._delay_s)\n',
+        '        self._wait(intent, entry, "", 0.0)\n',
+        f"{HELPERS} -k last_look",
+    ),
+    (
+        "forgets a loser that the full disk did not take",
+        "            self._wait(intent, entry, reason, self._retry_s)\n        return intent.name\n",
+        "        return intent.name\n",
+        f"{HELPERS} -k 'waits_until_it_can or keeps_a_loser_even_then'",
+    ),
+    (
+        "empties the journal while something waits",
+        "        if not self._heap:\n            self._journal.clear()\n",
+        "        if True:\n            self._journal.clear()\n",
+        f"{RACES} -k 'next_agent or killed'",
+    ),
+]
+
+_RECOVERY = [
+    (
+        "takes what a user had put there for what was to be displaced",
+        "        _give_back(root_fd, quarantine, intent)\n\n\ndef _displaced",
+        "        _displaced(quarantine, intent, st)\n\n\ndef _displaced",
+        f"{RACES} -k 'killed and TestTheWayBack and save_by_rename'",
+    ),
+    (
+        "gives back over what a user has put there since",
+        "        flags = EXCHANGE if ours_is_there else NOREPLACE\n",
+        "        flags = EXCHANGE if ours_is_there else 0\n",
+        f"{MOMENTS} -k TestRecovery",
+    ),
+    (
+        "destroys what no intent tells of",
+        "        quarantine.report(b\"\", quarantine.keep(intent, Reason.UNKNOWN))\n",
+        "        os.unlink(intent.name, dir_fd=quarantine.fd)\n",
+        f"{RACES} -k unknown_name",
+    ),
+    (
+        "knows a file again by size and time",
+        "    if expected.ino:\n",
+        "    if False:\n",
+        f"{MOMENTS} -k TestRecovery",
+    ),
+    (
+        "leaves a rename over something half done",
+        "            and _finish_rename(root_fd, quarantine, intent)\n",
+        "            and False\n",
+        f"{RACES} -k TestRecovery",
+    ),
+    (
+        "leaves what a power cut has emptied",
+        "        if not _is_torn_replacement(root_fd, quarantine, intent):\n",
+        "        if True:\n",
+        f"{RACES} -k power_cut",
+    ),
+    (
+        "drops its own version though a user has written to it",
+        "        quarantine.admit(intent, intent.wanted._replace(ctime_ns=st.st_ctime_ns))\n",
+        "        os.unlink(intent.name, dir_fd=quarantine.fd)\n",
+        f"{MOMENTS} -k TestRecovery",
+    ),
+    (
+        "leaves a read-only directory open after a crash",
+        "    for loan in reversed(loans):\n        _end_loan(root_fd, loan)\n",
+        "",
+        "tests/agent/test_helpers_unprivileged.py",
+    ),
+]
+
+_INTENTS = [
+    (
+        "goes on with half a line in the journal",
+        "            if os.write(self._fd, data) != len(data):\n",
+        "            if not os.write(self._fd, data):\n",
+        f"{MOMENTS} -k TestJournal",
+    ),
+    (
+        "leaves a torn line in the journal",
+        "            os.ftruncate(self._fd, self._size)\n            raise\n",
+        "            raise\n",
+        f"{MOMENTS} -k TestJournal",
+    ),
+    (
+        "acts before a strict intent is on the disk",
+        "                os.fdatasync(self._fd)\n",
+        "                pass\n",
+        f"{MOMENTS} -k TestJournal",
+    ),
+]
+
+_STAGING = [
+    (
+        "publishes a file without its time",
+        "        os.utime(fd, ns=(wanted.mtime_ns, wanted.mtime_ns))\n        st = os.fstat(fd)\n",
+        "        st = os.fstat(fd)\n",
+        f"{HELPERS} -k TestCreate",
+    ),
+    (
+        "publishes a file with the mode that the umask left",
+        "            os.fchmod(fd, mode_here)\n",
+        "            pass\n",
+        f"{HELPERS} -k TestCreate",
+    ),
+    (
+        "publishes a large file that has not come whole",
+        "            if not stat.S_ISREG(st.st_mode) or st.st_size != wanted.size:\n",
+        "            if not stat.S_ISREG(st.st_mode):\n",
+        f"{HELPERS} -k TestStaging",
+    ),
+    (
+        "takes any path for one in staging",
+        "        if not _SOURCE.fullmatch(source):\n",
+        "        if False:\n",
+        f"{MOMENTS} -k TestPaths",
+    ),
+    (
+        "copies a base from anywhere",
+        "    if not valid_path(base) or is_ours(base):\n",
+        "    if False:\n",
+        f"{HELPERS} -k TestStaging",
+    ),
+    (
+        "publishes before a strict file is on the disk",
+        "            os.fsync(fd)\n        return Made(name, fd, st, mode, ours)\n",
+        "            pass\n        return Made(name, fd, st, mode, ours)\n",
+        f"{MOMENTS} -k TestJournal",
+    ),
+    (
+        "begins on a file system that cannot exchange two names",
+        "            renameat2(self.fd, names[0], self.fd, names[1], EXCHANGE)\n",
+        "            pass\n",
+        f"{HELPERS} -k TestPrepare",
+    ),
+]
+
+_CONFLICTS = [
+    (
+        "lets one loser take the place of another",
+        "        renameat2(from_fd, name, self._fd, name, NOREPLACE)\n",
+        "        renameat2(from_fd, name, self._fd, name, 0)\n",
+        "tests/agent/test_conflicts.py",
+    ),
+    (
+        "restores over what is there",
+        "                renameat2(self._fd, note.name, parent_fd, name, NOREPLACE)\n",
+        "                renameat2(self._fd, note.name, parent_fd, name, 0)\n",
+        "tests/agent/test_conflicts.py",
+    ),
+    (
+        "restores to anywhere",
+        "        if not path or not valid_path(path) or is_ours(path):\n",
+        "        if False:\n",
+        "tests/agent/test_conflicts.py",
+    ),
+]
+
+# --- confinement ------------------------------------------------------------------------------
+
+_SYSCALLS = [
+    (
+        "lets .. lead out of the root",
+        "_RESOLVE = 0x01 | 0x02 | 0x04 | 0x08 ",
+        "_RESOLVE = 0x01 | 0x02 | 0x04 ",
+        f"{SYSCALLS} -k TestOpenBeneath",
+    ),
+    (
+        "follows links inside of the root",
+        "_RESOLVE = 0x01 | 0x02 | 0x04 | 0x08 ",
+        "_RESOLVE = 0x01 | 0x08 ",
+        f"{MOMENTS} -k TestPaths",
+    ),
+    (
+        "crosses mount points",
+        "_RESOLVE = 0x01 | 0x02 | 0x04 | 0x08 ",
+        "_RESOLVE = 0x02 | 0x04 | 0x08 ",
+        f"{SYSCALLS} -k TestOpenBeneath",
+    ),
+    (
+        "follows links where there is no openat2",
+        "    fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=dirfd)\n",
+        "    fd = os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=dirfd)\n",
+        f"{SYSCALLS} -k TestOpenBeneath",
+    ),
+    (
+        "lets .. lead out of the root where there is no openat2",
+        '    if name == b"..":\n',
+        "    if False:\n",
+        f"{SYSCALLS} -k TestOpenBeneath",
+    ),
+    (
+        "ends when somebody opens a file that it holds a lease on",
+        "    signal.signal(signal.SIGIO, signal.SIG_IGN)\n",
+        "    pass\n",
+        f"{SYSCALLS} -k TestLease",
+    ),
+]
+
+_ENTRY = [
+    (
+        "takes a path with NUL in it",
+        '    if b"\\0" in path or len(path) > 65535:\n',
+        "    if len(path) > 65535:\n",
+        "tests/core/test_entry.py",
+    ),
+    (
+        "takes a path with .. in it",
+        '        p and p not in (b".", b"..", CONTROL_NAME) and len(p) <= 255',
+        '        p and p not in (b".", CONTROL_NAME) and len(p) <= 255',
+        "tests/core/test_entry.py",
+    ),
+    (
+        "takes an absolute path",
+        '        p and p not in (b".", b"..", CONTROL_NAME) and len(p) <= 255',
+        '        p not in (b".", b"..", CONTROL_NAME) and len(p) <= 255',
+        "tests/core/test_entry.py",
+    ),
+    (
+        "lets a name forge a line of the log",
+        '    if text.isprintable() and "\\\\" not in text:\n',
+        "    if True:\n",
+        "tests/core/test_entry.py",
+    ),
+]
+
+_AGENT = [
+    (
+        "goes on in a root that is another directory now",
+        "        if (st.st_dev, st.st_ino) != self._identity:\n",
+        "        if False:\n",
+        f"{AGENT} -k root_is_not_what_it_was",
+    ),
+    (
+        "goes on in a root whose marker is gone",
+        "        if self._helpers is not None and not marker(self._root_fd)[0]:\n",
+        "        if False:\n",
+        "tests/e2e/test_restart.py -k its_marker",
+    ),
+    (
+        "serves any root with a key for one",
+        "            if root and os.path.realpath(root) != os.path.realpath(only):\n",
+        "            if False:\n",
+        f"{AGENT} -k only_the_root",
+    ),
+    (
+        "looks at any path that a brain names",
+        "        for path in paths:\n            if not valid_path(path):\n"
+        "                raise AgentError(f\"the brain named",
+        "        for path in paths:\n            if False:\n"
+        "                raise AgentError(f\"the brain named",
+        f"{AGENT} -k leaves_the_root",
+    ),
+    (
+        "sends a large file that is not what was expected",
+        "        if entry is None or entry.kind != Kind.FILE or not entry.same_identity(expected):\n",
+        "        if entry is None or entry.kind != Kind.FILE:\n",
+        f"{AGENT} -k TestLargeFiles",
+    ),
+    (
+        "says of a large file that changed while it was sent that it is intact",
+        "                same = self._is_intact(source.fd, source.entry)\n",
+        "                same = True\n",
+        f"{AGENT} -k TestLargeFiles",
+    ),
+]
+
+_CLAIM = [
+    (
+        "takes a .psync that is somebody else's",
+        "        if st.st_uid != os.geteuid():\n",
+        "        if False:\n",
+        f"{MOMENTS} -k TestClaim",
+    ),
+    (
+        "takes a .psync that is no directory of psync's",
+        '                if name not in _NAMES and not name.startswith("beat."):\n',
+        "                if False:\n",
+        f"{HELPERS} -k TestPrepare",
+    ),
+    (
+        "lets others into .psync",
+        "        os.fchmod(fd, 0o700)\n",
+        "",
+        f"{MOMENTS} -k TestClaim",
+    ),
+]
+
+_LOCK = [
+    (
+        "works on a root that another agent works on",
+        "        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        "        pass\n",
+        f"{AGENT} -k TestLock",
+    ),
+    (
+        "kills a process that is no agent",
+        "        if not is_agent(pid) or not _has_open(pid, os.fstat(fd)):\n",
+        "        if False:\n",
+        f"{AGENT} -k TestLock",
+    ),
+]
+
+_WIRE = [
+    (
+        "makes room for whatever a peer announces",
+        "                if size > FRAME_MAX:\n",
+        "                if False:\n",
+        "tests/wire",
+    ),
+    (
+        "follows nested frames to any depth",
+        "        if depth >= _DEPTH_MAX:\n",
+        "        if False:\n",
+        "tests/wire -k deep",
+    ),
+    (
+        "makes room for a list that is only announced",
+        "        if size > len(data) - at:\n",
+        "        if False:\n",
+        "tests/wire",
+    ),
+    (
+        "takes a frame with bytes behind the message",
+        "        if end != len(body):\n",
+        "        if False:\n",
+        "tests/wire",
+    ),
+]
+
+# --- observing --------------------------------------------------------------------------------
+
+_SCAN = [
+    (
+        "publishes a read that was torn",
+        "        after = os.fstat(fd)\n    except OSError:\n",
+        "        after = before\n    except OSError:\n",
+        SCAN,
+    ),
+    (
+        "knows a version by its mtime and size",
+        "        a.st_ino == b.st_ino\n        and a.st_ctime_ns == b.st_ctime_ns\n        and ",
+        "        ",
+        f"{MOMENTS} -k TestLook",
+    ),
+    (
+        "reads what somebody is writing",
+        "                quiet = read_lease(fd)\n",
+        "                quiet = True\n",
+        SCAN,
+    ),
+    (
+        "takes a mount point for an empty directory",
+        "    if st.st_dev != device or is_mount(parent_fd, name):\n",
+        "    if False:\n",
+        SCAN,
+    ),
+    (
+        "mixes the text of one link with the inode of another",
+        "    if (after.st_ino, after.st_ctime_ns) != (st.st_ino, st.st_ctime_ns):\n",
+        "    if False:\n",
+        f"{MOMENTS} -k TestLook",
+    ),
+]
+
+_KNOWN = [
+    (
+        "knows its echoes by name",
+        "                if ours is None or not same_state(ours, entry):\n"
+        "                    del self._own[path]\n",
+        "                if ours is None:\n                    del self._own[path]\n",
+        "tests/agent/test_known.py",
+    ),
+    (
+        "knows a file again without its ctime and inode",
+        "    return a[:7] == b[:7] and a[8:] == b[8:]\n",
+        "    return a[:7] == b[:7]\n",
+        "tests/agent/test_known.py",
+    ),
+    (
+        "takes equal stats of a file that was written to for equal content",
+        "        return not written or entry.kind != _FILE or told.digest == entry.digest != b\"\"\n",
+        "        return True\n",
+        "tests/agent/test_known.py",
+    ),
+    (
+        "remembers its own work under a directory that a user has renamed",
+        "        if not ours:\n            self._own.clear()\n",
+        "        if not ours:\n            pass\n",
+        "tests/agent/test_known.py",
+    ),
+]
+
+_FILTER = [
+    (
+        "does not scan when events were lost",
+        '        elif kind == "O":\n            self._trouble("overflow", b"", '
+        '"too much happened at once: everything is scanned again")\n            self._events_lost()\n',
+        '        elif kind == "O":\n            pass\n',
+        f"{FILTER} -k TestLosingEvents",
+    ),
+    (
+        "does not scan when the watcher died",
+        "        self._scanning = False  # that scan will never be over\n"
+        "        self._digests = []\n        self._events_lost()\n",
+        "        self._scanning = False  # that scan will never be over\n"
+        "        self._digests = []\n",
+        f"{FILTER} -k TestLosingEvents",
+    ),
+    (
+        "drops what is too much to wait",
+        "            self._absent_lost = now\n            self.rescan()\n",
+        "            self._absent_lost = now\n",
+        f"{FILTER} -k TestLosingEvents",
+    ),
+    (
+        "says that it is flushed before it has heard of everything",
+        "        if not flush.beaten or self._generation < flush.generation:\n",
+        "        if self._generation < flush.generation:\n",
+        f"{FILTER} -k TestFlush",
+    ),
+    (
+        "goes on listing a directory that was moved away meanwhile",
+        "                    if not self._is_at(path, st):\n",
+        "                    if False:\n",
+        f"{FILTER} -k end_a_listing",
+    ),
+]
+
+# --- the core ---------------------------------------------------------------------------------
+
+_RECONCILE = [
+    (
+        "deletes a file that was edited on the other side",
+        "            if stands[side.other] == Standing.SAME or emptied:\n",
+        "            if True:\n",
+        "tests/core/test_reconcile.py",
+    ),
+    (
+        "keeps no loser: nobody is told of a conflict",
+        '    return Decision(Verb.COPY, winner, (left, right)[winner].bare(), "both sides changed it")\n',
+        "    return Decision(Verb.COPY, winner, (left, right)[winner].bare())\n",
+        "tests/core/test_reconcile.py",
+    ),
+    (
+        "knows the agreed version without its inode and ctime",
+        "    if now.same_identity(was) and now.same_meta(was):\n        return Standing.SAME\n",
+        "    if now.mtime_ns == was.mtime_ns and now.same_meta(was):\n"
+        "        return Standing.SAME\n",
+        "tests/core/test_reconcile.py",
+    ),
+    (
+        "takes equal times for equal content after the first meeting",
+        "        return _COMPARE\n    return _settle_meta(None, left, right) if same",
+        "        return _settle_meta(None, left, right)\n"
+        "    return _settle_meta(None, left, right) if same",
+        "tests/core/test_reconcile.py",
+    ),
+    (
+        "does not read bytes of which it is in doubt",
+        "    if any(entry.kind == Kind.FILE and not entry.digest for entry in (left, right)):\n"
+        "        return _COMPARE\n",
+        "",
+        "tests/core/test_reconcile.py",
+    ),
+]
+
+_GUARD = [
+    (
+        "does not count deletions",
+        "        flood, now = self._floods[decision.source], self._pending.now\n",
+        "        return False\n"
+        "        flood, now = self._floods[decision.source], self._pending.now\n",
+        "tests/core/test_guard.py",
+    ),
+    (
+        "believes a scan that lacks nearly everything",
+        "        elif entries < agreed - self._most(agreed):\n",
+        "        elif False:\n",
+        "tests/core/test_guard.py",
+    ),
+    (
+        "accepts for ever what a person has accepted once",
+        "                flood.accepted = now + _ACCEPTED_S\n",
+        "                pass\n",
+        "tests/core/test_guard.py",
+    ),
+]
+
+_SESSION = [
+    (
+        "goes on though it has halted",
+        "            not self._halts\n            and not self._paused\n",
+        "            not self._paused\n",
+        "tests/core/test_guard.py",
+    ),
+    (
+        "keeps what a host may have lost in a power cut",
+        "            if event.rebooted:\n",
+        "            if False:\n",
+        "tests/core/test_session.py",
+    ),
+    (
+        "takes an operation under way for one that was made from what is there",
+        "        self._flights.void_all()\n",
+        "",
+        "tests/core/test_session.py",
+    ),
+    (
+        "decides a path while an operation on it is under way",
+        "        if path in self._flights.at or path in self._carrier.walking:\n",
+        "        if path in self._carrier.walking:\n",
+        "tests/core/test_session.py",
+    ),
+    (
+        "takes a file that a power cut has emptied for an edit",
+        "        if not self._replicas[source].may_be_cut(emptied):\n",
+        "        if True:\n",
+        "tests/core/test_session.py",
+    ),
+    (
+        "removes a directory in which something new lives",
+        "        if path not in self._pair.survivors or decision.verb not in",
+        "        if True or decision.verb not in",
+        "tests/core/test_session.py",
+    ),
+    (
+        "removes what a scan that goes on may find elsewhere",
+        "        elif verb is Verb.REMOVE and self._replicas[decision.source].survey.comparing:\n",
+        "        elif False:\n",
+        "tests/core/test_carry.py -k scan",
+    ),
+    (
+        "does not recognise what an earlier run has done",
+        "            if self._recall(path, base):\n                return\n",
+        "            del self._pair.intents[path]\n",
+        "tests/core/test_session.py",
+    ),
+    (
+        "replaces what somebody is writing",
+        "        elif path in left.busy or path in right.busy:\n",
+        "        elif False:\n",
+        "tests/core/test_session.py",
+    ),
+]
+
+_NEWS = [
+    (
+        "believes an answer to a batch that was never sent",
+        "        if expected is None or expected != len(message.outcomes):\n",
+        "        if False:\n",
+        "tests/core/test_news.py",
+    ),
+    (
+        "believes an answer to an operation of the other side",
+        "            if op is None or op.side != replica.side:\n",
+        "            if op is None:\n",
+        "tests/core/test_news.py",
+    ),
+    (
+        "believes a path that an agent names",
+        "        for position, item in enumerate(message.items, 1):\n            _check(item.path)\n",
+        "        for position, item in enumerate(message.items, 1):\n",
+        "tests/core/test_news.py",
+    ),
+    (
+        "believes a path in a listing that is no name",
+        '            if b"/" in item.path or not item.path:\n',
+        "            if False:\n",
+        "tests/core/test_news.py",
+    ),
+    (
+        "takes what a mount hides for gone",
+        '            if ("mount", path) in replica.troubles:\n',
+        "            if False:\n",
+        "tests/core/test_news.py",
+    ),
+    (
+        "compares the names of a whole directory with a part of its listing",
+        "            if name <= message.after or (message.upto is not None and name > message.upto):\n",
+        "            if False:\n",
+        "tests/core/test_news.py",
+    ),
+    (
+        "trusts what was seen before a scan that begins anew",
+        "            if survey.generation:\n                self.forget(replica)\n",
+        "            if survey.generation:\n",
+        "tests/core/test_news.py",
+    ),
+]
+
+_CARRY = [
+    (
+        "commits the archive before the other side has answered",
+        "        op = self._begin(side, transition, decision, shown, intact=intact)\n"
+        "        self._replicas[side].plan.add(op.transition)\n",
+        "        op = self._begin(side, transition, decision, shown, intact=intact)\n"
+        "        if transition.wanted is not None and shown is not None:\n"
+        "            self._agree(op, transition.wanted, shown, shown)\n"
+        "        self._replicas[side].plan.add(op.transition)\n",
+        "tests/core/test_carry.py",
+    ),
+    (
+        "takes an operation that was not made for one that was",
+        "        elif status == CHANGED:\n            self._pending.changed(path, side)\n",
+        "        elif status == CHANGED:\n            self._applied(op, outcome.entry)\n",
+        "tests/core/test_carry.py",
+    ),
+    (
+        "believes an agent that says that it made something else",
+        "        if entry is None or entry.kind != wanted.kind or op.shown is None:\n",
+        "        if False:\n",
+        "tests/core/test_carry.py",
+    ),
+    (
+        "takes what a user did while his file was copied for what was copied",
+        "        if other is not None and shown.same_identity(other) and shown.same_meta(other):\n",
+        "        if other is not None:\n",
+        "tests/core/test_carry.py",
+    ),
+    (
+        "removes a directory before what was agreed in it",
+        "        elif not emptied and self._archive.children(path):\n",
+        "        elif False:\n",
+        "tests/core/test_carry.py",
+    ),
+    (
+        "forgets what it sent when the link breaks",
+        "                # Nobody knows whether it was done; the next scan will recognise it.\n"
+        "                self._pair.intend(intent_of(op))\n",
+        "                pass\n",
+        "tests/core/test_carry.py -k TestLostSide",
+    ),
+    (
+        "sends a file that changed while it was transferred",
+        "        if event.torn:\n            self._pair.look(op.side.other, op.path, 0)\n",
+        "        if False:\n            pass\n",
+        "tests/core/test_carry.py",
+    ),
+]
+
+_REPLICA = [
+    (
+        "sends content of another version than the one that it shows",
+        "        if held is None or not held[0].same_identity(entry):\n",
+        "        if held is None:\n",
+        "tests/core/test_replica.py tests/core/test_carry.py tests/core/test_news.py",
+    ),
+]
+
+_MOVES = [
+    (
+        "takes another file for the one that was renamed",
+        "        if base.on(replica.side).ino != entry.ino or base.kind != entry.kind:\n",
+        "        if base.kind != entry.kind:\n",
+        "tests/core/test_moves.py",
+    ),
+]
+
+_ARCHIVE = [
+    (
+        "commits what was agreed after the freeze as well",
+        "        self._frozen = self._recent\n        self._recent = _Changes()\n        return True\n",
+        "        self._frozen = self._recent\n        return True\n",
+        "tests/core/test_archive.py",
+    ),
+    (
+        "forgets what did not become durable",
+        "        self._frozen, self._recent = None, frozen\n",
+        "        self._frozen, self._recent = None, _Changes()\n",
+        "tests/core/test_archive.py",
+    ),
+]
+
+# --- the brain's hands ------------------------------------------------------------------------
+
+_STATE = [
+    (
+        "runs two sessions on one state",
+        "            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        "            pass\n",
+        "tests/effects/test_store.py -k TestSessionDir",
+    ),
+    (
+        "lets others read what is remembered",
+        "                    directory.chmod(0o700)\n",
+        "                    pass\n",
+        "tests/effects/test_store.py -k TestSessionDir",
+    ),
+]
+
+_CONTROL = [
+    (
+        "lets others talk to the session",
+        '                os.chmod(f"{near}/control", 0o600)\n',
+        "                pass\n",
+        "tests/test_control.py -k TestServer",
+    ),
+]
+
+_FORCED = [
+    (
+        "lets a key for psync run rsync with any option",
+        "        if _LONG.match(option) is None:\n",
+        "        if False:\n",
+        "tests/agent/test_forced.py -k Evil",
+    ),
+    (
+        "lets a key for psync read any file that is open",
+        "        if above is not None and not there.startswith(above.rstrip(\"/\") + \"/\"):\n",
+        "        if False:\n",
+        "tests/agent/test_forced.py -k Evil",
+    ),
+    (
+        "lets a key for psync write anywhere",
+        "    if stage is None or stage != (st.st_dev, st.st_ino):\n",
+        "    if stage is None:\n",
+        "tests/agent/test_forced.py -k Evil",
+    ),
+]
+
+_BRAIN = [
+    (
+        "commits the archive though a side says that it is not durable",
+        "                durable = all(answer.ok for answer in answers)\n",
+        "                durable = True\n",
+        "tests/e2e/test_failures.py -k durable",
+    ),
+    (
+        "forgets that a root has lost its marker, or is empty",
+        "        if not self._archive.count or (peer.ready.marker_pair and not peer.ready.empty):\n",
+        "        if True:\n",
+        "tests/e2e/test_restart.py -k 'RootLost or emptied'",
+    ),
+    (
+        "takes another pair's root for its own",
+        '            if ready.marker_pair not in ("", pair):\n',
+        "            if False:\n",
+        "tests/e2e/test_command.py -k root_of_another_pair",
+    ),
+    (
+        "takes the left root for the right one",
+        '            if ready.marker_side not in ("", side):\n',
+        "            if False:\n",
+        "tests/e2e/test_command.py -k other_way_round",
+    ),
+    (
+        "replicates a tree into itself",
+        '                if inner.root.startswith(outer.root.rstrip(b"/") + b"/"):\n',
+        "                if False:\n",
+        "tests/e2e/test_command.py -k inside_the_other",
+    ),
+    (
+        "does not look which state a root is in",
+        "        if peer.ready.generation not in known:\n",
+        "        if False:\n",
+        "tests/e2e/test_failures.py -k 'x16 or x08'",
+    ),
+    (
+        "writes down nothing of what it sends",
+        "            self._intents.append([_encode(command)])\n",
+        "            pass\n",
+        "tests/e2e/test_restart.py -k of_the_brain",
+    ),
+]
+
+# --- the whole, in simulated worlds: the broken variants of the design ------------------------
+
+_WORLD_AGENT = [
+    (
+        "takes every event at a path that it wrote to for its own",
+        "            same = left._replace(digest=b\"\") == entry._replace(digest=b\"\")\n",
+        "            same = True\n",
+        WORLDS,
+    ),
+    (
+        "applies a transition to whatever is there",
+        "        elif node is None or not t.expected.same_identity(node.entry()):\n"
+        "            return CHANGED\n        if t.verb == PUT:\n",
+        "        elif node is None:\n            return CHANGED\n        if t.verb == PUT:\n",
+        WORLDS,
+    ),
+    (
+        "says that all is durable, which is not",
+        "            if ok:\n                self._disk.sync()\n",
+        "",
+        WORLDS,
+    ),
+    (
+        "does not scan when events were lost",
+        "            self._absent.clear()\n            self._begin_scan()\n            return\n",
+        "            self._absent.clear()\n            return\n",
+        WORLDS,
+    ),
+]
+
+_WORLD = [
+    (
+        "keeps no record of what it sends",
+        "                self.world.log.append((self.world.generation, command))\n",
+        "                pass\n",
+        WORLDS,
+    ),
+]
+
+_WORLD_RECONCILE = [
+    (
+        "lets the newest mtime win",
+        "    if stands == (Standing.SAME, Standing.SAME):\n        return _NOTHING\n",
+        "    if stands == (Standing.SAME, Standing.SAME):\n        return _NOTHING\n"
+        "    if sides[0].mtime_ns != sides[1].mtime_ns:\n"
+        "        newer = _newer(sides[0], sides[1])\n"
+        "        return Decision(Verb.COPY, newer, sides[newer].bare())\n",
+        WORLDS,
+    ),
+    (
+        "knows what was agreed by its content alone",
+        "    if now.same_identity(was) and now.same_meta(was):\n",
+        "    if now.mtime_ns == was.mtime_ns and now.same_meta(was):\n",
+        WORLDS,
+    ),
+]
+
+_WORLD_SESSION = [
+    (
+        "takes what a side had before a power cut for what it has",
+        "            if event.rebooted:\n",
+        "            if False:\n",
+        WORLDS,
+    ),
+    (
+        "takes what a power cut has emptied for an edit",
+        "        if not self._replicas[source].may_be_cut(emptied):\n",
+        "        if True:\n",
+        WORLDS,
+    ),
+]
+
+_WORLD_CARRY = [
+    (
+        "writes down what is agreed before it is applied",
+        "        op = self._begin(side, transition, decision, shown, intact=intact)\n"
+        "        self._replicas[side].plan.add(op.transition)\n",
+        "        op = self._begin(side, transition, decision, shown, intact=intact)\n"
+        "        if transition.wanted is not None and shown is not None:\n"
+        "            self._agree(op, transition.wanted, shown, shown)\n"
+        "        self._replicas[side].plan.add(op.transition)\n",
+        WORLDS,
+    ),
+]
+
+_WORLD_NEWS = [
+    (
+        "does not compare what a side has after it was away",
+        "        compare = self._pair.limits.compare or replica.compared\n",
+        "        compare = not replica.compared\n",
+        WORLDS,
+    ),
+]
+
+GUARDS: list[Guard] = [
+    Guard(what, file, old, new, tests)
+    for file, guards in [
+        ("psync/helpers.py", _HELPERS),
+        ("psync/holding.py", _HOLDING),
+        ("psync/quarantine.py", _QUARANTINE),
+        ("psync/recovery.py", _RECOVERY),
+        ("psync/intents.py", _INTENTS),
+        ("psync/staging.py", _STAGING),
+        ("psync/conflicts.py", _CONFLICTS),
+        ("psync/syscalls.py", _SYSCALLS),
+        ("psync/core/entry.py", _ENTRY),
+        ("psync/agent.py", _AGENT),
+        ("psync/claim.py", _CLAIM),
+        ("psync/lock.py", _LOCK),
+        ("psync/wire.py", _WIRE),
+        ("psync/scan.py", _SCAN),
+        ("psync/known.py", _KNOWN),
+        ("psync/filter.py", _FILTER),
+        ("psync/core/reconcile.py", _RECONCILE),
+        ("psync/core/guard.py", _GUARD),
+        ("psync/core/session.py", _SESSION),
+        ("psync/core/news.py", _NEWS),
+        ("psync/core/carry.py", _CARRY),
+        ("psync/core/replica.py", _REPLICA),
+        ("psync/core/moves.py", _MOVES),
+        ("psync/core/archive.py", _ARCHIVE),
+        ("psync/effects/state.py", _STATE),
+        ("psync/control.py", _CONTROL),
+        ("psync/forced.py", _FORCED),
+        ("psync/brain.py", _BRAIN),
+        ("tests/simulation/agent.py", _WORLD_AGENT),
+        ("tests/simulation/world.py", _WORLD),
+        ("psync/core/reconcile.py", _WORLD_RECONCILE),
+        ("psync/core/session.py", _WORLD_SESSION),
+        ("psync/core/carry.py", _WORLD_CARRY),
+        ("psync/core/news.py", _WORLD_NEWS),
+    ]
+    for what, old, new, tests in guards
+]
