@@ -310,10 +310,10 @@ class Brain:
         peer.up = True
         peer.trouble = ""
         since = f"{peer.hello.boot_id} {peer.ready.mounted}"
+        known = self._rows.meta(f"boot_id.{peer.side.name.lower()}") or since
         # Of another boot, or mounting, it may have lost what was not durable.
-        known = self._rows.meta(f"boot_id.{peer.side.name.lower()}")
-        rebooted = known not in (None, since)
-        if self._is_unstored(peer) or (rebooted and known.startswith(peer.hello.boot_id)):
+        rebooted = known != since or self._is_unstored(peer)
+        if rebooted and known.startswith(peer.hello.boot_id):
             peer.remounted_ns = peer.hello.clock_ns
         if rebooted:
             self._intents.drop(self._intents.rotate())
@@ -539,7 +539,6 @@ class Brain:
             )
             # As after a power cut: only what is committed counts, and no cache is believed.
             with contextlib.suppress(UnwritableError):
-                self._rows.set_meta(f"boot_id.{peer.side.name.lower()}", "")
                 self._rows.set_meta(f"unstored.{peer.side.name.lower()}", "1")
         if message.code in ("internal", "protocol") or peer.was_up:
             peer.lose(TransportError(message.message))
