@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from itertools import pairwise, product
 from pathlib import Path
@@ -56,10 +57,13 @@ def exchange_all(pair: Pair, times: int) -> dict[bytes, object]:
     """Exchange on each side what is its own; return what both shall look like."""
     expected: dict[bytes, object] = {}
     for side in ("left", "right"):
-        for directory in (pair.root(side) / side).iterdir():
+        own = pair.root(side) / side  # in the rest psync is at work
+        for directory in own.iterdir():
             exchange(directory, times)
-        prefix = side.encode()
-        expected |= {p: v for p, v in tree(pair.root(side)).items() if p.startswith(prefix)}
+        st = own.stat()
+        entry = ("dir", stat.S_IMODE(st.st_mode), st.st_uid, st.st_gid, st.st_mtime_ns)
+        expected[side.encode()] = entry
+        expected |= {side.encode() + b"/" + path: value for path, value in tree(own).items()}
     return expected
 
 
