@@ -850,7 +850,7 @@ _SESSION = [
         "replaces what somebody is writing",
         "        elif path in left.busy or path in right.busy:\n",
         "        elif False:\n",
-        "tests/core/test_session.py",
+        "tests/core/test_session.py -k TestWriters",
     ),
 ]
 
@@ -895,7 +895,7 @@ _NEWS = [
         "trusts what was seen before a scan that begins anew",
         "            if survey.generation:\n                self.forget(replica)\n",
         "            if survey.generation:\n",
-        "tests/core/test_news.py",
+        "tests/core/test_news.py -k TestScan",
     ),
 ]
 
