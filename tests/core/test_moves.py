@@ -43,15 +43,6 @@ def _said(side: Side, item: Item) -> Said:
 
 
 class TestFile:
-    def test_that_is_not_the_one_that_was_agreed_is_read(self) -> None:
-        duo = Duo({b"f": b"one"})
-        agreed = duo.left.tree[b"f"]
-        duo.left.make(b"f", b"two", mtime_ns=agreed.mtime_ns)  # of which nothing was heard
-        duo.move(LEFT, b"f", b"g")
-
-        duo.assert_rest()
-        assert duo.shape(RIGHT) == {b"g": b"two"}
-
     def test_is_renamed_and_not_copied(self) -> None:
         duo = Duo({b"f": b"one"})
         duo.move(LEFT, b"f", b"g")

@@ -958,15 +958,6 @@ _REPLICA = [
     ),
 ]
 
-_MOVES = [
-    (
-        "takes another file for the one that was renamed",
-        "        if base.on(replica.side).ino != entry.ino or base.kind != entry.kind:\n",
-        "        if base.kind != entry.kind:\n",
-        "tests/core/test_moves.py",
-    ),
-]
-
 _ARCHIVE = [
     (
         "commits what was agreed after the freeze as well",
@@ -1193,7 +1184,6 @@ GUARDS: list[Guard] = [
         ("psync/core/news.py", _NEWS),
         ("psync/core/carry.py", _CARRY),
         ("psync/core/replica.py", _REPLICA),
-        ("psync/core/moves.py", _MOVES),
         ("psync/core/archive.py", _ARCHIVE),
         ("psync/effects/state.py", _STATE),
         ("psync/control.py", _CONTROL),
