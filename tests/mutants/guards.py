@@ -1022,12 +1022,6 @@ _FORCED = [
 
 _BRAIN = [
     (
-        "commits the archive though a side says that it is not durable",
-        "                durable = all(answer.ok for answer in answers)\n",
-        "                durable = True\n",
-        "tests/e2e/test_failures.py -k durable",
-    ),
-    (
         "forgets that a root has lost its marker, or is empty",
         "        if not self._archive.count or (peer.ready.marker_pair and not peer.ready.empty):\n",
         "        if True:\n",
@@ -1079,12 +1073,6 @@ _WORLD_AGENT = [
         "        elif node is None or not t.expected.same_identity(node.entry()):\n"
         "            return CHANGED\n        if t.verb == PUT:\n",
         "        elif node is None:\n            return CHANGED\n        if t.verb == PUT:\n",
-        WORLDS,
-    ),
-    (
-        "says that all is durable, which is not",
-        "            if ok:\n                self._disk.sync()\n",
-        "",
         WORLDS,
     ),
     (

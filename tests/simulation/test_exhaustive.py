@@ -25,9 +25,8 @@ class TestEveryInterleaving:
         assert found.states > 100
         assert found.rests > 2
 
-    @pytest.mark.parametrize("operation", [("save", "d/a"), ("move", "d", "b")], ids=" ".join)
-    def test_of_one_operation_and_a_fault_loses_nothing(self, operation):
-        found = explore(TREES["a directory"], Bounds(1, 1), ((operation,), ()))
+    def test_of_one_operation_and_a_fault_loses_nothing(self):
+        found = explore(TREES["a file"], Bounds(1, 1), ((("save", "a"),), ()))
 
         assert not found.violated, found.violated[0]
         assert found.states > 100
