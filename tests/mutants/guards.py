@@ -1110,21 +1110,6 @@ _WORLD_RECONCILE = [
     ),
 ]
 
-_WORLD_SESSION = [
-    (
-        "takes what a side had before a power cut for what it has",
-        "            if event.rebooted:\n",
-        "            if False:\n",
-        WORLDS,
-    ),
-    (
-        "takes what a power cut has emptied for an edit",
-        "        if not self._replicas[source].may_be_cut(emptied):\n",
-        "        if True:\n",
-        WORLDS,
-    ),
-]
-
 _WORLD_CARRY = [
     (
         "writes down what is agreed before it is applied",
@@ -1180,7 +1165,6 @@ GUARDS: list[Guard] = [
         ("tests/simulation/agent.py", _WORLD_AGENT),
         ("tests/simulation/world.py", _WORLD),
         ("psync/core/reconcile.py", _WORLD_RECONCILE),
-        ("psync/core/session.py", _WORLD_SESSION),
         ("psync/core/carry.py", _WORLD_CARRY),
         ("psync/core/news.py", _WORLD_NEWS),
     ]
