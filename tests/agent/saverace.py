@@ -39,6 +39,7 @@ __all__ = ["WAYS", "race"]
 
 SIZE = 16  # of every text: two of the ways change no size
 OFFSET_S, HOLD_S = 400e-6, 15e-6  # a replacement takes some 200 microseconds
+PAUSE_S = 20e-6  # between two looks whether it is time
 PATH = b"P"
 _STATUS = {APPLIED: "applied", CHANGED: "changed", IN_USE: "in use", FAILED: "failed"}
 
@@ -148,6 +149,7 @@ class _Other:
 
     def __init__(self, path: bytes, way: str, seed: int) -> None:
         self._shared = mmap.mmap(-1, 16)
+        self._parent = os.getpid()
         self._pid = os.fork()
         if not self._pid:
             try:
@@ -169,7 +171,9 @@ class _Other:
         done = 0
         while True:
             if self._get(0) == done:
-                os.sched_yield()
+                if os.getppid() != self._parent:
+                    return  # nobody will end us
+                time.sleep(PAUSE_S)
                 continue
             done += 1
             offset, hold = chance.uniform(0, OFFSET_S), chance.uniform(0, HOLD_S)
@@ -184,7 +188,7 @@ class _Other:
     def join(self, number: int) -> None:
         """Wait until he has."""
         while self._get(8) != number:
-            os.sched_yield()
+            time.sleep(PAUSE_S)
             if os.waitpid(self._pid, os.WNOHANG)[0]:
                 raise RuntimeError("the user's process ended")
 
@@ -237,8 +241,8 @@ def race(
 
 def _is_there(root: Path, text: bytes) -> bool:
     for place in (root, root / ".psync/conflicts"):
-        for entry in os.scandir(place):
-            if entry.is_file() and text in Path(entry.path).read_bytes():
+        for path in place.iterdir():
+            if path.is_file() and text in path.read_bytes():
                 return True
     return False
 

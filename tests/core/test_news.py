@@ -129,6 +129,19 @@ class TestScan:
 
         duo.assert_rest()
 
+    def test_drops_news_of_what_is_as_agreed_again(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.down(RIGHT)
+        agreed = duo.left.tree[b"d/f"]
+        duo.write(LEFT, b"d/f", b"two")
+        duo.left.tree[b"d/f"], duo.left.content[b"d/f"] = agreed, b"one"  # that event was lost
+        duo.say(LEFT, *duo.left.scan())
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        assert duo.right.content[b"d/f"] == b"one"
+
     def test_does_not_compare_the_first_time_if_not_wanted(self) -> None:
         duo = Duo({b"d/f": b"one"}, Limits(compare=False), start=False)
         duo.left.edit(b"d/f", b"two")

@@ -900,6 +900,18 @@ class TestWriters:
         duo.run()
         assert duo.shape(LEFT) == duo.shape(RIGHT) == {b"d": None, b"d/f": b"half"}
 
+    def test_are_waited_for_though_only_metadata_has_changed_yet(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.right.edit(b"f", mode=0o600)
+        duo.see(RIGHT, b"f", read=False, flags=2 | META_ONLY)
+        duo.write(LEFT, b"f", b"mine")
+        assert duo.transitions(RIGHT) == duo.transitions(LEFT) == []
+        duo.see(RIGHT, b"f", flags=META_ONLY)
+
+        duo.assert_rest()
+        assert duo.right.content[b"f"] == b"mine"
+        assert duo.left.tree[b"f"].mode == 0o600
+
     def test_of_a_database_are_a_problem_until_it_is_closed(self) -> None:
         duo = Duo({b"f": b"one"})
         duo.left.edit(b"f", b"half")
