@@ -50,7 +50,7 @@ from psync.host import booted_ns, filesystem, prepare_process, read_text, rsync_
 from psync.lock import LockedError, RootLock
 from psync.plumbing import BrainGone, Output, Worker
 from psync.scan import Looker, Seen, entry_from_stat, hash_file
-from psync.syscalls import open_beneath
+from psync.syscalls import has_holes, open_beneath
 from psync.watch import find_cinotify
 from psync.wire import (
     BUSY,
@@ -660,7 +660,9 @@ class Agent:
             sources.append(source)
             if source.fd < 0:
                 observer.again(path)
-        self._send(Opened(message.run, [s.fd for s in sources], os.getpid()))
+        fds = [s.fd for s in sources]
+        sparse = [fd for fd in fds if fd >= 0 and has_holes(fd)]
+        self._send(Opened(message.run, fds, os.getpid(), sparse))
 
     def _open_source(self, path: bytes, expected: Entry) -> _Source:
         try:

@@ -32,6 +32,7 @@ __all__ = [
     "EXCHANGE",
     "NOREPLACE",
     "copy_file",
+    "has_holes",
     "is_mount",
     "lease_intact",
     "memfd",
@@ -283,6 +284,21 @@ def copy_file(src_fd: int, dst_fd: int) -> None:
         _copy_range(src_fd, dst_fd, begin, min(end, size))
         at = end
     os.ftruncate(dst_fd, size)
+
+
+def has_holes(fd: int) -> bool:
+    """Tell whether a regular file is sparse: less of it is stored than is read from it.
+
+    Both have to be so: a file system that compresses stores less of a file without holes, and
+    space that was only set apart for a file counts as a hole.
+    """
+    st = os.fstat(fd)
+    if st.st_blocks * 512 >= st.st_size:
+        return False
+    try:
+        return os.lseek(fd, 0, os.SEEK_HOLE) < st.st_size
+    except OSError:
+        return False  # cut short meanwhile, or no SEEK_HOLE here
 
 
 _NO_RANGES = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)

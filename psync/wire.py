@@ -243,12 +243,14 @@ class Results(NamedTuple):
 class Opened(NamedTuple):
     """Answer to `OpenSource`: file `index` of run `run` is descriptor `fd` of process `pid`.
 
-    `fd` -1: not as expected (or busy); it will be observed again.
+    `fd` -1: not as expected (or busy); it will be observed again. `sparse` names those of the
+    descriptors whose file has holes.
     """
 
     run: int
     files: List[int]
     pid: int
+    sparse: List[int]
 
 
 class Staged(NamedTuple):

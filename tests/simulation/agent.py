@@ -534,7 +534,7 @@ class Agent:
             files.append((node, node.entry()) if good and node is not None else None)
         self._open[message.run] = files
         numbers = [20 + i if f is not None else -1 for i, f in enumerate(files)]
-        self._send(Opened(message.run, numbers, self._number))
+        self._send(Opened(message.run, numbers, self._number, []))
 
     def _is_intact(self, node: Node, expected: Entry) -> bool:
         return node.entry() == expected
