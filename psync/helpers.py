@@ -50,6 +50,7 @@ from psync.staging import Made, Stage
 from psync.syscalls import (
     EXCHANGE,
     NOREPLACE,
+    open_beneath,
     renameat2,
     syncfs,
 )
@@ -316,7 +317,7 @@ class Helpers:
             return self._set_meta(self._root_fd, b".", t), b""
         here = self._enter(directory)
         if verb == META:
-            return self._set_meta(here.fd, name, t), b""
+            return self._set_meta(here.fd, name, t, here), b""
         self._open_up(here)
         if verb == PUT:
             return self._put(t, here, name, intent)
@@ -383,27 +384,36 @@ class Helpers:
         self, made: Made, here: Directory, name: bytes, expected: Entry, intent: Intent
     ) -> tuple[Made, bytes]:
         """Exchange what is expected with what was made; put all back if it was something else."""
-        quarantine_fd = self._quarantine.fd
         held = Held(here.fd, name, expected, lease=True)
         try:
             self.step("held")
             if not self._owners:
                 made = self._stage.give(made, held.st.st_uid, held.st.st_gid)
-            renameat2(self._stage.fd, made.name, quarantine_fd, intent.name, NOREPLACE)
-            self.step("parked")
-            try:
-                renameat2(quarantine_fd, intent.name, here.fd, name, EXCHANGE)
-            except OSError as error:
-                renameat2(quarantine_fd, intent.name, self._stage.fd, made.name, NOREPLACE)
-                if error.errno == errno.ENOENT:
-                    raise UnmetError(CHANGED) from None
-                raise
-            here.changed = True
-            self.step("displaced")
-            self._verify(held, intent, here, name, made)
-            return made, self._retire(held, intent)
+            return made, self._exchange(held, made, here, name, intent)
         finally:
             held.close()
+
+    def _exchange(
+        self, held: Held, made: Made, here: Directory, name: bytes, intent: Intent
+    ) -> bytes:
+        """Exchange what is held with what was made, and see that it was that."""
+        quarantine_fd = self._quarantine.fd
+        renameat2(self._stage.fd, made.name, quarantine_fd, intent.name, NOREPLACE)
+        self.step("parked")
+        try:
+            renameat2(quarantine_fd, intent.name, here.fd, name, EXCHANGE)
+        except OSError as error:
+            renameat2(quarantine_fd, intent.name, self._stage.fd, made.name, NOREPLACE)
+            if error.errno == errno.ENOENT:
+                raise UnmetError(CHANGED) from None
+            raise
+        here.changed = True
+        self.step("displaced")
+        self._verify(held, intent, here, name, made)
+        if held.st.st_nlink > 1:
+            shown = printable(intent.path)
+            self._log(logging.INFO, f"{shown} had other names here: they keep what it was")
+        return self._retire(held, intent)
 
     def _published(self, made: Made, t: Transition, intent: Optional[Intent]) -> Entry:
         """Tell what we have left at the path.
@@ -649,8 +659,17 @@ class Helpers:
 
     # --- metadata
 
-    def _set_meta(self, parent_fd: int, name: bytes, t: Transition) -> Entry:
-        """Set mode, owner and time of what is expected, or of the directory that is there."""
+    def _set_meta(
+        self, parent_fd: int, name: bytes, t: Transition, here: Optional[Directory] = None
+    ) -> Entry:
+        """Set mode, owner and time of what is expected, or of the directory that is there.
+
+        Args:
+            parent_fd: what it is in.
+            name: its name there.
+            t: the transition.
+            here: what it is in, if its name may be given to a copy.
+        """
         wanted = t.wanted
         assert wanted is not None
         expected = t.expected or entry_at(parent_fd, name, owners=self._owners, strip=self._strip)
@@ -665,6 +684,8 @@ class Helpers:
             if t.verb == META and before[1:4] != expected[1:4]:  # mode, uid, gid
                 raise UnmetError(CHANGED)
             self.step("held")
+            if here is not None and not before.same_meta(wanted) and self._is_shared(held.st, t):
+                return self._set_apart(here, name, t, expected)
             self._set(held, before, wanted)
             self.step("set")
             st = os.fstat(held.fd)
@@ -674,6 +695,63 @@ class Helpers:
         if is_file and (st.st_size, st.st_mtime_ns) != (held.st.st_size, mtime_ns):
             raise UnmetError(CHANGED)
         return self._entry(st, expected.target)
+
+    def _is_shared(self, st: os.stat_result, t: Transition) -> bool:
+        """Tell whether a file has names that are not known to be in the root.
+
+        What is set would be set of whatever somebody has linked into it.
+        """
+        if st.st_nlink < 2 or stat.S_ISDIR(st.st_mode):
+            return False
+        known = sum(self._is_name_of(path, st) for path in {*(t.links or ()), t.path})
+        return known + self._quarantine.names_of(st.st_ino) < st.st_nlink
+
+    def _is_name_of(self, path: bytes, st: os.stat_result) -> bool:
+        """Tell whether an inode is at a path of the replica."""
+        if not valid_path(path) or is_ours(path):
+            return False
+        directory, name = split(path)
+        try:
+            fd = open_beneath(self._root_fd, directory, os.O_PATH | os.O_DIRECTORY)
+            try:
+                there = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            finally:
+                os.close(fd)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (st.st_dev, st.st_ino)
+
+    def _set_apart(self, here: Directory, name: bytes, t: Transition, expected: Entry) -> Entry:
+        """Replace a file by a copy that has the metadata; its other names keep the inode."""
+        wanted = t.wanted
+        assert wanted is not None
+        held = Held(here.fd, name, expected, lease=True)
+        try:
+            if os.geteuid() not in (0, held.st.st_uid):
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            self._open_up(here)
+            if wanted.kind == _SYMLINK:
+                made = self._stage.link(wanted._replace(target=expected.target))
+            else:
+                made = self._stage.copy(held.fd, held.st, wanted)
+            try:
+                copied = wanted._replace(
+                    size=expected.size, target=expected.target, digest=expected.digest
+                )
+                quarantine = self._quarantine
+                intent = Intent(quarantine.unused(), t.path, expected, copied, False)
+                quarantine.intend([intent])
+                self.step("made")
+                self._exchange(held, made, here, name, intent)
+                self.step("published")
+                return self._published(made, t._replace(wanted=copied), intent)
+            except (UnmetError, OSError):
+                self._stage.discard(made)
+                raise
+            finally:
+                os.close(made.fd)
+        finally:
+            held.close()
 
     def _set(self, held: Held, before: Entry, wanted: Entry) -> None:
         where = held.reference()

@@ -22,9 +22,11 @@ from typing import NamedTuple
 
 from psync.core.entry import Entry, Kind, is_ours, valid_path
 from psync.private import open_directory, remove_tree, unused_names
-from psync.syscalls import EXCHANGE, copy_file, open_beneath, renameat2
+from psync.syscalls import EXCHANGE, clone_file, copy_file, open_beneath, renameat2
 
-__all__ = ["Made", "Stage"]
+__all__ = ["COPY_MAX", "Made", "Stage"]
+
+COPY_MAX = 256 << 20  # bytes that are worth copying for the sake of a mode or a time
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -83,6 +85,39 @@ class Stage:
             while written < len(content):
                 written += os.write(fd, content[written:])
             return self._dress(name, fd, wanted, ours=True)
+        except OSError:
+            os.close(fd)
+            remove_tree(self.fd, name)
+            raise
+
+    def copy(self, source_fd: int, st: os.stat_result, wanted: Entry) -> Made:
+        """Make a copy of a file that is here, with other metadata. Blocks.
+
+        Args:
+            source_fd: the file, open for reading.
+            st: what it is; mode bits that are not replicated are as they are there, and so is
+                the owner where owners are not.
+            wanted: mode, owner and time of the copy.
+
+        Raises:
+            OSError: EFBIG: it is too large for that.
+        """
+        name = self._unused()
+        fd = os.open(name, _CREATE, 0o600, dir_fd=self.fd)
+        try:
+            if not clone_file(source_fd, fd):
+                if st.st_blocks * 512 > COPY_MAX:
+                    reason = "it has other names, and is too large to be copied for that"
+                    raise OSError(errno.EFBIG, reason)
+                copy_file(source_fd, fd)
+            made = self._dress(name, fd, wanted, ours=True)
+            if not self._owners:
+                made = self.give(made, st.st_uid, st.st_gid)
+            kept = stat.S_IMODE(st.st_mode) & ~self._mask
+            if kept:
+                os.fchmod(fd, made.mode | kept)
+                made = made._replace(st=os.fstat(fd))
+            return made
         except OSError:
             os.close(fd)
             remove_tree(self.fd, name)

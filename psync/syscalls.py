@@ -31,6 +31,7 @@ from typing import Any
 __all__ = [
     "EXCHANGE",
     "NOREPLACE",
+    "clone_file",
     "copy_file",
     "has_holes",
     "is_mount",
@@ -259,6 +260,15 @@ def syncfs(fd: int) -> None:
         raise _failure()
 
 
+def clone_file(src_fd: int, dst_fd: int) -> bool:
+    """Let an empty file share the blocks of another; False: the file system cannot."""
+    try:
+        fcntl.ioctl(dst_fd, _FICLONE, src_fd)
+    except OSError:
+        return False  # no reflinks here, or not between these two
+    return True
+
+
 def copy_file(src_fd: int, dst_fd: int) -> None:
     """Copy a regular file's whole content into an empty one, as cheaply as possible.
 
@@ -266,11 +276,8 @@ def copy_file(src_fd: int, dst_fd: int) -> None:
     through this process; holes stay holes. What is written to the source meanwhile may
     or may not be in the copy. Blocks for as long as that takes.
     """
-    try:
-        fcntl.ioctl(dst_fd, _FICLONE, src_fd)
+    if clone_file(src_fd, dst_fd):
         return
-    except OSError:
-        pass  # no reflinks here, or not between these two
     size = os.fstat(src_fd).st_size
     at = 0
     while at < size:

@@ -97,6 +97,8 @@ class Transition(NamedTuple):
         source_expected: see above.
         content: the content of a small file.
         keep: what is displaced is a conflict's loser and goes to `conflicts/`.
+        links: for `META`, the other paths at which this inode was when last agreed. If it has
+            names besides these, which may be outside of the root, a copy takes its place.
     """
 
     op: int
@@ -108,6 +110,7 @@ class Transition(NamedTuple):
     source_expected: Optional[Entry] = None
     content: Optional[bytes] = None
     keep: bool = False
+    links: Optional[List[bytes]] = None
 
 
 PUT = 1  # create or replace with a file, symlink or directory (`wanted.kind`)

@@ -38,6 +38,8 @@ from psync.wire import (
 
 __all__ = ["Carrier", "intent_of", "is_recorded"]
 
+LINKS_MAX = 100  # names of one inode that are worth telling
+
 _Walk = tuple[Side, bytes, Iterator[bytes]]  # where it is gone, the directory, what is below it
 
 
@@ -131,7 +133,11 @@ class Carrier:
             whole = wanted._replace(
                 kind=entry.kind, size=entry.size, target=entry.target, digest=entry.digest
             )
-            transition = Transition(0, META, path, entry, whole)
+            links = None
+            if not _is_directory(entry):
+                found = self._archive.find_links(side, entry.ino)
+                links = [link for link in found if link != path][:LINKS_MAX] or None
+            transition = Transition(0, META, path, entry, whole, links=links)
             self._send(side, transition, decision, shown, intact=not decision.partial)
 
     def _has_room(self, path: bytes, side: Side) -> bool:

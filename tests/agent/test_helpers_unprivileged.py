@@ -335,6 +335,18 @@ class TestFilesOfOthers:
             assert "Operation not permitted" in outcomes[0].message
             assert r.look(b"theirs") == old
 
+    def test_metadata_of_one_with_another_name_cannot_be_set_either(self, root):
+        os.link(root / "theirs", root / "another")
+
+        @on(root)
+        def _(r: Replica) -> None:
+            old = r.look(b"theirs")
+
+            (outcome,) = r.apply(r.meta(b"theirs", old, old._replace(mode=0o600)))
+
+            assert outcome.status == FAILED
+            assert r.look(b"theirs") == old
+
     def test_changes_are_seen_all_the_same(self, root):
         @on(root)
         def _(r: Replica) -> None:

@@ -645,10 +645,27 @@ class Agent:
             return CHANGED
         if node.writers:
             return IN_USE
+        named = [self._disk.at(path) for path in {*(t.links or []), t.path}]
+        if sum(n is not None and n.inode is node.inode for n in named) < node.inode.names:
+            self._set_apart(t, node)
+            return APPLIED
         self._disk.set_meta(
             t.path, mode=wanted.mode, uid=wanted.uid, gid=wanted.gid, mtime=wanted.mtime_ns
         )
         return APPLIED
+
+    def _set_apart(self, t: Transition, node: Node) -> None:
+        """Replace one of the names of a file by a copy, for all are not known."""
+        place, wanted = node.parent, t.wanted
+        assert place is not None and wanted is not None
+        before, ctime = place.mtime, node.ctime
+        self._disk.remove(t.path)
+        self._moves_on(node, ctime)
+        self._disk.make(t.path, node.kind, node.data)
+        self._disk.set_meta(
+            t.path, mode=wanted.mode, uid=wanted.uid, gid=wanted.gid, mtime=wanted.mtime_ns
+        )
+        place.mtime = before
 
     def _displace(self, t: Transition, node: Node | None) -> int:
         """Take what was expected away from the path, and never lose what must be kept."""
