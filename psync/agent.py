@@ -83,6 +83,7 @@ from psync.wire import (
     Stop,
     Sync,
     Synced,
+    Trouble,
     Unstage,
     Watch,
     encode,
@@ -145,6 +146,7 @@ class Agent:
         self._lock: RootLock
         self._filter: Optional[Filter] = None
         self._helpers: Optional[Helpers] = None
+        self._told_unheld = False
         self._tick_at: Optional[float] = None
         self._expire_at = float("inf")
         self._bulk: deque[tuple[int, Iterator[None]]] = deque()
@@ -537,6 +539,9 @@ class Agent:
         outcomes = self._helpers.apply(message.transitions)
         observer.applied(message.transitions, outcomes)
         self._send(Results(message.batch, outcomes))
+        if self._helpers.unheld and not self._told_unheld:
+            self._told_unheld = True
+            self._send(Trouble("metadata", b"", self._helpers.unheld))
         self._out.flush()
         self._report_kept()
         if self._tick_at is None:

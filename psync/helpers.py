@@ -33,6 +33,7 @@ from typing import Optional, Union
 
 from psync.claim import marker, open_control, write_generation, write_marker
 from psync.core.entry import (
+    META_FIELDS,
     Entry,
     Kind,
     content_digest,
@@ -46,7 +47,7 @@ from psync.intents import Intent
 from psync.quarantine import Quarantine, Reason
 from psync.recovery import recover
 from psync.scan import entry_at, entry_from_stat
-from psync.staging import Made, Stage
+from psync.staging import Made, Stage, attempt
 from psync.syscalls import (
     EXCHANGE,
     NOREPLACE,
@@ -91,6 +92,7 @@ _MESSAGES = {
     NOT_EMPTY: "the directory is not empty",
     NO_PARENT: "its directory is not there",
 }
+_WORDS = {"mode": "mode", "uid": "owner", "gid": "owner", "mtime_ns": "time"}
 _DOING = {
     PUT: "write",
     META: "set mode, owner and time of",
@@ -118,6 +120,9 @@ class Helpers:
     stage_fd: int
     """A descriptor of `.psync/stage`, for rsync to reach it through."""
 
+    unheld: str
+    """What this replica could not hold of the first file of which it could not hold all."""
+
     step: Callable[[str], None]
     """Called between any two steps whose order matters; tests let users act there."""
 
@@ -134,6 +139,8 @@ class Helpers:
     ) -> None:
         self.own: OrderedDict[bytes, Optional[Entry]] = OrderedDict()
         self.kept: list[Kept] = []
+        self.unheld = ""
+        self._unmet = False
         self.step = lambda at: None
         self._root_fd = root_fd
         self._owners = owners
@@ -288,6 +295,7 @@ class Helpers:
         t = self._brought_up(t)
         if refusal:
             return Outcome(t.op, FAILED, self._look(t.path), refusal)
+        self._unmet = False
         try:
             entry, kept = self._change(t, intent)
         except UnmetError as unmet:
@@ -297,7 +305,10 @@ class Helpers:
             message = f"cannot {_DOING[t.verb]} {printable(t.path)}: {error.strerror}"
             return Outcome(t.op, FAILED, self._look(t.path), message)
         self._remember(t.path, entry)
-        return Outcome(t.op, APPLIED, entry, "", kept)
+        if self._unmet and not self.unheld:
+            assert entry is not None and t.wanted is not None
+            self.unheld = _unheld(t.path, entry, t.wanted)
+        return Outcome(t.op, APPLIED, entry, "", kept, self._unmet)
 
     def _brought_up(self, t: Transition) -> Transition:
         """What is expected may have lost another name since, by our own doing."""
@@ -349,6 +360,7 @@ class Helpers:
                     self._remove_directory(here, name, expected)
                 self._create(made, here, name)
             self.step("published")
+            self._unmet = made.unmet
             return self._published(made, t, intent), kept
         except (UnmetError, OSError):
             self._stage.discard(made)
@@ -424,9 +436,12 @@ class Helpers:
         wanted = t.wanted
         assert wanted is not None
         if wanted.kind == _DIRECTORY:
-            if made.mode != stat.S_IMODE(made.st.st_mode):
-                os.fchmod(made.fd, made.mode)
-            return self._entry(made.st)._replace(mode=made.mode)
+            mode = made.mode
+            if mode != stat.S_IMODE(made.st.st_mode) and attempt(os.fchmod, made.fd, mode):
+                self._unmet = True
+            if self._unmet:
+                mode = stat.S_IMODE(os.fstat(made.fd).st_mode)
+            return self._entry(made.st)._replace(mode=mode & (0o777 if self._strip else 0o7777))
         st = os.fstat(made.fd)
         if t.content is None:
             digest = b""
@@ -686,15 +701,31 @@ class Helpers:
             self.step("held")
             if here is not None and not before.same_meta(wanted) and self._is_shared(held.st, t):
                 return self._set_apart(here, name, t, expected)
-            self._set(held, before, wanted)
+            refused = self._set(held, before, wanted)
             self.step("set")
             st = os.fstat(held.fd)
+            now = self._entry(st, expected.target)
+            self._unmet = not now.same_meta(wanted) and self._is_all(now, before, wanted, st)
+            if refused is not None and not self._unmet:
+                raise refused
         finally:
             held.close()
         mtime_ns = held.st.st_mtime_ns if before.mtime_ns == wanted.mtime_ns else st.st_mtime_ns
         if is_file and (st.st_size, st.st_mtime_ns) != (held.st.st_size, mtime_ns):
             raise UnmetError(CHANGED)
-        return self._entry(st, expected.target)
+        return now
+
+    def _is_all(self, now: Entry, before: Entry, wanted: Entry, st: os.stat_result) -> bool:
+        """Tell whether a file has all of the wanted metadata that it can be given here.
+
+        What differs is either what the file system makes of it, or was refused, because the file
+        is somebody else's. Else somebody has just set it, or an attribute keeps it as it is.
+        """
+        fields = [f for f in META_FIELDS if getattr(now, f) != getattr(wanted, f)]
+        limit = before
+        if os.geteuid() in (0, st.st_uid):
+            limit = self._entry(self._stage.stored(wanted), wanted.target)
+        return all(getattr(now, f) == getattr(limit, f) for f in fields)
 
     def _is_shared(self, st: os.stat_result, t: Transition) -> bool:
         """Tell whether a file has names that are not known to be in the root.
@@ -744,6 +775,7 @@ class Helpers:
                 self.step("made")
                 self._exchange(held, made, here, name, intent)
                 self.step("published")
+                self._unmet = made.unmet
                 return self._published(made, t._replace(wanted=copied), intent)
             except (UnmetError, OSError):
                 self._stage.discard(made)
@@ -753,18 +785,24 @@ class Helpers:
         finally:
             held.close()
 
-    def _set(self, held: Held, before: Entry, wanted: Entry) -> None:
+    def _set(self, held: Held, before: Entry, wanted: Entry) -> Optional[OSError]:
+        """Set what is wanted and can be set; return why something could not."""
         where = held.reference()
+        refused = None
         new_owner = self._owners and (before.uid, before.gid) != (wanted.uid, wanted.gid)
-        if new_owner:
-            os.chown(where, wanted.uid, wanted.gid)  # before the mode: it clears bits of it
         mode = wanted.mode & 0o7777
+        if new_owner:  # before the mode: it clears bits of it, and some are not for another one
+            refused = attempt(os.chown, where, wanted.uid, wanted.gid)
+            if refused is not None:
+                mode &= 0o1777
         if self._strip:  # special bits are not replicated: those that are here stay
             mode = mode & 0o777 | stat.S_IMODE(held.st.st_mode) & 0o7000
         if wanted.kind != _SYMLINK and (new_owner or mode != stat.S_IMODE(held.st.st_mode)):
-            os.chmod(where, mode)
+            refused = attempt(os.chmod, where, mode) or refused
         if before.mtime_ns != wanted.mtime_ns:
-            os.utime(where, ns=(held.st.st_atime_ns, wanted.mtime_ns))
+            times = (held.st.st_atime_ns, wanted.mtime_ns)
+            refused = attempt(os.utime, where, ns=times) or refused
+        return refused
 
     # --- small things
 
@@ -838,6 +876,16 @@ class Helpers:
 
 
 # --- what is asked ------------------------------------------------------------------------
+
+
+def _unheld(path: bytes, entry: Entry, wanted: Entry) -> str:
+    """Say what a replica cannot hold of a file's metadata."""
+    fields = [f for f in META_FIELDS if getattr(entry, f) != getattr(wanted, f)]
+    said = {_WORDS[field]: None for field in fields}
+    return (
+        f"not all metadata can be set here, such as the {' and the '.join(said)} of "
+        f"{printable(path)}: what differs stays, and is not replicated back"
+    )
 
 
 def _displaces(t: Transition) -> bool:

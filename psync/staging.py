@@ -18,13 +18,14 @@ import errno
 import os
 import re
 import stat
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Optional
 
 from psync.core.entry import Entry, Kind, is_ours, valid_path
 from psync.private import open_directory, remove_tree, unused_names
 from psync.syscalls import EXCHANGE, clone_file, copy_file, open_beneath, renameat2
 
-__all__ = ["COPY_MAX", "Made", "Stage"]
+__all__ = ["COPY_MAX", "Made", "Stage", "attempt"]
 
 COPY_MAX = 256 << 20  # bytes that are worth copying for the sake of a mode or a time
 
@@ -36,6 +37,19 @@ _FILE_NAME = re.compile(rb"[0-9]{1,20}")
 _SOURCE = re.compile(rb"[0-9]{1,20}/[0-9]{1,20}")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _USABLE = 0o700  # what we need of a directory of ours, to move it
+_GIVEN = 0o6000  # set-user-id and set-group-id: of an owner, and of no other
+_UNHELD = (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW)
+
+
+def attempt(call: Callable[..., None], *args: Any, **options: Any) -> Optional[OSError]:
+    """Set what a file system may not have, or this file not be given; return why it was not."""
+    try:
+        call(*args, **options)
+    except OSError as error:
+        if error.errno not in _UNHELD:
+            raise
+        return error
+    return None
 
 
 class Made(NamedTuple):
@@ -48,6 +62,7 @@ class Made(NamedTuple):
         mode: the permissions that it is to have; `st` has them already, except for a
             directory that its owner may not write to.
         ours: made by us for one transition; else fetched by rsync, and its run's.
+        unmet: the file system has not taken all of the metadata that were wanted.
     """
 
     name: bytes
@@ -55,6 +70,7 @@ class Made(NamedTuple):
     st: os.stat_result
     mode: int
     ours: bool
+    unmet: bool = False
 
 
 class Stage:
@@ -142,30 +158,55 @@ class Stage:
         """Make a symbolic link."""
         name = self._unused()
         os.symlink(wanted.target, name, dir_fd=self.fd)
+        here: dict[str, Any] = {"dir_fd": self.fd, "follow_symlinks": False}
         try:
             if self._owners:
-                os.chown(name, wanted.uid, wanted.gid, dir_fd=self.fd, follow_symlinks=False)
-            times = (wanted.mtime_ns, wanted.mtime_ns)
-            os.utime(name, ns=times, dir_fd=self.fd, follow_symlinks=False)
+                attempt(os.chown, name, wanted.uid, wanted.gid, **here)
+            attempt(os.utime, name, ns=(wanted.mtime_ns, wanted.mtime_ns), **here)
             fd = os.open(name, _OPEN_LINK, dir_fd=self.fd)
         except OSError:
             os.unlink(name, dir_fd=self.fd)
             raise
-        return Made(name, fd, os.fstat(fd), 0, True)
+        st = os.fstat(fd)
+        return Made(name, fd, st, 0, True, self._is_unmet(st, wanted))
 
     def _dress(self, name: bytes, fd: int, wanted: Entry, ours: bool) -> Made:
         mode = wanted.mode & self._mask
-        mode_here = mode if wanted.kind == Kind.FILE else mode | _USABLE
-        if self._owners:
-            os.fchown(fd, wanted.uid, wanted.gid)  # before the mode: it clears bits of it
-        os.utime(fd, ns=(wanted.mtime_ns, wanted.mtime_ns))
+        usable = 0 if wanted.kind == Kind.FILE else _USABLE
+        all_of_it = mode | usable
+        # The owner before the mode: it clears bits of it, and some are not for another one.
+        if self._owners and attempt(os.fchown, fd, wanted.uid, wanted.gid):
+            mode &= ~_GIVEN
+        mode_here = mode | usable
+        attempt(os.utime, fd, ns=(wanted.mtime_ns, wanted.mtime_ns))
         st = os.fstat(fd)
         if stat.S_IMODE(st.st_mode) != mode_here:  # umask or owner had a say
-            os.fchmod(fd, mode_here)
+            attempt(os.fchmod, fd, mode_here)
             st = os.fstat(fd)
+        unmet = self._is_unmet(st, wanted) or stat.S_IMODE(st.st_mode) != all_of_it
         if self._durable:
             os.fsync(fd)
-        return Made(name, fd, st, mode, ours)
+        return Made(name, fd, st, mode, ours, unmet)
+
+    def _is_unmet(self, st: os.stat_result, wanted: Entry) -> bool:
+        """Tell whether the file system has made something else of an owner or a time."""
+        if self._owners and (st.st_uid, st.st_gid) != (wanted.uid, wanted.gid):
+            return True
+        return st.st_mtime_ns != wanted.mtime_ns
+
+    def stored(self, wanted: Entry) -> os.stat_result:
+        """What the file system makes of metadata: tried with something of that kind of ours."""
+        if wanted.kind == Kind.SYMLINK:
+            made = self.link(wanted._replace(target=wanted.target or b"x"))
+        else:
+            is_file = wanted.kind == Kind.FILE
+            made = self.file(b"", wanted) if is_file else self.directory(wanted)
+            attempt(os.fchmod, made.fd, made.mode)
+        try:
+            return os.fstat(made.fd)
+        finally:
+            self.discard(made)
+            os.close(made.fd)
 
     def give(self, made: Made, uid: int, gid: int) -> Made:
         """Give it to another user and group (-1: as it is), if we may."""
@@ -175,7 +216,9 @@ class Stage:
         try:
             os.fchown(made.fd, uid, gid)
             os.fchmod(made.fd, stat.S_IMODE(st.st_mode))
-        except PermissionError:
+        except OSError as error:
+            if error.errno not in _UNHELD:
+                raise
             return made  # then it is ours
         return made._replace(st=os.fstat(made.fd))
 

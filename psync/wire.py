@@ -129,6 +129,8 @@ class Outcome(NamedTuple):
         entry: what is at the path now (with identity), None for nothing; for any status.
         message: one line for people when not applied.
         kept: the name in `conflicts/` under which a loser was kept, else empty.
+        unmet: when applied, `entry` has not all of the metadata that were wanted, for this file
+            cannot be given them (its file system has none such, or its owner is somebody else).
     """
 
     op: int
@@ -136,6 +138,7 @@ class Outcome(NamedTuple):
     entry: Optional[Entry]
     message: str = ""
     kept: bytes = b""
+    unmet: bool = False
 
 
 APPLIED = 0
@@ -296,7 +299,7 @@ class Trouble(NamedTuple):
     """A path cannot be observed or handled; `message` is empty when it can again.
 
     Codes: unreadable (a directory that cannot be listed is never taken for empty), mount,
-    limit (of watches), overflow, io.
+    limit (of watches), overflow, io, metadata (some of which the replica cannot hold).
     """
 
     code: str

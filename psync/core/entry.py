@@ -17,6 +17,7 @@ from hashlib import blake2b
 from typing import Iterable, NamedTuple, Optional, Tuple
 
 __all__ = [
+    "META_FIELDS",
     "ROOT",
     "Agreed",
     "Entry",
@@ -111,11 +112,26 @@ class Entry(NamedTuple):
             and self.mtime_ns == other.mtime_ns
         )
 
+    def meta(self) -> bytes:
+        """Mode, owner, group and mtime, packed."""
+        return _META.pack(self.mode, self.uid, self.gid, self.mtime_ns)
+
+    def with_meta(self, packed: bytes) -> Entry:
+        """The same with other metadata, as `meta` gave them."""
+        mode, uid, gid, mtime_ns = _META.unpack(packed)
+        return self._replace(mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns)
+
+
+META_FIELDS = ("mode", "uid", "gid", "mtime_ns")
+_META = struct.Struct("<HIIq")
+
 
 class Agreed(NamedTuple):
     """The archive's record of a path: what both replicas hold, and each one's identity.
 
-    For a directory `size`, `left_ctime_ns` and `right_ctime_ns` are 0.
+    For a directory `size`, `left_ctime_ns` and `right_ctime_ns` are 0. `left_own` and
+    `right_own` are what a side holds in place of the agreed metadata if it cannot hold those
+    (`Entry.meta`), else empty.
     """
 
     kind: int
@@ -130,12 +146,41 @@ class Agreed(NamedTuple):
     left_ctime_ns: int
     right_ino: int
     right_ctime_ns: int
+    left_own: bytes = b""
+    right_own: bytes = b""
 
     def on(self, side: int) -> Entry:
         """The entry that `side` held when both agreed."""
         if side == Side.LEFT:
-            return Entry(*self[:8], self.left_ino, self.left_ctime_ns)
-        return Entry(*self[:8], self.right_ino, self.right_ctime_ns)
+            entry, own = Entry(*self[:8], self.left_ino, self.left_ctime_ns), self.left_own
+        else:
+            entry, own = Entry(*self[:8], self.right_ino, self.right_ctime_ns), self.right_own
+        return entry.with_meta(own) if own else entry
+
+    def seen(self, left: Entry, right: Entry) -> Agreed:
+        """The same, in the versions that the sides have now."""
+        return self._replace(
+            left_ino=left.ino,
+            left_ctime_ns=left.ctime_ns,
+            right_ino=right.ino,
+            right_ctime_ns=right.ctime_ns,
+        )
+
+    def held(self, wanted: Entry, left: Entry, right: Entry) -> Agreed:
+        """The same with the metadata of `wanted`, of which the sides hold what they show."""
+        return self._replace(
+            **{field: getattr(wanted, field) for field in META_FIELDS},
+            left_own=b"" if left.same_meta(wanted) else left.meta(),
+            right_own=b"" if right.same_meta(wanted) else right.meta(),
+        )
+
+    def as_agreed(self, side: int, entry: Entry) -> Entry:
+        """What a side shows, with the agreed metadata where it holds all of them that it can."""
+        own = self.on(side)
+        if entry.kind != self.kind or own[1:6] == self[1:6]:
+            return entry
+        fields = {f: getattr(self, f) for f in META_FIELDS if getattr(entry, f) == getattr(own, f)}
+        return entry._replace(**fields)
 
 
 def content_digest(content: bytes) -> bytes:

@@ -325,6 +325,8 @@ class News:
             event = f"trouble.{message.code}"
             self._pair.note(event, replica.side, message.path, message.message)
         replica.troubles[key] = message.message
+        if message.code == "metadata":
+            return  # of no path in particular
         self._listed(replica, message.path)
         self._cannot_look(replica, message)
 

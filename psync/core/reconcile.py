@@ -143,9 +143,13 @@ def same_content(left: Entry, right: Entry, *, trust_times: bool = False) -> boo
     return None
 
 
-def agree(wanted: Entry, left: Entry, right: Entry) -> Agreed:
-    """Make the archive's record of `wanted` as `left` and `right` hold it."""
-    return Agreed(*wanted[:8], left.ino, left.ctime_ns, right.ino, right.ctime_ns)
+def agree(wanted: Entry, left: Entry, right: Entry, *, held: bool = False) -> Agreed:
+    """Make the archive's record of `wanted` as `left` and `right` hold it.
+
+    `held`: where they show other metadata, these are all that they can hold.
+    """
+    agreed = Agreed(*wanted[:8], left.ino, left.ctime_ns, right.ino, right.ctime_ns)
+    return agreed.held(wanted, left, right) if held else agreed
 
 
 def _newer(left: Entry, right: Entry) -> Side:
@@ -242,6 +246,12 @@ def decide(base: Agreed | None, left: View, right: View, *, trust_times: bool = 
         The one next step; after it has been done (or has failed) decide again with what
         the sides show then.
     """
+    if base is not None and (base.left_own or base.right_own):
+        left, right = (
+            view._replace(entry=view.entry and base.as_agreed(side, view.entry))
+            for side, view in zip(Side, (left, right), strict=True)
+        )
+        base = base._replace(left_own=b"", right_own=b"")
     sides = (left.entry, right.entry)
     if sides[0] is None and sides[1] is None:
         return _NOTHING if base is None else _FORGET

@@ -555,7 +555,7 @@ class Session:
             left, right = views[0].entry, views[1].entry
             assert decision.wanted is not None and left is not None and right is not None
             self._follow_former(path, left, right)
-            self._archive.put(path, agree(decision.wanted, left, right))
+            self._archive.put(path, agree(decision.wanted, left, right, held=True))
             self._pair.rest(path)
 
     def _follow_former(self, path: bytes, left: Entry, right: Entry) -> None:

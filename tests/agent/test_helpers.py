@@ -876,6 +876,133 @@ class TestMeta:
         replica.close()
 
 
+class TestUnheld:
+    """A file system that has not all of the metadata: content goes, and one problem is told."""
+
+    @pytest.fixture
+    def coarse(self, monkeypatch):
+        """Times to two seconds, as vfat."""
+        utime = os.utime
+
+        def cut(path, *, ns, **options):
+            utime(path, ns=tuple(t - t % 2_000_000_000 for t in ns), **options)
+
+        monkeypatch.setattr(os, "utime", cut)
+
+    @pytest.fixture
+    def simple(self, monkeypatch):
+        """Neither modes nor owners, as vfat."""
+
+        def refuse(*args, **options):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        for name in ("chmod", "fchmod", "chown", "fchown"):
+            monkeypatch.setattr(os, name, refuse)
+
+    def test_a13_times_are_what_the_file_system_makes_of_them(self, replica, coarse):
+        outcomes = replica.apply(
+            replica.put(b"d", directory()),
+            replica.put(b"d/f", file(b"text"), b"text"),
+            replica.put(b"l", link(b"target")),
+            replica.put(b"even", file(b"", mtime_ns=4_000_000_000), b""),
+        )
+
+        assert [(o.status, o.unmet) for o in outcomes] == [(APPLIED, True)] * 3 + [(APPLIED, False)]
+        for path, outcome in zip([b"d", b"d/f", b"l"], outcomes, strict=False):
+            assert outcome.entry == replica.look(path)
+            assert outcome.entry.mtime_ns == MTIME_NS - MTIME_NS % 2_000_000_000
+        assert "the time of d:" in replica.helpers.unheld
+        assert replica.leftovers() == []
+
+    @pytest.mark.parametrize("kind", ["file", "directory", "link"])
+    def test_a13_set_times_are_what_the_file_system_makes_of_them(self, replica, coarse, kind):
+        make = {"file": file(b"text"), "directory": directory(), "link": link(b"target")}[kind]
+        replica.apply(replica.put(b"x", make, b"text" if kind == "file" else None))
+        old = replica.look(b"x")
+
+        (outcome,) = replica.apply(replica.meta(b"x", old, old._replace(mtime_ns=5_123_456_789)))
+
+        assert (outcome.status, outcome.unmet) == (APPLIED, True)
+        assert outcome.entry == replica.look(b"x")._replace(digest=b"")
+        assert outcome.entry.mtime_ns == 4_000_000_000
+        assert replica.leftovers() == []
+
+    def test_a13_another_time_is_a_users(self, replica, coarse, monkeypatch):
+        old = replica.write(b"x", b"text")
+        replica.helpers.step = lambda at: at == "set" and os.utime(replica / b"x", ns=(0, 8 * 10**9))
+
+        (outcome,) = replica.apply(replica.meta(b"x", old, old._replace(mtime_ns=5_123_456_789)))
+
+        assert (outcome.status, outcome.unmet) == (APPLIED, False)
+        assert outcome.entry.mtime_ns == 8 * 10**9
+
+    def test_modes_that_a_file_system_has_not(self, replica, simple):
+        outcomes = replica.apply(
+            replica.put(b"f", file(b"text", 0o666), b"text"), replica.put(b"d", directory(0o500))
+        )
+
+        assert [(o.status, o.unmet) for o in outcomes] == [(APPLIED, True)] * 2
+        assert outcomes[0].entry == replica.look(b"f")
+        assert outcomes[1].entry == replica.look(b"d")
+        assert outcomes[1].entry.mode == 0o700
+        assert "the mode of f:" in replica.helpers.unheld
+
+    def test_modes_of_what_is_there_on_such_a_file_system(self, replica, simple):
+        (replica / b"f").write_bytes(b"text")
+        old = replica.look(b"f")
+
+        (outcome,) = replica.apply(replica.meta(b"f", old, old._replace(mode=0o600)))
+
+        assert outcome.status == FAILED  # in staging a file is made with that mode
+
+        (outcome,) = replica.apply(replica.meta(b"f", old, old._replace(mode=0o666)))
+
+        assert (outcome.status, outcome.unmet) == (APPLIED, True)
+        assert replica.look(b"f") == old
+
+    @pytest.mark.skipif(not ROOT, reason="only root gives files away")
+    def test_a10_a_file_that_stays_ours_does_not_become_set_user_id(self, tmp_path, monkeypatch):
+        def refuse(*args, **options):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        replica = Replica(tmp_path, owners=True, strip=False)
+        there = replica.write(b"there", b"text")
+        monkeypatch.setattr(os, "chown", refuse)
+        monkeypatch.setattr(os, "fchown", refuse)
+        wanted = file(b"text", 0o4755)._replace(uid=1234, gid=1234)
+
+        outcomes = replica.apply(
+            replica.put(b"new", wanted, b"text"), replica.meta(b"there", there, wanted)
+        )
+
+        assert [(o.status, o.unmet) for o in outcomes] == [(APPLIED, True)] * 2
+        for name in (b"new", b"there"):
+            assert stat.S_IMODE((replica / name).stat().st_mode) == 0o755
+        replica.close()
+
+    @pytest.mark.skipif(not ROOT, reason="only root sets that")
+    def test_a04_an_immutable_file_is_tried_again(self, replica):
+        old = replica.write(b"f", b"text")
+        done = subprocess.run(["chattr", "+i", replica / b"f"], check=False, capture_output=True)
+        if done.returncode:
+            pytest.skip("this file system has no such attribute")
+        try:
+            now = replica.look(b"f")
+            outcomes = replica.apply(
+                replica.meta(b"f", now, now._replace(mode=0o600)),
+                replica.put(b"f", file(b"new"), b"new", now),
+                replica.delete(b"f", now),
+            )
+        finally:
+            subprocess.run(["chattr", "-i", replica / b"f"], check=True)
+
+        assert statuses(outcomes) == [FAILED] * 3
+        assert replica.tree() == {b"f": b"text"}
+        now = replica.look(b"f")
+        assert now.mode == old.mode
+        assert statuses(replica.apply(replica.delete(b"f", now))) == [APPLIED]
+
+
 class TestMetaOfLinks:
     """What has names that are not known to be in the root is left alone under those."""
 

@@ -320,10 +320,11 @@ class TestFilesOfOthers:
         for writer in writers:
             os.close(writer)
 
-    def test_metadata_cannot_be_set(self, root):
+    def test_a15_metadata_cannot_be_set_and_that_is_told_once(self, root):
         @on(root)
         def _(r: Replica) -> None:
             old = r.look(b"theirs")
+            assert r.helpers.unheld == ""
 
             outcomes = r.apply(
                 r.meta(b"theirs", old, old._replace(mode=0o600)),
@@ -331,9 +332,40 @@ class TestFilesOfOthers:
                 r.meta(b"theirs", old, old),
             )
 
-            assert [o.status for o in outcomes] == [FAILED, FAILED, APPLIED]
-            assert "Operation not permitted" in outcomes[0].message
-            assert r.look(b"theirs") == old
+            assert [(o.status, o.unmet) for o in outcomes] == [
+                (APPLIED, True), (APPLIED, True), (APPLIED, False)
+            ]  # fmt: skip
+            assert r.look(b"theirs") == old == outcomes[0].entry._replace(digest=old.digest)
+            assert "the mode of theirs" in r.helpers.unheld
+            assert "time" not in r.helpers.unheld  # of one that came later
+
+    def test_a15_what_the_owner_has_set_meanwhile_is_news(self, root):
+        uid = os.geteuid()
+
+        @on(root)
+        def _(r: Replica) -> None:
+            old = r.look(b"theirs")
+            seen = os.fstat
+
+            def meanwhile(fd: int) -> os.stat_result:
+                st = list(seen(fd))
+                st[0] = stat.S_IFREG | 0o640
+                return os.stat_result(st, {"st_mtime_ns": old.mtime_ns, "st_ctime_ns": 1})
+
+            def act(at: str) -> None:
+                if at == "set":
+                    os.fstat = meanwhile
+
+            r.helpers.step = act
+            try:
+                (outcome,) = r.apply(r.meta(b"theirs", old, old._replace(mode=0o600)))
+            finally:
+                os.fstat = seen
+
+            assert (outcome.status, outcome.unmet) == (FAILED, False)
+            assert "Operation not permitted" in outcome.message
+
+        assert os.geteuid() == uid
 
     def test_metadata_of_one_with_another_name_cannot_be_set_either(self, root):
         os.link(root / "theirs", root / "another")
@@ -387,7 +419,9 @@ class TestFilesOfOthers:
                 r.rmdir(b"d", r.look(b"d")),
             )
 
-            assert [o.status for o in outcomes] == [FAILED, FAILED, NOT_EMPTY]
+            assert [o.status for o in outcomes] == [FAILED, APPLIED, NOT_EMPTY]
+            assert outcomes[1].unmet
+            assert r.look(b"d").mode == 0o755
 
 
 class TestRoots:

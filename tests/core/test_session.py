@@ -13,6 +13,7 @@ import pytest
 
 from psync.core.archive import Archive
 from psync.core.entry import (
+    META_FIELDS,
     ROOT,
     Entry,
     Kind,
@@ -89,6 +90,7 @@ class Hand:
         tree: what is there; digests are not, they are what a read brings.
         content: the bytes of the files.
         inbox: what it was sent and has not answered.
+        holds: what the file system makes of an entry.
     """
 
     def __init__(self, side: Side) -> None:
@@ -96,6 +98,7 @@ class Hand:
         self.tree: dict[bytes, Entry] = {}
         self.content: dict[bytes, bytes] = {}
         self.inbox: list[Message] = []
+        self.holds: Callable[[Entry], Entry] = lambda entry: entry
         self.generation = 0
         self._ino = 1000 * (side + 1)
         self._ctime = 0
@@ -136,7 +139,7 @@ class Hand:
     def _at(self, path: bytes, entry: Entry) -> Entry:
         self._ctime += 1
         ctime = 0 if entry.kind == Kind.DIRECTORY else self._ctime
-        self.tree[path] = entry._replace(digest=b"", ctime_ns=ctime)
+        self.tree[path] = self.holds(entry)._replace(digest=b"", ctime_ns=ctime)
         return self.tree[path]
 
     # --- what an agent says --------------------------------------------------------------
@@ -204,14 +207,15 @@ class Hand:
             self.rename(transition.source, path)
             return OutcomeOf(op, APPLIED, self.tree[path])
         if verb == META or (wanted.kind == Kind.DIRECTORY and self.is_directory(path)):
-            taken = {f: getattr(wanted, f) for f in ("mode", "uid", "gid", "mtime_ns")}
-            return OutcomeOf(op, APPLIED, self.edit(path, **taken))
+            made = self.edit(path, **{f: getattr(wanted, f) for f in META_FIELDS})
+            return OutcomeOf(op, APPLIED, made, unmet=not made.same_meta(wanted))
         assert verb == PUT
         self.remove(path)
         if wanted.kind == Kind.FILE:
             staged = transition.content is None
             self.content[path] = b"?" * wanted.size if staged else transition.content
-        return OutcomeOf(op, APPLIED, self.make(path, wanted)._replace(digest=wanted.digest))
+        made = self.make(path, wanted)._replace(digest=wanted.digest)
+        return OutcomeOf(op, APPLIED, made, unmet=not made.same_meta(wanted))
 
     def _refusal(self, transition: Transition) -> int | None:
         verb, path, expected = transition.verb, transition.path, transition.expected

@@ -595,7 +595,15 @@ class Agent:
         entry = node.entry() if node is not None else None
         if entry is not None and status == APPLIED and t.verb == PUT and t.content is not None:
             entry = entry._replace(digest=content_digest(t.content))
-        return Outcome(t.op, status, entry, "" if status == APPLIED else f"status {status}")
+        unmet = (
+            status == APPLIED
+            and t.verb in (PUT, META)
+            and entry is not None
+            and t.wanted is not None
+            and not entry.same_meta(t.wanted)
+        )
+        message = "" if status == APPLIED else f"status {status}"
+        return Outcome(t.op, status, entry, message, unmet=unmet)
 
     def _now_shown(self, entry: Entry | None) -> Entry | None:
         """What is expected may have lost another name since, by our own doing."""

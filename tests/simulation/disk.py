@@ -99,6 +99,8 @@ class Disk:
         self._queue_max = queue_max
         self._free: list[int] = []
         self._next_ino = 100
+        self.grain = 1  # of mtimes, in ns
+        self.has_modes = self.has_owners = True
         self.root = Node(Inode(2, Kind.DIRECTORY, now_ns()))
         self.watcher = 0  # the agent that listens now
         self.events: list[Event] = []
@@ -134,6 +136,7 @@ class Disk:
         ino = self._free.pop() if self._free and self._reuse else self._next_ino
         self._next_ino += ino == self._next_ino
         node = Node(Inode(ino, kind, self._now_ns()))
+        node.mtime = self._cut(node.mtime)
         node.data = data
         self._link(place, name, node)
         flag = DIRECTORY if kind is Kind.DIRECTORY else 0
@@ -169,7 +172,8 @@ class Disk:
     def write_node(self, node: Node, data: bytes, *, closed: bool = True) -> None:
         """Write to an open file, wherever it is now."""
         node.data = data
-        node.mtime = node.ctime = self._now_ns()
+        node.ctime = self._now_ns()
+        node.mtime = self._cut(node.ctime)
         if node.parent is not None:
             self._tell(node.parent, MODIFIED | (CLOSED if closed else 0), node.name)
 
@@ -223,11 +227,12 @@ class Disk:
         node = self.at(path)
         if node is None:
             return False
-        if mode is not None and node.kind is not Kind.SYMLINK:
+        if mode is not None and node.kind is not Kind.SYMLINK and self.has_modes:
             node.mode = mode
-        node.uid = node.uid if uid is None else uid
-        node.gid = node.gid if gid is None else gid
-        node.mtime = node.mtime if mtime is None else mtime
+        if self.has_owners:
+            node.uid = node.uid if uid is None else uid
+            node.gid = node.gid if gid is None else gid
+        node.mtime = node.mtime if mtime is None else self._cut(mtime)
         node.ctime = self._now_ns()
         if tell and node.parent is not None:
             flag = DIRECTORY if node.kind is Kind.DIRECTORY else 0
@@ -281,14 +286,19 @@ class Disk:
     def _link(self, place: Node, name: bytes, node: Node) -> None:
         place.children[name] = node
         node.parent, node.name = place, name
-        place.mtime = place.ctime = self._now_ns()
+        place.ctime = self._now_ns()
+        place.mtime = self._cut(place.ctime)
 
     def _unlink(self, node: Node) -> None:
         place = node.parent
         assert place is not None
         del place.children[node.name]
         node.parent = None
-        place.mtime = place.ctime = self._now_ns()
+        place.ctime = self._now_ns()
+        place.mtime = self._cut(place.ctime)
+
+    def _cut(self, mtime: int) -> int:
+        return mtime - mtime % self.grain
 
     def _drop(self, node: Node) -> None:
         node.inode.names -= 1

@@ -276,6 +276,11 @@ class World:
         self.options = Options(rng)
         reuse, queue_max = rng.random() < 0.5, rng.choice((6, 40, 10_000))
         self.disks = [Disk(self._tick, reuse_inodes=reuse, queue_max=queue_max) for _ in Side]
+        chance = random.Random(f"{seed} file systems")  # of its own: other worlds stay as they are
+        if chance.random() < 0.3:
+            poor = chance.choice(self.disks)
+            poor.grain = chance.choice((1, 10**6, 10**9, 10**11))
+            poor.has_modes, poor.has_owners = chance.random() < 0.5, chance.random() < 0.5
         self.users = Users(self.disks, rng, self._tick, self.later)
         self.limits = Limits(
             inline_max=self.options.inline_max,
@@ -588,14 +593,24 @@ class World:
                         stay.add(up)
                         up = parent(up)
                 else:
-                    e = node.entry()
-                    these[path] = (e[:7], node.data)
+                    these[path] = (self._held(node.entry()), node.data)
             shown.append(these)
         for path in sorted(set(shown[0]) | set(shown[1])):
             one, two = shown[0].get(path), shown[1].get(path)
             if one != two and path not in stay:
                 return f"{path!r}: {one} / {two}"
         return ""
+
+    def _held(self, entry: Entry) -> tuple[Any, ...]:
+        """What both file systems can hold of an entry."""
+        grain = max(disk.grain for disk in self.disks)
+        modes = all(disk.has_modes for disk in self.disks)
+        owners = all(disk.has_owners for disk in self.disks)
+        return entry._replace(
+            mode=entry.mode if modes else 0,
+            uid=entry.uid if owners else 0,
+            mtime_ns=entry.mtime_ns - entry.mtime_ns % grain,
+        )[:7]
 
     def check(self) -> None:
         """Check everything that guarantees say of a world at rest."""
