@@ -88,6 +88,7 @@ from psync.wire import (
     Watch,
     encode,
 )
+from psync.xattrs import attributes_of
 
 __all__ = ["Agent", "main"]
 
@@ -477,6 +478,7 @@ class Agent:
             strict=start.strict,
             quarantine_ms=start.quarantine_ms,
             log=self._log,
+            attributes=attributes_of(start),
         )
         try:
             os.close(open_control(self._root_fd))
@@ -595,7 +597,12 @@ class Agent:
         """In the worker: look at paths and hash what is there, however large."""
         start = self._start
         assert start is not None
-        looker = Looker(self._root_fd, owners=start.owners, strip=start.strip_special_bits)
+        looker = Looker(
+            self._root_fd,
+            owners=start.owners,
+            strip=start.strip_special_bits,
+            attributes=attributes_of(start),
+        )
         for path in paths:
             try:
                 seen: Optional[Seen] = self._digest_one(looker, path)

@@ -353,6 +353,7 @@ class Brain:
             suppress_echoes=options.suppress_echoes,
             poll_ms=int(options.poll_interval * 1000),
             conflict_keep_s=options.keep_conflicts_s,
+            xattrs=options.xattrs,
         )
 
     def _remembered(self, key: str, fresh: str | None = None) -> str:

@@ -34,6 +34,7 @@ from typing import Optional, Union
 from psync.claim import marker, open_control, write_generation, write_marker
 from psync.core.entry import (
     META_FIELDS,
+    XATTRS_MAX,
     Entry,
     Kind,
     content_digest,
@@ -77,6 +78,7 @@ from psync.wire import (
     Recalled,
     Transition,
 )
+from psync.xattrs import UNTOLD, Attributes
 
 __all__ = ["Helpers", "marker"]
 
@@ -92,7 +94,9 @@ _MESSAGES = {
     NOT_EMPTY: "the directory is not empty",
     NO_PARENT: "its directory is not there",
 }
-_WORDS = {"mode": "mode", "uid": "owner", "gid": "owner", "mtime_ns": "time"}
+_WORDS = {
+    "mode": "mode", "uid": "owner", "gid": "owner", "mtime_ns": "time", "xattrs": "attributes",
+}  # fmt: skip
 _DOING = {
     PUT: "write",
     META: "set mode, owner and time of",
@@ -114,6 +118,7 @@ class Helpers:
         strict: a batch is durable before its outcomes are returned.
         quarantine_ms: how long what was displaced waits for its last look.
         log: takes a `logging` level and a line.
+        attributes: reads and sets the extended attributes that are replicated.
         now: the clock, in seconds.
     """
 
@@ -135,8 +140,10 @@ class Helpers:
         strict: bool,
         quarantine_ms: int,
         log: Callable[[int, str], None],
+        attributes: Optional[Attributes] = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._attributes = attributes
         self.own: OrderedDict[bytes, Optional[Entry]] = OrderedDict()
         self.kept: list[Kept] = []
         self.unheld = ""
@@ -163,7 +170,9 @@ class Helpers:
             OSError: the root cannot be used; the message says why.
         """
         self._control_fd = open_control(self._root_fd)
-        self._stage = Stage(self._control_fd, self._owners, self._strip, self._strict)
+        self._stage = Stage(
+            self._control_fd, self._owners, self._strip, self._strict, self._attributes
+        )
         self._quarantine = Quarantine(
             self._control_fd, self._delay_s, self._strict, self._log, self._now
         )
@@ -371,7 +380,7 @@ class Helpers:
     def _is_directory(self, here: Directory, name: bytes, expected: Optional[Entry]) -> bool:
         if expected is not None:
             return expected.kind == _DIRECTORY
-        there = entry_at(here.fd, name, owners=self._owners, strip=self._strip)
+        there = self._entry_at(here.fd, name)
         return there is not None and there.kind == _DIRECTORY
 
     def _make(self, t: Transition, wanted: Entry) -> Made:
@@ -401,6 +410,7 @@ class Helpers:
             self.step("held")
             if not self._owners:
                 made = self._stage.give(made, held.st.st_uid, held.st.st_gid)
+            made = self._stage.keep_rest(made, held.fd)
             return made, self._exchange(held, made, here, name, intent)
         finally:
             held.close()
@@ -441,7 +451,8 @@ class Helpers:
                 self._unmet = True
             if self._unmet:
                 mode = stat.S_IMODE(os.fstat(made.fd).st_mode)
-            return self._entry(made.st)._replace(mode=mode & (0o777 if self._strip else 0o7777))
+            bits = mode & (0o777 if self._strip else 0o7777)
+            return self._entry(made.st, xattrs=self._xattrs(made, wanted))._replace(mode=bits)
         st = os.fstat(made.fd)
         if t.content is None:
             digest = b""
@@ -449,7 +460,14 @@ class Helpers:
             digest = intent.wanted.digest  # known already
         else:
             digest = content_digest(t.content)
-        return self._entry(st if same(made.st, st) else made.st, wanted.target, digest)
+        shown = st if same(made.st, st) else made.st
+        return self._entry(shown, wanted.target, digest, self._xattrs(made, wanted))
+
+    def _xattrs(self, made: Made, wanted: Entry) -> bytes:
+        """The attributes of what we have made, as far as we know without being fooled."""
+        if self._attributes is None or not made.unmet or wanted.kind == _SYMLINK:
+            return wanted.xattrs
+        return self._attributes.of(made.fd)
 
     # --- delete
 
@@ -458,7 +476,7 @@ class Helpers:
     ) -> bytes:
         """Move what is expected aside; put it back if it was something else."""
         if expected is None or intent is None:
-            if entry_at(here.fd, name, owners=self._owners, strip=self._strip) is not None:
+            if self._entry_at(here.fd, name) is not None:
                 raise UnmetError(CHANGED)
             return b""
         held = Held(here.fd, name, expected, lease=True)
@@ -595,13 +613,14 @@ class Helpers:
                         loan.end()
                 self._quarantine.links.note(held.st, held.fd)
                 st = held.st if not held.is_untouched() else os.fstat(held.fd)
+                moved = self._entry(st, expected.target, xattrs=self._xattrs_of(held))
             finally:
                 held.close()
         finally:
             if there is not here:
                 there.leave()
         self._remember(t.source, None)
-        return self._entry(st, expected.target), kept
+        return moved, kept
 
     def _move(
         self,
@@ -687,7 +706,7 @@ class Helpers:
         """
         wanted = t.wanted
         assert wanted is not None
-        expected = t.expected or entry_at(parent_fd, name, owners=self._owners, strip=self._strip)
+        expected = t.expected or self._entry_at(parent_fd, name)
         if expected is None or expected.kind != wanted.kind:
             raise UnmetError(CHANGED)
         is_file = wanted.kind == _FILE
@@ -695,8 +714,10 @@ class Helpers:
         lease = is_file and wanted.mtime_ns != expected.mtime_ns
         held = Held(parent_fd, name, expected, lease)
         try:
-            before = self._entry(held.st)
-            if t.verb == META and before[1:4] != expected[1:4]:  # mode, uid, gid
+            before = self._entry(held.st, xattrs=self._xattrs_of(held))
+            if t.verb == META and before._replace(mtime_ns=expected.mtime_ns).meta() != (
+                expected.meta()
+            ):
                 raise UnmetError(CHANGED)
             self.step("held")
             if here is not None and not before.same_meta(wanted) and self._is_shared(held.st, t):
@@ -704,7 +725,7 @@ class Helpers:
             refused = self._set(held, before, wanted)
             self.step("set")
             st = os.fstat(held.fd)
-            now = self._entry(st, expected.target)
+            now = self._entry(st, expected.target, xattrs=self._xattrs_of(held))
             self._unmet = not now.same_meta(wanted) and self._is_all(now, before, wanted, st)
             if refused is not None and not self._unmet:
                 raise refused
@@ -722,9 +743,12 @@ class Helpers:
         is somebody else's. Else somebody has just set it, or an attribute keeps it as it is.
         """
         fields = [f for f in META_FIELDS if getattr(now, f) != getattr(wanted, f)]
+        if UNTOLD in (now.xattrs, wanted.xattrs):
+            fields = [f for f in fields if f != "xattrs"]  # they are never replaced
         limit = before
         if os.geteuid() in (0, st.st_uid):
-            limit = self._entry(self._stage.stored(wanted), wanted.target)
+            st, xattrs = self._stage.stored(wanted)
+            limit = self._entry(st, wanted.target, xattrs=xattrs)
         return all(getattr(now, f) == getattr(limit, f) for f in fields)
 
     def _is_shared(self, st: os.stat_result, t: Transition) -> bool:
@@ -764,7 +788,7 @@ class Helpers:
             if wanted.kind == _SYMLINK:
                 made = self._stage.link(wanted._replace(target=expected.target))
             else:
-                made = self._stage.copy(held.fd, held.st, wanted)
+                made = self._stage.keep_rest(self._stage.copy(held.fd, held.st, wanted), held.fd)
             try:
                 copied = wanted._replace(
                     size=expected.size, target=expected.target, digest=expected.digest
@@ -795,9 +819,13 @@ class Helpers:
             refused = attempt(os.chown, where, wanted.uid, wanted.gid)
             if refused is not None:
                 mode &= 0o1777
+        mode_here = stat.S_IMODE(held.st.st_mode)
+        if self._attributes is not None and before.xattrs != wanted.xattrs:
+            refused = self._attributes.set(held.fd, wanted.xattrs) or refused
+            mode_here = stat.S_IMODE(os.fstat(held.fd).st_mode)  # an ACL is a mode, too
         if self._strip:  # special bits are not replicated: those that are here stay
             mode = mode & 0o777 | stat.S_IMODE(held.st.st_mode) & 0o7000
-        if wanted.kind != _SYMLINK and (new_owner or mode != stat.S_IMODE(held.st.st_mode)):
+        if wanted.kind != _SYMLINK and (new_owner or mode != mode_here):
             refused = attempt(os.chmod, where, mode) or refused
         if before.mtime_ns != wanted.mtime_ns:
             times = (held.st.st_atime_ns, wanted.mtime_ns)
@@ -858,14 +886,34 @@ class Helpers:
         directory, name = split(path)
         try:
             fd = self._enter(directory).fd if path else self._root_fd
-            return entry_at(fd, name, owners=self._owners, strip=self._strip)
+            return self._entry_at(fd, name)
         except (OSError, UnmetError):
             return None
 
-    def _entry(self, st: os.stat_result, target: bytes = b"", digest: bytes = b"") -> Entry:
-        entry = entry_from_stat(st, self._owners, self._strip, target, digest)
+    def _entry(
+        self,
+        st: os.stat_result,
+        target: bytes = b"",
+        digest: bytes = b"",
+        xattrs: bytes = b"",
+    ) -> Entry:
+        entry = entry_from_stat(st, self._owners, self._strip, target, digest, xattrs)
         assert entry is not None
         return entry
+
+    def _entry_at(self, parent_fd: int, name: bytes) -> Optional[Entry]:
+        return entry_at(
+            parent_fd,
+            name,
+            owners=self._owners,
+            strip=self._strip,
+            attributes=self._attributes,
+        )
+
+    def _xattrs_of(self, held: Held) -> bytes:
+        if self._attributes is None or stat.S_ISLNK(held.st.st_mode):
+            return b""
+        return self._attributes.of(held.fd)
 
     def _remember(self, path: bytes, entry: Optional[Entry]) -> None:
         own = self.own
@@ -921,7 +969,7 @@ def _refusal(t: Transition) -> str:
 def _is_possible(e: Entry) -> bool:
     if not (0 <= e.mode <= 0o7777 and 0 <= e.uid < 0xFFFFFFFF and 0 <= e.gid < 0xFFFFFFFF):
         return False
-    if not -(1 << 63) <= e.mtime_ns < 1 << 63:
+    if not -(1 << 63) <= e.mtime_ns < 1 << 63 or len(e.xattrs) > XATTRS_MAX:
         return False
     if e.kind == _SYMLINK:
         return 0 < len(e.target) < 4096 and b"\0" not in e.target

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Optional
 from psync.core.entry import Entry, Kind, is_ours, valid_path
 from psync.private import open_directory, remove_tree, unused_names
 from psync.syscalls import EXCHANGE, clone_file, copy_file, open_beneath, renameat2
+from psync.xattrs import Attributes, copy_rest
 
 __all__ = ["COPY_MAX", "Made", "Stage", "attempt"]
 
@@ -81,9 +82,18 @@ class Stage:
         owners: set user and group as wanted; else they are left as they come.
         strip: drop set-user-id, set-group-id and sticky bits.
         durable: sync each file before it can be published.
+        attributes: sets the extended attributes that are replicated.
     """
 
-    def __init__(self, control_fd: int, owners: bool, strip: bool, durable: bool) -> None:
+    def __init__(
+        self,
+        control_fd: int,
+        owners: bool,
+        strip: bool,
+        durable: bool,
+        attributes: Optional[Attributes] = None,
+    ) -> None:
+        self._attributes = attributes
         self.fd = open_directory(control_fd, b"stage")
         self._owners = owners
         self._mask = 0o777 if strip else 0o7777
@@ -95,7 +105,8 @@ class Stage:
     def file(self, content: bytes, wanted: Entry) -> Made:
         """Make a file."""
         name = self._unused()
-        fd = os.open(name, _CREATE, wanted.mode & 0o777, dir_fd=self.fd)
+        mode = 0o600 if wanted.xattrs else wanted.mode & 0o777  # they are set by who may write
+        fd = os.open(name, _CREATE, mode, dir_fd=self.fd)
         try:
             written = os.write(fd, content)
             while written < len(content):
@@ -178,12 +189,15 @@ class Stage:
         if self._owners and attempt(os.fchown, fd, wanted.uid, wanted.gid):
             mode &= ~_GIVEN
         mode_here = mode | usable
+        unset = self._attributes is not None and self._attributes.set(fd, wanted.xattrs)
         attempt(os.utime, fd, ns=(wanted.mtime_ns, wanted.mtime_ns))
         st = os.fstat(fd)
         if stat.S_IMODE(st.st_mode) != mode_here:  # umask or owner had a say
             attempt(os.fchmod, fd, mode_here)
             st = os.fstat(fd)
         unmet = self._is_unmet(st, wanted) or stat.S_IMODE(st.st_mode) != all_of_it
+        if self._attributes is not None and (unset or wanted.xattrs):
+            unmet = unmet or self._attributes.of(fd) != wanted.xattrs  # the mode changes an ACL
         if self._durable:
             os.fsync(fd)
         return Made(name, fd, st, mode, ours, unmet)
@@ -194,8 +208,12 @@ class Stage:
             return True
         return st.st_mtime_ns != wanted.mtime_ns
 
-    def stored(self, wanted: Entry) -> os.stat_result:
-        """What the file system makes of metadata: tried with something of that kind of ours."""
+    def stored(self, wanted: Entry) -> tuple[os.stat_result, bytes]:
+        """What the file system makes of metadata: tried with something of that kind of ours.
+
+        Returns:
+            What it is then, and its attributes.
+        """
         if wanted.kind == Kind.SYMLINK:
             made = self.link(wanted._replace(target=wanted.target or b"x"))
         else:
@@ -203,10 +221,23 @@ class Stage:
             made = self.file(b"", wanted) if is_file else self.directory(wanted)
             attempt(os.fchmod, made.fd, made.mode)
         try:
-            return os.fstat(made.fd)
+            if self._attributes is None or wanted.kind == Kind.SYMLINK:
+                return os.fstat(made.fd), b""
+            return os.fstat(made.fd), self._attributes.of(made.fd)
         finally:
             self.discard(made)
             os.close(made.fd)
+
+    def keep_rest(self, made: Made, source_fd: int) -> Made:
+        """Give it the attributes that are not replicated, of what it will replace."""
+        if not stat.S_ISREG(made.st.st_mode):
+            return made
+        copy_rest(source_fd, made.fd, self._attributes)
+        st = os.fstat(made.fd)
+        if st.st_mode != made.st.st_mode:  # an ACL is a mode, too
+            attempt(os.fchmod, made.fd, stat.S_IMODE(made.st.st_mode))
+            st = os.fstat(made.fd)
+        return made._replace(st=st)
 
     def give(self, made: Made, uid: int, gid: int) -> Made:
         """Give it to another user and group (-1: as it is), if we may."""

@@ -393,6 +393,7 @@ class Start(NamedTuple):
     suppress_echoes: bool
     poll_ms: int
     conflict_keep_s: int = 0  # how long a loser is kept; 0: until a person drops it
+    xattrs: bool = False
 
 
 class Watch(NamedTuple):

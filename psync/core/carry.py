@@ -14,7 +14,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from psync.core.entry import Agreed, Entry, Kind, Side, content_digest, parent, printable
+from psync.core.entry import (
+    META_FIELDS,
+    Agreed,
+    Entry,
+    Kind,
+    Side,
+    content_digest,
+    parent,
+    printable,
+)
 from psync.core.events import Intend, Intent, Transfer, Transferred
 from psync.core.flights import Op
 from psync.core.moves import Moves
@@ -305,9 +314,7 @@ class Carrier:
             other.pop(path)
         self._pair.note("transition.applied", op.side, path, "removed")
 
-    def _agree(
-        self, op: Op, wanted: Entry, entry: Entry, shown: Entry, *, unmet: bool
-    ) -> None:
+    def _agree(self, op: Op, wanted: Entry, entry: Entry, shown: Entry, *, unmet: bool) -> None:
         """Both sides hold `wanted`: what the other showed is no news, unless it has changed."""
         path, side = op.path, op.side
         if not self._archive.has_directory(parent(path)):
@@ -427,7 +434,7 @@ def _with_meta_of(base: Agreed, wanted: Entry, side: Side, entry: Entry, shown: 
         entry: what it holds now.
         shown: what the other side showed.
     """
-    fields = ("mode", "uid", "gid")
+    fields = [field for field in META_FIELDS if field != "mtime_ns"]
     other = base.as_agreed(side.other, shown)
     taken = [field for field in fields if getattr(other, field) == getattr(wanted, field)]
     sides = [base.on(Side.LEFT), base.on(Side.RIGHT)]

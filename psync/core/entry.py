@@ -19,6 +19,7 @@ from typing import Iterable, NamedTuple, Optional, Tuple
 __all__ = [
     "META_FIELDS",
     "ROOT",
+    "XATTRS_MAX",
     "Agreed",
     "Entry",
     "Kind",
@@ -70,7 +71,8 @@ class Entry(NamedTuple):
     `mode` holds permission bits (0 for a symlink); `size` is in bytes and 0 for
     all but files; `target` is a symlink's text; `digest` is `content_digest` of a
     file where it is known, else empty; `ino` and `ctime_ns` identify the version
-    on its own replica and mean nothing on the other.
+    on its own replica and mean nothing on the other. `xattrs` are the extended attributes and
+    ACLs that are replicated, as `psync.xattrs` packs them: empty for none.
     """
 
     kind: int
@@ -83,6 +85,7 @@ class Entry(NamedTuple):
     digest: bytes
     ino: int
     ctime_ns: int
+    xattrs: bytes = b""
 
     def same_identity(self, other: Optional[Entry]) -> bool:
         """Tell whether `other`, seen on the same replica, is this very version.
@@ -101,28 +104,32 @@ class Entry(NamedTuple):
 
     def bare(self) -> Entry:
         """The same without what identifies it on its own replica."""
-        return Entry(*self[:8], 0, 0)
+        return Entry(*self[:8], 0, 0, self.xattrs)
 
     def same_meta(self, other: Entry) -> bool:
-        """Tell whether mode, owner, group and mtime are equal on any replicas."""
+        """Tell whether mode, owner, group, mtime and attributes are equal on any replicas."""
         return (
             self.mode == other.mode
             and self.uid == other.uid
             and self.gid == other.gid
             and self.mtime_ns == other.mtime_ns
+            and self.xattrs == other.xattrs
         )
 
     def meta(self) -> bytes:
-        """Mode, owner, group and mtime, packed."""
-        return _META.pack(self.mode, self.uid, self.gid, self.mtime_ns)
+        """Mode, owner, group, mtime and attributes, packed."""
+        return _META.pack(self.mode, self.uid, self.gid, self.mtime_ns) + self.xattrs
 
     def with_meta(self, packed: bytes) -> Entry:
         """The same with other metadata, as `meta` gave them."""
-        mode, uid, gid, mtime_ns = _META.unpack(packed)
-        return self._replace(mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns)
+        mode, uid, gid, mtime_ns = _META.unpack_from(packed)
+        return self._replace(
+            mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, xattrs=packed[_META.size :]
+        )
 
 
-META_FIELDS = ("mode", "uid", "gid", "mtime_ns")
+META_FIELDS = ("mode", "uid", "gid", "mtime_ns", "xattrs")
+XATTRS_MAX = 65_536  # bytes of `Entry.xattrs`
 _META = struct.Struct("<HIIq")
 
 
@@ -148,13 +155,15 @@ class Agreed(NamedTuple):
     right_ctime_ns: int
     left_own: bytes = b""
     right_own: bytes = b""
+    xattrs: bytes = b""
 
     def on(self, side: int) -> Entry:
         """The entry that `side` held when both agreed."""
         if side == Side.LEFT:
-            entry, own = Entry(*self[:8], self.left_ino, self.left_ctime_ns), self.left_own
+            ino, ctime_ns, own = self.left_ino, self.left_ctime_ns, self.left_own
         else:
-            entry, own = Entry(*self[:8], self.right_ino, self.right_ctime_ns), self.right_own
+            ino, ctime_ns, own = self.right_ino, self.right_ctime_ns, self.right_own
+        entry = Entry(*self[:8], ino, ctime_ns, self.xattrs)
         return entry.with_meta(own) if own else entry
 
     def seen(self, left: Entry, right: Entry) -> Agreed:
@@ -176,9 +185,9 @@ class Agreed(NamedTuple):
 
     def as_agreed(self, side: int, entry: Entry) -> Entry:
         """What a side shows, with the agreed metadata where it holds all of them that it can."""
-        own = self.on(side)
-        if entry.kind != self.kind or own[1:6] == self[1:6]:
+        if entry.kind != self.kind or not (self.left_own, self.right_own)[side]:
             return entry
+        own = self.on(side)
         fields = {f: getattr(self, f) for f in META_FIELDS if getattr(entry, f) == getattr(own, f)}
         return entry._replace(**fields)
 
@@ -207,10 +216,12 @@ def directory_digest(own: Entry, children: Iterable[Tuple[bytes, Entry]]) -> byt
         16 bytes: BLAKE2b over the little-endian records of mtime, mode, uid, gid of the
         directory; then for each child its name's length and bytes, and kind, mode, uid,
         gid, size, mtime, inode, ctime, where size, mtime and ctime of a
-        subdirectory count as 0.
+        subdirectory count as 0. The attributes of files show in their ctimes; those of the
+        directory come first, if it has any: such a digest `cinotify` never makes.
     """
     state = blake2b(digest_size=16)
     update = state.update
+    update(own.xattrs)
     update(_OWN.pack(own.mtime_ns & _UINT64, own.mode, own.uid, own.gid))
     for name, e in children:
         update(_LENGTH.pack(len(name)))

@@ -20,9 +20,9 @@ It deliberately knows nothing of names, directories' contents, operations in fli
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from psync.core.entry import Agreed, Entry, Kind, Side
+from psync.core.entry import META_FIELDS, Agreed, Entry, Kind, Side
 
 __all__ = ["Decision", "Standing", "Verb", "View", "agree", "decide", "same_content", "standing"]
 
@@ -116,6 +116,7 @@ def _is_only_stirred(was: Entry, now: Entry) -> bool:
     """
     return (
         was[:7] == now[:7]
+        and was.xattrs == now.xattrs
         and was.ino == now.ino
         and (now.kind == Kind.SYMLINK or (now.kind == Kind.FILE and bool(was.digest)))
         and now.digest in (b"", was.digest)
@@ -148,7 +149,8 @@ def agree(wanted: Entry, left: Entry, right: Entry, *, held: bool = False) -> Ag
 
     `held`: where they show other metadata, these are all that they can hold.
     """
-    agreed = Agreed(*wanted[:8], left.ino, left.ctime_ns, right.ino, right.ctime_ns)
+    identities = (left.ino, left.ctime_ns, right.ino, right.ctime_ns)
+    agreed = Agreed(*wanted[:8], *identities, xattrs=wanted.xattrs)
     return agreed.held(wanted, left, right) if held else agreed
 
 
@@ -164,9 +166,8 @@ def _merge_meta(base: Agreed | None, left: Entry, right: Entry) -> Entry:
     """Merge two sides' metadata field by field; where both changed one, the newer's counts."""
     winner, loser = (left, right) if right.mtime_ns <= left.mtime_ns else (right, left)
 
-    def pick(field: str) -> int:
-        ours: int = getattr(winner, field)
-        theirs: int = getattr(loser, field)
+    def pick(field: str) -> Any:
+        ours, theirs = getattr(winner, field), getattr(loser, field)
         return theirs if base is not None and ours == getattr(base, field) else ours
 
     digest = left.digest or right.digest
@@ -174,10 +175,7 @@ def _merge_meta(base: Agreed | None, left: Entry, right: Entry) -> Entry:
         # Content that is known to be equal unread is the agreed one, or empty: both sides may
         # have become empty files or directories, of which the agreed digest says nothing.
         digest = base.digest
-    return winner.bare()._replace(
-        mode=pick("mode"), uid=pick("uid"), gid=pick("gid"), mtime_ns=pick("mtime_ns"),
-        digest=digest,
-    )  # fmt: skip
+    return winner.bare()._replace(**{field: pick(field) for field in META_FIELDS}, digest=digest)
 
 
 def _settle_meta(base: Agreed | None, left: Entry, right: Entry) -> Decision:
@@ -209,7 +207,9 @@ def _carry_edit(base: Agreed, source: Side, edited: Entry, kept: Entry) -> Decis
     """
     if edited.kind == kept.kind:
         merged = edited
-        for field in ("mode", "uid", "gid"):
+        for field in META_FIELDS:
+            if field == "mtime_ns":
+                continue  # it belongs to the content
             agreed, moved = getattr(base, field), getattr(kept, field)
             if moved != agreed and getattr(edited, field) == agreed:
                 merged = merged._replace(**{field: moved})

@@ -35,7 +35,7 @@ from psync.errors import StoreError
 __all__ = ["ROOT_ID", "Intents", "Rows", "SessionDir", "set_aside"]
 
 ROOT_ID = 1  # the root is the row (0, b"")
-SCHEMA = 2
+SCHEMA = 3
 
 _TABLES = """
 CREATE TABLE entry (
@@ -56,6 +56,7 @@ CREATE TABLE entry (
     right_ctime_ns INTEGER NOT NULL,
     left_own       BLOB    NOT NULL DEFAULT x'',  -- metadata that a side holds in place of the
     right_own      BLOB    NOT NULL DEFAULT x'',  -- agreed, because it cannot hold those
+    xattrs         BLOB    NOT NULL DEFAULT x'',
     PRIMARY KEY (parent, name)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX directory ON entry (id) WHERE id > 0;
@@ -78,6 +79,7 @@ _UPGRADES = {  # by the version that they lead to
     ALTER TABLE entry ADD COLUMN left_own BLOB NOT NULL DEFAULT x'';
     ALTER TABLE entry ADD COLUMN right_own BLOB NOT NULL DEFAULT x'';
     """,
+    3: "ALTER TABLE entry ADD COLUMN xattrs BLOB NOT NULL DEFAULT x''",
 }
 
 _AGREED = ", ".join(Agreed._fields)

@@ -929,7 +929,8 @@ class TestUnheld:
 
     def test_a13_another_time_is_a_users(self, replica, coarse, monkeypatch):
         old = replica.write(b"x", b"text")
-        replica.helpers.step = lambda at: at == "set" and os.utime(replica / b"x", ns=(0, 8 * 10**9))
+        users = (0, 8 * 10**9)
+        replica.helpers.step = lambda at: at == "set" and os.utime(replica / b"x", ns=users)
 
         (outcome,) = replica.apply(replica.meta(b"x", old, old._replace(mtime_ns=5_123_456_789)))
 

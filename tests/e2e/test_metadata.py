@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,8 @@ def coarse(local: Pair) -> Iterator[Pair]:
     with image.open("wb") as stream:
         stream.truncate(32 << 20)
     subprocess.run(["mkfs.ext4", "-q", "-I", "128", image], check=True, capture_output=True)
-    mounted = subprocess.run(["mount", "-o", "loop", image, local.right], capture_output=True)
+    mount = ["mount", "-o", "loop", image, local.right]
+    mounted = subprocess.run(mount, check=False, capture_output=True)
     if mounted.returncode:
         pytest.skip(f"there is no mounting here: {mounted.stderr.decode()}")
     try:
@@ -99,6 +101,127 @@ class TestFilesOfOthers:
         plain.restart()
         plain.flush()
         assert stat.S_IMODE((plain.left / "f1").stat().st_mode) == 0o600
+
+
+def attributes(root: Path, name: str) -> dict[str, bytes]:
+    path = root / name
+    return {
+        n: os.getxattr(path, n) for n in os.listxattr(path) if n.startswith(("user.", "system."))
+    }
+
+
+class TestAttributes:
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_go_to_the_other_side(self, watching: Pair, side: str) -> None:
+        here, there = (
+            (watching.left, watching.right) if side == "left" else (watching.right, watching.left)
+        )
+        names = ["small", "large", "d"]
+        (here / "small").write_bytes(b"x")
+        (here / "large").write_bytes(b"x" * 300_000)
+        (here / "d").mkdir()
+        for name in names:
+            os.setxattr(here / name, "user.one", name.encode())
+            os.setxattr(here / name, "user.two", b"\0\xff")
+
+        def check() -> None:
+            watching.settle()
+            for name in names:
+                assert attributes(there, name) == attributes(here, name)
+
+        check()
+        assert attributes(there, "d") == {"user.one": b"d", "user.two": b"\0\xff"}
+        os.setxattr(here / "small", "user.one", b"changed")
+        os.removexattr(here / "large", "user.two")
+        os.removexattr(here / "d", "user.one")
+        check()
+        with (there / "large").open("ab") as stream:
+            stream.write(b"edited over there")
+        os.setxattr(there / "small", "user.three", b"3")
+        check()
+        assert attributes(here, "small")["user.three"] == b"3"
+
+        watching.stop()
+        os.setxattr(here / "small", "user.off", b"x")
+        os.setxattr(there / "d", "user.off", b"y")
+        watching.start()
+        check()
+        assert attributes(there, "small")["user.off"] == b"x"
+        assert attributes(here, "d")["user.off"] == b"y"
+        watching.stop()
+        for name in attributes(here, "d"):
+            os.removexattr(here / "d", name)
+        watching.start()
+        check()
+        assert attributes(there, "d") == {}
+        assert watching.conflicts("left") == watching.conflicts("right") == []
+
+    def test_stay_where_they_are_if_told_so(self, local: Pair) -> None:
+        local.options = ["--set", "xattrs=false"]
+        local.start()
+        for name in ("f", "d"):
+            if name == "d":
+                (local.left / name).mkdir()
+            else:
+                (local.left / name).write_bytes(b"x")
+        local.settle()
+        for root in (local.left, local.right):
+            os.setxattr(root / "f", "user.mine", os.fsencode(root))
+        (local.left / "f").write_bytes(b"edited")
+        local.settle()
+
+        assert (local.right / "f").read_bytes() == b"edited"
+        for root in (local.left, local.right):
+            assert attributes(root, "f") == {"user.mine": os.fsencode(root)}
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="ACLs are replicated between agents of root")
+    def test_acls_go_along_with_the_mode(self, watching: Pair) -> None:
+        names = ("system.posix_acl_access", "system.posix_acl_default")
+        entries = [(1, 7, -1), (2, 6, 1234), (4, 5, -1), (0x10, 7, -1), (0x20, 0, -1)]
+        acl = struct.pack("<I", 2) + b"".join(
+            struct.pack("<HHI", tag, bits, who & 0xFFFFFFFF) for tag, bits, who in entries
+        )
+        (watching.left / "d").mkdir()
+        (watching.left / "d/f").write_bytes(b"x")
+        os.setxattr(watching.left / "d", names[1], acl)
+        os.setxattr(watching.left / "d/f", names[0], acl)
+        (watching.left / "d/g").write_bytes(b"inherits")
+        after = watching.settle()
+
+        assert after[b"d/f"][1] == 0o770
+        for name in ("d", "d/f", "d/g"):
+            assert attributes(watching.right, name) == attributes(watching.left, name) != {}
+        (watching.right / "d/f").chmod(0o600)
+        os.removexattr(watching.left / "d", names[1])
+        watching.settle()
+        for name in ("d", "d/f", "d/g"):
+            assert attributes(watching.right, name) == attributes(watching.left, name)
+        assert attributes(watching.left, "d") == {}
+
+    def test_a11_a_side_without_them_is_one_problem(self, local: Pair) -> None:
+        if os.geteuid():
+            pytest.skip("only root mounts")
+        mount = ["mount", "-t", "ramfs", "ramfs", local.right]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("there is no mounting here")
+        try:
+            for number in range(5):
+                (local.left / f"f{number}").write_bytes(b"x")
+                os.setxattr(local.left / f"f{number}", "user.one", b"1")
+            local.start()
+            local.settle()
+            assert len(problems(local)) == 1
+            assert "the attributes of f" in problems(local)[0]
+            (local.right / "f0").write_bytes(b"edited")
+            local.settle()
+            assert (local.left / "f0").read_bytes() == b"edited"
+            assert attributes(local.left, "f0") == {"user.one": b"1"}
+            local.restart()
+            local.settle()
+            assert [local.status()[side]["applied"] for side in ("left", "right")] == [0, 0]
+            local.close()
+        finally:
+            subprocess.run(["umount", local.right], check=True)
 
 
 class TestModes:

@@ -314,7 +314,7 @@ class TestBrokenDatabase:
         rows.commit([(1, b"f", 0, file())], [], 3)
         rows.close()
         older = apsw.Connection(str(path))
-        for column in ("left_own", "right_own"):
+        for column in ("left_own", "right_own", "xattrs"):
             older.execute(f"ALTER TABLE entry DROP COLUMN {column}")
         older.pragma("user_version", 1)
         older.close()
@@ -323,7 +323,7 @@ class TestBrokenDatabase:
 
         assert again.moved_aside is None
         assert again.children(1) == [(b"f", 0, file())]
-        held = file()._replace(left_own=b"left", right_own=b"right")
+        held = file()._replace(left_own=b"left", right_own=b"right", xattrs=b"attributes")
         again.commit([(1, b"f", 0, held)], [], 3)
         assert again.get(1, b"f") == (0, held)
         again.close()

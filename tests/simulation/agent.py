@@ -649,8 +649,10 @@ class Agent:
             return CHANGED
         if expected is not None and not expected.same_identity(node.entry()):
             return CHANGED
-        if t.verb == META and expected is not None and node.entry()[1:4] != expected[1:4]:
-            return CHANGED
+        if t.verb == META and expected is not None:
+            now = node.entry()._replace(mtime_ns=expected.mtime_ns)
+            if not now.same_meta(expected):
+                return CHANGED
         if node.writers:
             return IN_USE
         named = [self._disk.at(path) for path in {*(t.links or []), t.path}]
@@ -658,7 +660,12 @@ class Agent:
             self._set_apart(t, node)
             return APPLIED
         self._disk.set_meta(
-            t.path, mode=wanted.mode, uid=wanted.uid, gid=wanted.gid, mtime=wanted.mtime_ns
+            t.path,
+            mode=wanted.mode,
+            uid=wanted.uid,
+            gid=wanted.gid,
+            mtime=wanted.mtime_ns,
+            xattrs=wanted.xattrs,
         )
         return APPLIED
 
@@ -671,7 +678,12 @@ class Agent:
         self._moves_on(node, ctime)
         self._disk.make(t.path, node.kind, node.data)
         self._disk.set_meta(
-            t.path, mode=wanted.mode, uid=wanted.uid, gid=wanted.gid, mtime=wanted.mtime_ns
+            t.path,
+            mode=wanted.mode,
+            uid=wanted.uid,
+            gid=wanted.gid,
+            mtime=wanted.mtime_ns,
+            xattrs=wanted.xattrs,
         )
         place.mtime = before
 
@@ -709,7 +721,12 @@ class Agent:
         if status == APPLIED:
             self._disk.make(t.path, Kind(wanted.kind), data)
             self._disk.set_meta(
-                t.path, mode=wanted.mode, uid=wanted.uid, gid=wanted.gid, mtime=wanted.mtime_ns
+                t.path,
+                mode=wanted.mode,
+                uid=wanted.uid,
+                gid=wanted.gid,
+                mtime=wanted.mtime_ns,
+                xattrs=wanted.xattrs,
             )
         place.mtime = before
         return status

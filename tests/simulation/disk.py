@@ -36,7 +36,7 @@ class Inode:
 
     __slots__ = (
         "ctime", "data", "gid", "ino", "kind", "linked", "mode", "mtime", "names", "stealthy",
-        "uid", "writers",
+        "uid", "writers", "xattrs",
     )  # fmt: skip
 
     def __init__(self, ino: int, kind: Kind, now: int) -> None:
@@ -45,6 +45,7 @@ class Inode:
         self.mode = 0 if kind is Kind.SYMLINK else 0o755 if kind is Kind.DIRECTORY else 0o644
         self.uid = self.gid = 0
         self.mtime = self.ctime = now
+        self.xattrs = b""
         self.data = b""  # a file's content, a symlink's target
         self.writers = 0
         self.stealthy = False  # written to, and its mtime put back
@@ -66,7 +67,7 @@ class Node:
 
     ino, kind, mode, uid, gid = map(_shared, ("ino", "kind", "mode", "uid", "gid"))
     mtime, ctime, data = map(_shared, ("mtime", "ctime", "data"))
-    writers, stealthy = map(_shared, ("writers", "stealthy"))
+    writers, stealthy, xattrs = map(_shared, ("writers", "stealthy", "xattrs"))
 
     def __init__(self, inode: Inode) -> None:
         self.inode = inode
@@ -86,7 +87,7 @@ class Node:
         return Entry(
             int(self.kind), self.mode, self.uid, self.gid, len(self.data) if is_file else 0,
             self.mtime, self.data if is_link else b"", b"", self.ino,
-            0 if self.kind is Kind.DIRECTORY else self.ctime,
+            0 if self.kind is Kind.DIRECTORY else self.ctime, self.xattrs,
         )  # fmt: skip
 
 
@@ -100,7 +101,7 @@ class Disk:
         self._free: list[int] = []
         self._next_ino = 100
         self.grain = 1  # of mtimes, in ns
-        self.has_modes = self.has_owners = True
+        self.has_modes = self.has_owners = self.has_attributes = True
         self.root = Node(Inode(2, Kind.DIRECTORY, now_ns()))
         self.watcher = 0  # the agent that listens now
         self.events: list[Event] = []
@@ -221,9 +222,10 @@ class Disk:
 
     def set_meta(
         self, path: bytes, *, mode: int | None = None, uid: int | None = None,
-        gid: int | None = None, mtime: int | None = None, tell: bool = True,
+        gid: int | None = None, mtime: int | None = None, xattrs: bytes | None = None,
+        tell: bool = True,
     ) -> bool:  # fmt: skip
-        """chmod, chown, utimes."""
+        """chmod, chown, utimes, setxattr."""
         node = self.at(path)
         if node is None:
             return False
@@ -233,6 +235,8 @@ class Disk:
             node.uid = node.uid if uid is None else uid
             node.gid = node.gid if gid is None else gid
         node.mtime = node.mtime if mtime is None else self._cut(mtime)
+        if xattrs is not None and node.kind is not Kind.SYMLINK and self.has_attributes:
+            node.xattrs = xattrs
         node.ctime = self._now_ns()
         if tell and node.parent is not None:
             flag = DIRECTORY if node.kind is Kind.DIRECTORY else 0
@@ -268,6 +272,7 @@ class Disk:
         new = Node(inode)
         new.mode, new.uid, new.gid = node.mode, node.uid, node.gid
         new.mtime, new.ctime, new.data = node.mtime, node.ctime, node.data
+        new.xattrs = node.xattrs
         for name, child in node.children.items():
             twin = self._copy(child, inodes)
             twin.parent, twin.name = new, name

@@ -281,6 +281,7 @@ class World:
             poor = chance.choice(self.disks)
             poor.grain = chance.choice((1, 10**6, 10**9, 10**11))
             poor.has_modes, poor.has_owners = chance.random() < 0.5, chance.random() < 0.5
+            poor.has_attributes = chance.random() < 0.5
         self.users = Users(self.disks, rng, self._tick, self.later)
         self.limits = Limits(
             inline_max=self.options.inline_max,
@@ -610,7 +611,8 @@ class World:
             mode=entry.mode if modes else 0,
             uid=entry.uid if owners else 0,
             mtime_ns=entry.mtime_ns - entry.mtime_ns % grain,
-        )[:7]
+            digest=entry.xattrs if all(disk.has_attributes for disk in self.disks) else b"",
+        )[:8]
 
     def check(self) -> None:
         """Check everything that guarantees say of a world at rest."""
