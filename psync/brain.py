@@ -489,7 +489,8 @@ class Brain:
         if isinstance(message, Fatal):
             self._on_fatal(peer, message)
         elif isinstance(message, Log):
-            write = self._log.warning if message.level >= 30 else self._log.debug
+            levels = {20: self._log.info, 10: self._log.debug}
+            write = levels.get(message.level, self._log.warning)
             write("agent.said", side=peer.side, text=message.message)
         elif peer.up and peer.connected:
             if isinstance(message, Results):
@@ -858,6 +859,7 @@ def _limits(options: Options) -> Limits:
         inline_max=options.inline_max,
         max_delete=float(text[:-1]) / 100 if text.endswith("%") else int(text),
         compare=not options.skip_initial_sync,
+        meta_from=None if options.meta_from == "both" else Side[options.meta_from.upper()],
     )
 
 
