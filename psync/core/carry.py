@@ -143,12 +143,20 @@ class Carrier:
             whole = wanted._replace(
                 kind=entry.kind, size=entry.size, target=entry.target, digest=entry.digest
             )
-            links = None
-            if not _is_directory(entry):
-                found = self._archive.find_links(side, entry.ino)
-                links = [link for link in found if link != path][:LINKS_MAX] or None
-            transition = Transition(0, META, path, entry, whole, links=links)
+            links = self._other_names(side, path, entry, wanted)
+            transition = Transition(0, META, path, entry, whole, links=links or None)
             self._send(side, transition, decision, shown, intact=not decision.partial)
+
+    def _other_names(self, side: Side, path: bytes, entry: Entry, wanted: Entry) -> list[bytes]:
+        """The other paths at which metadata may be set by setting them at one."""
+        if _is_directory(entry):
+            return []
+        names = [name for name in self._archive.find_links(side, entry.ino) if name != path]
+        if self._pair.limits.meta_from is side.other:
+            # What is set back under all names would be set back again, if over there they differ.
+            shown = self._replicas[side.other].shows
+            names = [name for name in names if _same_copied(shown(name), wanted)]
+        return names[:LINKS_MAX]
 
     def _has_room(self, path: bytes, side: Side) -> bool:
         replica = self._replicas[side]
@@ -422,6 +430,10 @@ def intent_of(op: Op) -> Intent:
 
 def _is_directory(entry: Entry | None) -> bool:
     return entry is not None and entry.kind == Kind.DIRECTORY
+
+
+def _same_copied(entry: Entry | None, wanted: Entry) -> bool:
+    return entry is not None and entry._replace(mtime_ns=wanted.mtime_ns).same_meta(wanted)
 
 
 def _with_meta_of(base: Agreed, wanted: Entry, side: Side, entry: Entry, shown: Entry) -> Agreed:

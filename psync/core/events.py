@@ -191,6 +191,7 @@ class Limits(NamedTuple):
         max_delete: what may be deleted at once: a share of the archive, if it has at least
             `max_delete_min` entries, or, as an int, so many entries.
         compare: reconcile what a scan shows; False: trust that it is as agreed.
+        meta_from: the side whose mode, owner and attributes count; None: those of both.
     """
 
     inline_max: int = 256 * 1024
@@ -199,3 +200,4 @@ class Limits(NamedTuple):
     max_delete: float | int = 0.5
     max_delete_min: int = 100
     compare: bool = True
+    meta_from: Side | None = None

@@ -24,7 +24,19 @@ from typing import Any, NamedTuple
 
 from psync.core.entry import META_FIELDS, Agreed, Entry, Kind, Side
 
-__all__ = ["Decision", "Standing", "Verb", "View", "agree", "decide", "same_content", "standing"]
+__all__ = [
+    "Decision",
+    "Standing",
+    "Verb",
+    "View",
+    "agree",
+    "decide",
+    "same_content",
+    "standing",
+    "with_meta_of",
+]
+
+_COPIED = tuple(field for field in META_FIELDS if field != "mtime_ns")  # it is the content's
 
 
 class View(NamedTuple):
@@ -207,9 +219,7 @@ def _carry_edit(base: Agreed, source: Side, edited: Entry, kept: Entry) -> Decis
     """
     if edited.kind == kept.kind:
         merged = edited
-        for field in META_FIELDS:
-            if field == "mtime_ns":
-                continue  # it belongs to the content
+        for field in _COPIED:
             agreed, moved = getattr(base, field), getattr(kept, field)
             if moved != agreed and getattr(edited, field) == agreed:
                 merged = merged._replace(**{field: moved})
@@ -295,3 +305,37 @@ def decide(base: Agreed | None, left: View, right: View, *, trust_times: bool = 
             assert edited is not None and kept is not None
             return _carry_edit(base, side, edited, kept)
     return _settle_meta(base, sides[0], sides[1])
+
+
+def with_meta_of(
+    side: Side, decision: Decision, base: Agreed | None, left: Entry | None, right: Entry | None
+) -> Decision:
+    """Change a decision so that one side's mode, owner and attributes count, and mtime for both.
+
+    What is new on the other side has them from there; after that, what is set there is set back,
+    before an edit is copied from there.
+
+    Args:
+        side: whose count.
+        decision: of `decide`.
+        base: what was agreed, None for nothing.
+        left: what the left side shows now.
+        right: what the right side shows now.
+    """
+    if left is None or right is None or left.kind != right.kind:
+        return decision
+    if decision.verb not in (Verb.AGREE, Verb.COPY, Verb.ADJUST):
+        return decision
+    if base is not None:
+        left, right = base.as_agreed(Side.LEFT, left), base.as_agreed(Side.RIGHT, right)
+    fields = {field: getattr((left, right)[side], field) for field in _COPIED}
+    if decision.verb is Verb.COPY or decision.partial:
+        source = (left, right)[decision.source]
+        wanted = source._replace(**fields)
+        if not source.same_meta(wanted):
+            return Decision(Verb.ADJUST, decision.source, wanted.bare(), partial=True)
+        return Decision(Verb.COPY, decision.source, wanted.bare(), decision.conflict)
+    assert decision.wanted is not None
+    wanted = decision.wanted._replace(**fields)
+    done = left.same_meta(wanted) and right.same_meta(wanted)
+    return Decision(Verb.AGREE if done else Verb.ADJUST, wanted=wanted)

@@ -65,7 +65,7 @@ from psync.core.moves import Moves
 from psync.core.news import News
 from psync.core.pair import Pair
 from psync.core.pending import QUIET_ATTEMPTS
-from psync.core.reconcile import Decision, Verb, View, agree, decide
+from psync.core.reconcile import Decision, Verb, View, agree, decide, with_meta_of
 from psync.core.replica import NOTHING, Link, Replica
 from psync.wire import List_, Scanned
 
@@ -510,6 +510,9 @@ class Session:
         if self._is_doomed(path, views):
             return
         decision = decide(base, *views, trust_times=not self.met)
+        if self._limits.meta_from is not None:
+            entries = (view.entry for view in views)
+            decision = with_meta_of(self._limits.meta_from, decision, base, *entries)
         decision = self._with_survivors(path, self._without_cuts(decision, views), views)
         verb = decision.verb
         if verb is Verb.NOTHING:
@@ -589,11 +592,13 @@ class Session:
         """What a power cut has emptied is no edit: the other side's content comes back.
 
         File systems keep the order of names, not of content. That a user has emptied a file
-        right before looks the same; the empty one is kept.
+        right before looks the same; the empty one is kept. Nor is it given metadata first: then
+        nothing would tell any more that it is older than the cut.
         """
         source = decision.source
         emptied, there = views[source].entry, views[source.other].entry
-        if decision.verb is not Verb.COPY or emptied is None or there is None:
+        is_copy = decision.verb is Verb.COPY or decision.partial
+        if not is_copy or emptied is None or there is None:
             return decision
         if not self._replicas[source].may_be_cut(emptied):
             return decision

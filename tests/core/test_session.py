@@ -136,6 +136,10 @@ class Hand:
                 self.content[path] = self.content.pop(each)
         self._at(new, self.tree[new])
 
+    def clock(self, ctime_ns: int) -> None:
+        """Let the next change be later than that."""
+        self._ctime = ctime_ns
+
     def _at(self, path: bytes, entry: Entry) -> Entry:
         self._ctime += 1
         ctime = 0 if entry.kind == Kind.DIRECTORY else self._ctime
@@ -682,6 +686,17 @@ class TestReboot:
         assert duo.shape(LEFT) == {b"f": b"one"}
         (put,) = [t for t in duo.sent() if t.keep]
         assert (put.path, put.expected is not None and put.expected.size) == (b"f", 0)
+
+    @pytest.mark.parametrize("side", Side)
+    def test_gives_no_metadata_to_a_file_that_was_emptied(self, side: Side) -> None:
+        duo = self.after_cut(side, True, 999)
+        duo.hands[side].clock(5000)  # what is set now is later than the cut
+        duo.hands[side.other].edit(b"f", mode=0o600)
+        duo.see(side.other, b"f", read=False, flags=META_ONLY)
+        duo.assert_rest()
+
+        assert duo.shape(LEFT) == {b"f": b"one"}
+        assert {hand.tree[b"f"].mode for hand in duo.hands} == {0o600}
 
     @pytest.mark.parametrize("side", Side)
     def test_lets_content_of_a_file_only_come_back(self, side: Side) -> None:

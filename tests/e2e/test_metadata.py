@@ -224,6 +224,32 @@ class TestAttributes:
             subprocess.run(["umount", local.right], check=True)
 
 
+class TestMetaFrom:
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_sets_back_what_the_other_side_sets(self, pair: Pair, side: str) -> None:
+        here, there = (pair.left, pair.right) if side == "left" else (pair.right, pair.left)
+        pair.options = ["--set", f"meta_from={side}"]
+        pair.start()
+        (here / "f").write_bytes(b"text")
+        (here / "f").chmod(0o640)
+        (here / "d").mkdir(mode=0o750)
+        pair.settle()
+        (there / "f").chmod(0o666)
+        (there / "d").chmod(0o700)
+        after = pair.settle()
+        assert (after[b"f"][1], after[b"d"][1]) == (0o640, 0o750)
+
+        (there / "new").write_bytes(b"saved by rename")
+        (there / "new").chmod(0o600)
+        (there / "new").rename(there / "f")
+        (here / "d").chmod(0o755)
+        after = pair.settle()
+
+        assert after[b"f"][1] == 0o640
+        assert after[b"f"][-1] == b"saved by rename"
+        assert after[b"d"][1] == 0o755
+
+
 class TestModes:
     @pytest.mark.parametrize("side", ["left", "right"])
     @pytest.mark.parametrize("umask", [0o022, 0o077])

@@ -289,6 +289,7 @@ class World:
             contents_max=rng.choice((10, 1000, 1000)),
             max_delete=rng.choice((1.0, 0.5, 0.2, 3)),
             max_delete_min=4,
+            meta_from=chance.choice((None, None, None, *Side)),
         )
         self._slow = rng.choice((0.001, 0.02, 0.3))
         self._pace = rng.choice((0.005, 0.08, 0.5))
