@@ -720,8 +720,9 @@ class Helpers:
             ):
                 raise UnmetError(CHANGED)
             self.step("held")
-            if here is not None and not before.same_meta(wanted) and self._is_shared(held.st, t):
-                return self._set_apart(here, name, t, expected)
+            if here is not None and not before.same_meta(wanted):
+                if self._is_shared(held.st, t) or _is_closed_to_attributes(held.st, before, wanted):
+                    return self._set_apart(here, name, t, expected)
             refused = self._set(held, before, wanted)
             self.step("set")
             st = os.fstat(held.fd)
@@ -924,6 +925,12 @@ class Helpers:
 
 
 # --- what is asked ------------------------------------------------------------------------
+
+
+def _is_closed_to_attributes(st: os.stat_result, before: Entry, wanted: Entry) -> bool:
+    """Tell whether a file's mode keeps its owner, who we are, from giving it attributes."""
+    closed = stat.S_ISREG(st.st_mode) and not st.st_mode & stat.S_IWUSR
+    return closed and os.geteuid() == st.st_uid != 0 and before.xattrs != wanted.xattrs
 
 
 def _unheld(path: bytes, entry: Entry, wanted: Entry) -> str:

@@ -160,10 +160,13 @@ def entry_of(
 def _xattrs_at(
     parent_fd: int, name: bytes, st: os.stat_result, attributes: Optional[Attributes]
 ) -> bytes:
-    """Read the attributes of what `lstat` just showed; OSError(EINVAL) if it is another now."""
-    if attributes is None:
+    """Read the attributes of what `lstat` just showed; OSError(EINVAL) if it is another now.
+
+    If it has none now, whoever has replaced it is heard of, and nothing of it is lost by then.
+    """
+    xattrs = b"" if attributes is None else attributes.at(parent_fd, name)
+    if not xattrs:
         return b""
-    xattrs = attributes.at(parent_fd, name)
     after = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
     if (after.st_ino, after.st_ctime_ns) != (st.st_ino, st.st_ctime_ns):
         raise OSError(errno.EINVAL, "replaced meanwhile", name)

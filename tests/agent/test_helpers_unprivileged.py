@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from psync.wire import APPLIED, CHANGED, FAILED, IN_USE, NOT_EMPTY
+from psync.xattrs import pack
 from tests.support.replica import MTIME_NS, Replica, directory, file, link
 
 USER, GROUP, STRANGER = 54321, 54321, 54322
@@ -225,6 +226,29 @@ class TestOwnFiles:
                 FAILED, "cannot write d/f: Permission denied",
             )  # fmt: skip
             assert mode_of(root / "d") == 0o2555
+
+    def test_a_read_only_file_is_given_attributes(self, root):
+        try:
+            os.setxattr(root, "user.try", b"")
+        except OSError:
+            pytest.skip("this file system has no attributes")
+
+        def work() -> None:
+            r = Replica(root, xattrs=True)
+            old = r.write(b"f", b"text", 0o444)
+            wanted = old._replace(xattrs=pack({b"user.one": b"1"}))
+
+            (outcome,) = r.apply(r.meta(b"f", old, wanted))
+            r.finish()
+
+            assert (outcome.status, outcome.unmet) == (APPLIED, False)
+            assert outcome.entry == r.look(b"f")._replace(digest=b"")
+            assert outcome.entry[:6] == wanted[:6]
+            assert outcome.entry.xattrs == wanted.xattrs
+            assert r.leftovers() == []
+            r.close()
+
+        as_user(work)
 
     def test_a_directory_that_may_not_be_listed(self, root):
         @on(root)
