@@ -521,11 +521,15 @@ class Helpers:
         """
         known = held.is_at(self._quarantine.fd, intent.name)
         awaited = held.is_awaited()
-        if known and not awaited and held.is_untouched():
+        if known and not awaited and held.is_untouched() and self._has_kept(held, intent.expected):
             self.step("verified")
             return
         self._undo(held if known else None, intent, here, name, made)
         raise UnmetError(IN_USE if known and awaited else CHANGED)
+
+    def _has_kept(self, held: Held, expected: Entry) -> bool:
+        """Tell whether nobody has set attributes: nothing but the ctime tells, and we move that."""
+        return self._attributes is None or self._xattrs_of(held) == expected.xattrs
 
     def _retire(self, held: Held, intent: Intent) -> bytes:
         """Put away what was displaced as planned; return its name in the conflict store."""
@@ -721,7 +725,11 @@ class Helpers:
                 raise UnmetError(CHANGED)
             self.step("held")
             if here is not None and not before.same_meta(wanted):
-                if self._is_shared(held.st, t) or _is_closed_to_attributes(held.st, before, wanted):
+                is_shared = self._is_shared(held.st, t)
+                if is_shared and os.geteuid() not in (0, held.st.st_uid):
+                    self._unmet = True  # nor could it be set in place
+                    return before._replace(target=expected.target)
+                if is_shared or _is_closed_to_attributes(held.st, before, wanted):
                     return self._set_apart(here, name, t, expected)
             refused = self._set(held, before, wanted)
             self.step("set")
@@ -783,8 +791,6 @@ class Helpers:
         assert wanted is not None
         held = Held(here.fd, name, expected, lease=True)
         try:
-            if os.geteuid() not in (0, held.st.st_uid):
-                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
             self._open_up(here)
             if wanted.kind == _SYMLINK:
                 made = self._stage.link(wanted._replace(target=expected.target))

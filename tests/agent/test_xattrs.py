@@ -198,6 +198,23 @@ class TestTransitions:
         assert outcome.entry.xattrs == ONE
         assert replica.look(name).xattrs == ONE
 
+    @pytest.mark.parametrize("verb", ["put", "delete"])
+    def test_that_somebody_sets_at_that_moment_are_kept(self, replica, verb):
+        old = replica.write(b"f", b"old")
+        fd = os.open(replica / b"f", os.O_RDONLY)
+        replica.helpers.step = lambda at: at == "displaced" and os.setxattr(fd, "user.one", b"1")
+
+        (outcome,) = replica.apply(
+            replica.put(b"f", file(b"new"), b"new", old)
+            if verb == "put"
+            else replica.delete(b"f", old)
+        )
+        os.close(fd)
+
+        assert outcome.status == CHANGED
+        assert replica.tree() == {b"f": b"old"}
+        assert replica.look(b"f").xattrs == ONE
+
     def test_move_along(self, replica):
         replica.write(b"f", b"text")
         os.setxattr(replica / b"f", "user.one", b"1")
