@@ -184,11 +184,17 @@ class Agreed(NamedTuple):
         )
 
     def as_agreed(self, side: int, entry: Entry) -> Entry:
-        """What a side shows, with the agreed metadata where it holds all of them that it can."""
+        """What a side shows, with the agreed metadata where it holds all of them that it can.
+
+        Other content has its own time, be it cut to the same.
+        """
         if entry.kind != self.kind or not (self.left_own, self.right_own)[side]:
             return entry
         own = self.on(side)
         fields = {f: getattr(self, f) for f in META_FIELDS if getattr(entry, f) == getattr(own, f)}
+        differs = entry.digest != self.digest and bool(entry.digest and self.digest)
+        if differs or (entry.size, entry.target) != (self.size, self.target):
+            fields.pop("mtime_ns", None)
         return entry._replace(**fields)
 
 

@@ -93,6 +93,18 @@ class TestTimes:
 
         assert duo.left.tree[b"f"].mtime_ns == 2 * SECOND
 
+    @pytest.mark.parametrize("content", [b"edit", b"longer"])
+    def test_of_an_edit_within_the_same_moment_are_not_those_before(
+        self, duo: Duo, content: bytes
+    ) -> None:
+        duo.write(LEFT, b"f", b"text", mtime_ns=5 * SECOND + 7)
+        duo.run()
+        duo.write(RIGHT, b"f", content)  # its time is cut to the same
+        duo.assert_rest()
+
+        assert duo.left.content[b"f"] == content
+        assert duo.left.tree[b"f"].mtime_ns == 4 * SECOND
+
     def test_of_two_trees_that_meet_are_the_newer(self) -> None:
         duo = Duo(start=False)
         duo.right.holds = coarse
