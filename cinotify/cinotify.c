@@ -40,7 +40,8 @@
 enum { COMMANDS_SIZE = 64 };
 
 static const char usage[] =
-	"usage: cinotify [--no-owner] [--strip-special] [--text [--separator S]] --root-fd N | ROOT\n"
+	"usage: cinotify [--no-owner] [--strip-special] [--xattrs] [--text [--separator S]]\n"
+	"                --root-fd N | ROOT\n"
 	"\n"
 	"Watch the tree at ROOT; frames (see frame.c) or, with --text, lines go to stdout.\n"
 	"Ends with its stdin; an 'R' there asks for a full scan.\n";
@@ -67,6 +68,7 @@ static int parse_options(int argc, char **argv) {
 	static const struct option known[] = {
 		{ "no-owner", no_argument, NULL, 'o' },
 		{ "strip-special", no_argument, NULL, 's' },
+		{ "xattrs", no_argument, NULL, 'x' },
 		{ "text", no_argument, NULL, 't' },
 		{ "separator", required_argument, NULL, 'S' },
 		{ "root-fd", required_argument, NULL, 'r' },
@@ -82,6 +84,9 @@ static int parse_options(int argc, char **argv) {
 			break;
 		case 's':
 			options.scan.strip_special = true;
+			break;
+		case 'x':
+			options.scan.xattrs = true;
 			break;
 		case 't':
 			options.text = true;

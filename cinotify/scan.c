@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 enum {
@@ -301,6 +302,24 @@ static uint8_t kind_of(uint16_t mode) {
 	}
 }
 
+/*
+ * Tell whether a directory has attributes that may be replicated. They are no part of its digest,
+ * and nothing else of it tells that they have changed.
+ */
+static bool has_attributes(int fd) {
+	static const char user[] = "user.", acl[] = "system.posix_acl_";
+	char names[4096];
+	ssize_t size = flistxattr(fd, names, sizeof(names));
+
+	if (size < 0)
+		return errno == ERANGE;
+	for (const char *name = names; name < names + size; name += strlen(name) + 1)
+		if (strncmp(name, user, sizeof(user) - 1) == 0 ||
+		    strncmp(name, acl, sizeof(acl) - 1) == 0)
+			return true;
+	return false;
+}
+
 int scan_list(struct scanner *s, int fd, const struct kernel_statx *own,
 	      uint8_t ret_digest[static DIGEST_SIZE], uint32_t *ret_entries) {
 	struct blake2b digest;
@@ -343,6 +362,8 @@ int scan_list(struct scanner *s, int fd, const struct kernel_statx *own,
 		entries++;
 	}
 	blake2b_end(&digest, ret_digest);
+	if (s->options.xattrs && has_attributes(fd))
+		ret_digest[0] ^= 0xff; /* so it is listed */
 	*ret_entries = entries;
 	return 0;
 }

@@ -15,6 +15,7 @@ enum { TRAIL_MAX = 32 };
 struct scan_options {
 	bool no_owner;      /* every uid and gid counts as 0 */
 	bool strip_special; /* set-id and sticky bits do not count */
+	bool xattrs;        /* a directory with attributes has nobody's digest */
 };
 
 /* One name of the directory that was listed last. */

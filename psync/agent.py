@@ -58,7 +58,7 @@ from psync.host import (
 from psync.lock import LockedError, RootLock
 from psync.plumbing import BrainGone, Output, Worker
 from psync.scan import Looker, Seen, entry_from_stat, forget_cached, hash_file
-from psync.syscalls import open_beneath
+from psync.syscalls import has_holes, open_beneath
 from psync.watch import find_cinotify
 from psync.wire import (
     BUSY,
@@ -92,10 +92,12 @@ from psync.wire import (
     Stop,
     Sync,
     Synced,
+    Trouble,
     Unstage,
     Watch,
     encode,
 )
+from psync.xattrs import attributes_of
 
 __all__ = ["Agent", "main"]
 
@@ -154,6 +156,7 @@ class Agent:
         self._lock: RootLock
         self._filter: Optional[Filter] = None
         self._helpers: Optional[Helpers] = None
+        self._told_unheld = False
         self._tick_at: Optional[float] = None
         self._expire_at = float("inf")
         self._bulk: deque[tuple[int, Iterator[None]]] = deque()
@@ -496,6 +499,7 @@ class Agent:
             log=self._log,
             keep_both=start.keep_both,
             trash=start.trash_s > 0,
+            attributes=attributes_of(start),
         )
         try:
             os.close(open_control(self._root_fd))
@@ -563,6 +567,9 @@ class Agent:
         given = {dropped.kept for dropped in self._put_beside()}
         outcomes = [o._replace(kept=b"") if o.kept in given else o for o in outcomes]
         self._send(Results(message.batch, outcomes))
+        if self._helpers.unheld and not self._told_unheld:
+            self._told_unheld = True
+            self._send(Trouble("metadata", b"", self._helpers.unheld))
         self._out.flush()
         self._report_kept()
         if self._tick_at is None:
@@ -619,7 +626,12 @@ class Agent:
         """In the worker: look at paths and hash what is there, however large."""
         start = self._start
         assert start is not None
-        looker = Looker(self._root_fd, owners=start.owners, strip=start.strip_special_bits)
+        looker = Looker(
+            self._root_fd,
+            owners=start.owners,
+            strip=start.strip_special_bits,
+            attributes=attributes_of(start),
+        )
         for path in paths:
             try:
                 seen: Optional[Seen] = self._digest_one(looker, path)
@@ -689,7 +701,9 @@ class Agent:
             sources.append(source)
             if source.fd < 0:
                 observer.again(path)
-        self._send(Opened(message.run, [s.fd for s in sources], os.getpid()))
+        fds = [s.fd for s in sources]
+        sparse = [fd for fd in fds if fd >= 0 and has_holes(fd)]
+        self._send(Opened(message.run, fds, os.getpid(), sparse))
 
     def _open_source(self, path: bytes, expected: Entry) -> _Source:
         try:

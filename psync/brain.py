@@ -368,6 +368,7 @@ class Brain:
             distrust_cache=self._is_unstored(peer),
             keep_both=options.conflict == "keep-both",
             trash_s=options.keep_deleted_s,
+            xattrs=options.xattrs,
         )
 
     def _remembered(self, key: str, fresh: str | None = None) -> str:
@@ -517,7 +518,8 @@ class Brain:
         if isinstance(message, Fatal):
             self._on_fatal(peer, message)
         elif isinstance(message, Log):
-            write = self._log.warning if message.level >= 30 else self._log.debug
+            levels = {20: self._log.info, 10: self._log.debug}
+            write = levels.get(message.level, self._log.warning)
             write("agent.said", side=peer.side, text=message.message)
         elif peer.up and peer.connected:
             if isinstance(message, Results):
@@ -947,6 +949,7 @@ def _limits(options: Options) -> Limits:
         compare=not options.skip_initial_sync,
         favoured=Side.__members__.get(options.conflict.upper()),
         ask=options.conflict == "ask",
+        meta_from=None if options.meta_from == "both" else Side[options.meta_from.upper()],
     )
 
 

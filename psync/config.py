@@ -79,6 +79,8 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         quarantine: how long a displaced file is kept for a late write.
         durability: `strict`: every change is on the disk before it is confirmed.
         strip_special_bits: never replicate setuid, setgid and sticky.
+        xattrs: replicate extended attributes and ACLs.
+        meta_from: whose mode, owner, attributes and ACLs count; mtime comes with the content.
         log_file: None: `psync.log` in the session's directory.
         conflict: which version wins when both sides changed; the loser is kept.
         conflict_keep: how long; `forever`: until somebody drops it.
@@ -112,6 +114,8 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     quarantine: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 60.0
     durability: Literal["lazy", "strict"] = "lazy"
     strip_special_bits: bool = False
+    xattrs: bool = True
+    meta_from: Literal["both", "left", "right"] = "both"
     log_file: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -254,6 +254,7 @@ class Conflicts:
                 **entry._asdict(),
                 "target": entry.target.hex(),
                 "digest": entry.digest.hex(),
+                "xattrs": entry.xattrs.hex(),
             },
         }
         new = name + b".json.new"

@@ -32,7 +32,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from psync.core.entry import CONTROL_NAME, Entry, Kind, below_or_at, is_below, join, parent
 from psync.core.ignore import Ignore
@@ -58,7 +58,6 @@ from psync.scan import (
     ABSENT,
     Looker,
     Seen,
-    entry_from_stat,
     list_names,
     open_directory,
     open_file,
@@ -84,6 +83,7 @@ from psync.wire import (
     Transition,
     Trouble,
 )
+from psync.xattrs import attributes_of
 
 __all__ = ["Filter", "RootLost"]
 
@@ -184,7 +184,10 @@ class Filter:
         self._check_root = check_root
         self._now = now
         self._ignored = Ignore(start.excludes, start.tempfiles)
-        self._looker = Looker(root_fd, owners=self._owners, strip=self._strip)
+        self._attributes = attributes_of(start)
+        self._looker = Looker(
+            root_fd, owners=self._owners, strip=self._strip, attributes=self._attributes
+        )
         self._settle = Settle(start.settle_ms, start.max_delay_ms, PENDING_MAX)
 
         self._watcher: Watcher
@@ -233,7 +236,11 @@ class Filter:
             self._next_poll = self._now() + self._poll
 
     def _start_watcher(self) -> Watcher:
-        options = {"owners": self._owners, "strip": self._strip}
+        options: dict[str, Any] = {
+            "owners": self._owners,
+            "strip": self._strip,
+            "attributes": self._attributes,
+        }
         recent = [t for t in self._deaths if self._now() - t < _DEATHS_WITHIN]
         if self._program and len(recent) < _DEATHS_MAX:
             try:
@@ -848,7 +855,7 @@ class Filter:
                 if fd < 0:
                     self._remember_absent(directory, ATTRIBUTES | DIRECTORY)
                     continue
-                entry = entry_from_stat(os.fstat(fd), self._owners, self._strip)
+                entry = self._looker.entry_of(fd)
             except OSError:
                 continue  # whoever lists it will tell
             if entry is not None and not self._known.shows(directory, entry, written=False):
@@ -882,7 +889,7 @@ class Filter:
         items: list[Item] = []
         try:
             st = os.fstat(fd)
-            entry = entry_from_stat(st, self._owners, self._strip)
+            entry = self._looker.entry_of(fd)
             assert entry is not None
             names = list_names(fd)
             self._untrouble("unreadable", path)

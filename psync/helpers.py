@@ -34,6 +34,8 @@ from typing import Optional, Union
 from psync.claim import marker, open_control, write_generation, write_marker
 from psync.conflicts import Conflicts, read_present
 from psync.core.entry import (
+    META_FIELDS,
+    XATTRS_MAX,
     Entry,
     Kind,
     Side,
@@ -48,10 +50,11 @@ from psync.intents import Intent
 from psync.quarantine import Quarantine, Reason
 from psync.recovery import recover
 from psync.scan import entry_at, entry_from_stat
-from psync.staging import Made, Stage
+from psync.staging import Made, Stage, attempt
 from psync.syscalls import (
     EXCHANGE,
     NOREPLACE,
+    open_beneath,
     renameat2,
     syncfs,
 )
@@ -80,6 +83,7 @@ from psync.wire import (
     Recalled,
     Transition,
 )
+from psync.xattrs import UNTOLD, Attributes
 
 __all__ = ["Helpers", "NotDurableError", "marker"]
 
@@ -96,6 +100,9 @@ _MESSAGES = {
     NOT_EMPTY: "the directory is not empty",
     NO_PARENT: "its directory is not there",
 }
+_WORDS = {
+    "mode": "mode", "uid": "owner", "gid": "owner", "mtime_ns": "time", "xattrs": "attributes",
+}  # fmt: skip
 _DOING = {
     PUT: "write",
     META: "set mode, owner and time of",
@@ -121,6 +128,7 @@ class Helpers:
         strict: a batch is durable before its outcomes are returned.
         quarantine_ms: how long what was displaced waits for its last look.
         log: takes a `logging` level and a line.
+        attributes: reads and sets the extended attributes that are replicated.
         now: the clock, in seconds.
         keep_both: what loses a conflict goes back beside the version that won.
         trash: what is deleted goes to the trash in the end.
@@ -128,6 +136,9 @@ class Helpers:
 
     stage_fd: int
     """A descriptor of `.psync/stage`, for rsync to reach it through."""
+
+    unheld: str
+    """What this replica could not hold of the first file of which it could not hold all."""
 
     step: Callable[[str], None]
     """Called between any two steps whose order matters; tests let users act there."""
@@ -141,12 +152,16 @@ class Helpers:
         strict: bool,
         quarantine_ms: int,
         log: Callable[[int, str], None],
+        attributes: Optional[Attributes] = None,
         now: Callable[[], float] = time.monotonic,
         keep_both: bool = False,
         trash: bool = False,
     ) -> None:
+        self._attributes = attributes
         self.own: OrderedDict[bytes, Optional[Entry]] = OrderedDict()
         self.kept: list[Kept] = []
+        self.unheld = ""
+        self._unmet = False
         self.step = lambda at: None
         self._root_fd = root_fd
         self._owners = owners
@@ -172,7 +187,9 @@ class Helpers:
             OSError: the root cannot be used; the message says why.
         """
         self._control_fd = open_control(self._root_fd)
-        self._stage = Stage(self._control_fd, self._owners, self._strip, self._strict)
+        self._stage = Stage(
+            self._control_fd, self._owners, self._strip, self._strict, self._attributes
+        )
         self._quarantine = Quarantine(
             self._control_fd, self._delay_s, self._strict, self._log, self._now, self._trash
         )
@@ -389,6 +406,7 @@ class Helpers:
         t = self._brought_up(t)
         if refusal:
             return Outcome(t.op, FAILED, self._look(t.path), refusal)
+        self._unmet = False
         try:
             entry, kept = self._change(t, intent)
         except UnmetError as unmet:
@@ -398,7 +416,10 @@ class Helpers:
             message = f"cannot {_DOING[t.verb]} {printable(t.path)}: {error.strerror}"
             return Outcome(t.op, FAILED, self._look(t.path), message)
         self._remember(t.path, entry)
-        return Outcome(t.op, APPLIED, entry, "", kept)
+        if self._unmet and not self.unheld:
+            assert entry is not None and t.wanted is not None
+            self.unheld = _unheld(t.path, entry, t.wanted)
+        return Outcome(t.op, APPLIED, entry, "", kept, self._unmet)
 
     def _brought_up(self, t: Transition) -> Transition:
         """What is expected may have lost another name since, by our own doing."""
@@ -418,7 +439,7 @@ class Helpers:
             return self._set_meta(self._root_fd, b".", t), b""
         here = self._enter(directory)
         if verb == META:
-            return self._set_meta(here.fd, name, t), b""
+            return self._set_meta(here.fd, name, t, here), b""
         self._open_up(here)
         if verb == PUT:
             return self._put(t, here, name, intent)
@@ -450,6 +471,7 @@ class Helpers:
                     self._remove_directory(here, name, expected)
                 self._create(made, here, name)
             self.step("published")
+            self._unmet = made.unmet
             return self._published(made, t, intent), kept
         except (UnmetError, OSError):
             self._stage.discard(made)
@@ -460,7 +482,7 @@ class Helpers:
     def _is_directory(self, here: Directory, name: bytes, expected: Optional[Entry]) -> bool:
         if expected is not None:
             return expected.kind == _DIRECTORY
-        there = entry_at(here.fd, name, owners=self._owners, strip=self._strip)
+        there = self._entry_at(here.fd, name)
         return there is not None and there.kind == _DIRECTORY
 
     def _make(self, t: Transition, wanted: Entry) -> Made:
@@ -485,27 +507,37 @@ class Helpers:
         self, made: Made, here: Directory, name: bytes, expected: Entry, intent: Intent
     ) -> tuple[Made, bytes]:
         """Exchange what is expected with what was made; put all back if it was something else."""
-        quarantine_fd = self._quarantine.fd
         held = Held(here.fd, name, expected, lease=True)
         try:
             self.step("held")
             if not self._owners:
                 made = self._stage.give(made, held.st.st_uid, held.st.st_gid)
-            renameat2(self._stage.fd, made.name, quarantine_fd, intent.name, NOREPLACE)
-            self.step("parked")
-            try:
-                renameat2(quarantine_fd, intent.name, here.fd, name, EXCHANGE)
-            except OSError as error:
-                renameat2(quarantine_fd, intent.name, self._stage.fd, made.name, NOREPLACE)
-                if error.errno == errno.ENOENT:
-                    raise UnmetError(CHANGED) from None
-                raise
-            here.changed = True
-            self.step("displaced")
-            self._verify(held, intent, here, name, made)
-            return made, self._retire(held, intent)
+            made = self._stage.keep_rest(made, held.fd)
+            return made, self._exchange(held, made, here, name, intent)
         finally:
             held.close()
+
+    def _exchange(
+        self, held: Held, made: Made, here: Directory, name: bytes, intent: Intent
+    ) -> bytes:
+        """Exchange what is held with what was made, and see that it was that."""
+        quarantine_fd = self._quarantine.fd
+        renameat2(self._stage.fd, made.name, quarantine_fd, intent.name, NOREPLACE)
+        self.step("parked")
+        try:
+            renameat2(quarantine_fd, intent.name, here.fd, name, EXCHANGE)
+        except OSError as error:
+            renameat2(quarantine_fd, intent.name, self._stage.fd, made.name, NOREPLACE)
+            if error.errno == errno.ENOENT:
+                raise UnmetError(CHANGED) from None
+            raise
+        here.changed = True
+        self.step("displaced")
+        self._verify(held, intent, here, name, made)
+        if held.st.st_nlink > 1:
+            shown = printable(intent.path)
+            self._log(logging.INFO, f"{shown} had other names here: they keep what it was")
+        return self._retire(held, intent)
 
     def _published(self, made: Made, t: Transition, intent: Optional[Intent]) -> Entry:
         """Tell what we have left at the path.
@@ -516,9 +548,13 @@ class Helpers:
         wanted = t.wanted
         assert wanted is not None
         if wanted.kind == _DIRECTORY:
-            if made.mode != stat.S_IMODE(made.st.st_mode):
-                os.fchmod(made.fd, made.mode)
-            return self._entry(made.st)._replace(mode=made.mode)
+            mode = made.mode
+            if mode != stat.S_IMODE(made.st.st_mode) and attempt(os.fchmod, made.fd, mode):
+                self._unmet = True
+            if self._unmet:
+                mode = stat.S_IMODE(os.fstat(made.fd).st_mode)
+            bits = mode & (0o777 if self._strip else 0o7777)
+            return self._entry(made.st, xattrs=self._xattrs(made, wanted))._replace(mode=bits)
         st = os.fstat(made.fd)
         if t.content is None:
             digest = b""
@@ -526,7 +562,14 @@ class Helpers:
             digest = intent.wanted.digest  # known already
         else:
             digest = content_digest(t.content)
-        return self._entry(st if same(made.st, st) else made.st, wanted.target, digest)
+        shown = st if same(made.st, st) else made.st
+        return self._entry(shown, wanted.target, digest, self._xattrs(made, wanted))
+
+    def _xattrs(self, made: Made, wanted: Entry) -> bytes:
+        """The attributes of what we have made, as far as we know without being fooled."""
+        if self._attributes is None or not made.unmet or wanted.kind == _SYMLINK:
+            return wanted.xattrs
+        return self._attributes.of(made.fd)
 
     # --- delete
 
@@ -535,7 +578,7 @@ class Helpers:
     ) -> bytes:
         """Move what is expected aside; put it back if it was something else."""
         if expected is None or intent is None:
-            if entry_at(here.fd, name, owners=self._owners, strip=self._strip) is not None:
+            if self._entry_at(here.fd, name) is not None:
                 raise UnmetError(CHANGED)
             return b""
         held = Held(here.fd, name, expected, lease=True)
@@ -580,11 +623,15 @@ class Helpers:
         """
         known = held.is_at(self._quarantine.fd, intent.name)
         awaited = held.is_awaited()
-        if known and not awaited and held.is_untouched():
+        if known and not awaited and held.is_untouched() and self._has_kept(held, intent.expected):
             self.step("verified")
             return
         self._undo(held if known else None, intent, here, name, made)
         raise UnmetError(IN_USE if known and awaited else CHANGED)
+
+    def _has_kept(self, held: Held, expected: Entry) -> bool:
+        """Tell whether nobody has set attributes: nothing but the ctime tells, and we move that."""
+        return self._attributes is None or self._xattrs_of(held) == expected.xattrs
 
     def _retire(self, held: Held, intent: Intent) -> bytes:
         """Put away what was displaced as planned; return its name in the conflict store."""
@@ -672,13 +719,14 @@ class Helpers:
                         loan.end()
                 self._quarantine.links.note(held.st, held.fd)
                 st = held.st if not held.is_untouched() else os.fstat(held.fd)
+                moved = self._entry(st, expected.target, xattrs=self._xattrs_of(held))
             finally:
                 held.close()
         finally:
             if there is not here:
                 there.leave()
         self._remember(t.source, None)
-        return self._entry(st, expected.target), kept
+        return moved, kept
 
     def _move(
         self,
@@ -751,11 +799,20 @@ class Helpers:
 
     # --- metadata
 
-    def _set_meta(self, parent_fd: int, name: bytes, t: Transition) -> Entry:
-        """Set mode, owner and time of what is expected, or of the directory that is there."""
+    def _set_meta(
+        self, parent_fd: int, name: bytes, t: Transition, here: Optional[Directory] = None
+    ) -> Entry:
+        """Set mode, owner and time of what is expected, or of the directory that is there.
+
+        Args:
+            parent_fd: what it is in.
+            name: its name there.
+            t: the transition.
+            here: what it is in, if its name may be given to a copy.
+        """
         wanted = t.wanted
         assert wanted is not None
-        expected = t.expected or entry_at(parent_fd, name, owners=self._owners, strip=self._strip)
+        expected = t.expected or self._entry_at(parent_fd, name)
         if expected is None or expected.kind != wanted.kind:
             raise UnmetError(CHANGED)
         is_file = wanted.kind == _FILE
@@ -763,32 +820,126 @@ class Helpers:
         lease = is_file and wanted.mtime_ns != expected.mtime_ns
         held = Held(parent_fd, name, expected, lease)
         try:
-            before = self._entry(held.st)
-            if t.verb == META and before[1:4] != expected[1:4]:  # mode, uid, gid
+            before = self._entry(held.st, xattrs=self._xattrs_of(held))
+            if t.verb == META and before._replace(mtime_ns=expected.mtime_ns).meta() != (
+                expected.meta()
+            ):
                 raise UnmetError(CHANGED)
             self.step("held")
-            self._set(held, before, wanted)
+            if here is not None and not before.same_meta(wanted):
+                is_shared = self._is_shared(held.st, t)
+                if is_shared and os.geteuid() not in (0, held.st.st_uid):
+                    self._unmet = True  # nor could it be set in place
+                    return before._replace(target=expected.target)
+                if is_shared or _is_closed_to_attributes(held.st, before, wanted):
+                    return self._set_apart(here, name, t, expected)
+            refused = self._set(held, before, wanted)
             self.step("set")
             st = os.fstat(held.fd)
+            now = self._entry(st, expected.target, xattrs=self._xattrs_of(held))
+            self._unmet = not now.same_meta(wanted) and self._is_all(now, before, wanted, st)
+            if refused is not None and not self._unmet:
+                raise refused
         finally:
             held.close()
         mtime_ns = held.st.st_mtime_ns if before.mtime_ns == wanted.mtime_ns else st.st_mtime_ns
         if is_file and (st.st_size, st.st_mtime_ns) != (held.st.st_size, mtime_ns):
             raise UnmetError(CHANGED)
-        return self._entry(st, expected.target)
+        return now
 
-    def _set(self, held: Held, before: Entry, wanted: Entry) -> None:
+    def _is_all(self, now: Entry, before: Entry, wanted: Entry, st: os.stat_result) -> bool:
+        """Tell whether a file has all of the wanted metadata that it can be given here.
+
+        What differs is either what the file system makes of it, or was refused, because the file
+        is somebody else's. Else somebody has just set it, or an attribute keeps it as it is.
+        """
+        fields = [f for f in META_FIELDS if getattr(now, f) != getattr(wanted, f)]
+        if UNTOLD in (now.xattrs, wanted.xattrs):
+            fields = [f for f in fields if f != "xattrs"]  # they are never replaced
+        limit = before
+        if os.geteuid() in (0, st.st_uid):
+            st, xattrs = self._stage.stored(wanted)
+            limit = self._entry(st, wanted.target, xattrs=xattrs)
+        return all(getattr(now, f) == getattr(limit, f) for f in fields)
+
+    def _is_shared(self, st: os.stat_result, t: Transition) -> bool:
+        """Tell whether a file has names that are not known to be in the root.
+
+        What is set would be set of whatever somebody has linked into it.
+        """
+        if st.st_nlink < 2 or stat.S_ISDIR(st.st_mode):
+            return False
+        known = sum(self._is_name_of(path, st) for path in {*(t.links or ()), t.path})
+        return known + self._quarantine.names_of(st.st_ino) < st.st_nlink
+
+    def _is_name_of(self, path: bytes, st: os.stat_result) -> bool:
+        """Tell whether an inode is at a path of the replica."""
+        if not valid_path(path) or is_ours(path):
+            return False
+        directory, name = split(path)
+        try:
+            fd = open_beneath(self._root_fd, directory, os.O_PATH | os.O_DIRECTORY)
+            try:
+                there = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            finally:
+                os.close(fd)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (st.st_dev, st.st_ino)
+
+    def _set_apart(self, here: Directory, name: bytes, t: Transition, expected: Entry) -> Entry:
+        """Replace a file by a copy that has the metadata; its other names keep the inode."""
+        wanted = t.wanted
+        assert wanted is not None
+        held = Held(here.fd, name, expected, lease=True)
+        try:
+            self._open_up(here)
+            if wanted.kind == _SYMLINK:
+                made = self._stage.link(wanted._replace(target=expected.target))
+            else:
+                made = self._stage.keep_rest(self._stage.copy(held.fd, held.st, wanted), held.fd)
+            try:
+                copied = wanted._replace(
+                    size=expected.size, target=expected.target, digest=expected.digest
+                )
+                quarantine = self._quarantine
+                intent = Intent(quarantine.unused(), t.path, expected, copied, False)
+                quarantine.intend([intent])
+                self.step("made")
+                self._exchange(held, made, here, name, intent)
+                self.step("published")
+                self._unmet = made.unmet
+                return self._published(made, t._replace(wanted=copied), intent)
+            except (UnmetError, OSError):
+                self._stage.discard(made)
+                raise
+            finally:
+                os.close(made.fd)
+        finally:
+            held.close()
+
+    def _set(self, held: Held, before: Entry, wanted: Entry) -> Optional[OSError]:
+        """Set what is wanted and can be set; return why something could not."""
         where = held.reference()
+        refused = None
         new_owner = self._owners and (before.uid, before.gid) != (wanted.uid, wanted.gid)
-        if new_owner:
-            os.chown(where, wanted.uid, wanted.gid)  # before the mode: it clears bits of it
         mode = wanted.mode & 0o7777
+        if new_owner:  # before the mode: it clears bits of it, and some are not for another one
+            refused = attempt(os.chown, where, wanted.uid, wanted.gid)
+            if refused is not None:
+                mode &= 0o1777
+        mode_here = stat.S_IMODE(held.st.st_mode)
+        if self._attributes is not None and before.xattrs != wanted.xattrs:
+            refused = self._attributes.set(held.fd, wanted.xattrs) or refused
+            mode_here = stat.S_IMODE(os.fstat(held.fd).st_mode)  # an ACL is a mode, too
         if self._strip:  # special bits are not replicated: those that are here stay
             mode = mode & 0o777 | stat.S_IMODE(held.st.st_mode) & 0o7000
-        if wanted.kind != _SYMLINK and (new_owner or mode != stat.S_IMODE(held.st.st_mode)):
-            os.chmod(where, mode)
+        if wanted.kind != _SYMLINK and (new_owner or mode != mode_here):
+            refused = attempt(os.chmod, where, mode) or refused
         if before.mtime_ns != wanted.mtime_ns:
-            os.utime(where, ns=(held.st.st_atime_ns, wanted.mtime_ns))
+            times = (held.st.st_atime_ns, wanted.mtime_ns)
+            refused = attempt(os.utime, where, ns=times) or refused
+        return refused
 
     # --- small things
 
@@ -844,14 +995,34 @@ class Helpers:
         directory, name = split(path)
         try:
             fd = self._enter(directory).fd if path else self._root_fd
-            return entry_at(fd, name, owners=self._owners, strip=self._strip)
+            return self._entry_at(fd, name)
         except (OSError, UnmetError):
             return None
 
-    def _entry(self, st: os.stat_result, target: bytes = b"", digest: bytes = b"") -> Entry:
-        entry = entry_from_stat(st, self._owners, self._strip, target, digest)
+    def _entry(
+        self,
+        st: os.stat_result,
+        target: bytes = b"",
+        digest: bytes = b"",
+        xattrs: bytes = b"",
+    ) -> Entry:
+        entry = entry_from_stat(st, self._owners, self._strip, target, digest, xattrs)
         assert entry is not None
         return entry
+
+    def _entry_at(self, parent_fd: int, name: bytes) -> Optional[Entry]:
+        return entry_at(
+            parent_fd,
+            name,
+            owners=self._owners,
+            strip=self._strip,
+            attributes=self._attributes,
+        )
+
+    def _xattrs_of(self, held: Held) -> bytes:
+        if self._attributes is None or stat.S_ISLNK(held.st.st_mode):
+            return b""
+        return self._attributes.of(held.fd)
 
     def _remember(self, path: bytes, entry: Optional[Entry]) -> None:
         own = self.own
@@ -872,6 +1043,22 @@ def _fitting(notes: Iterable[Note]) -> Iterator[Note]:
         if size > FRAME_MAX // 2:
             return
         yield note
+
+
+def _is_closed_to_attributes(st: os.stat_result, before: Entry, wanted: Entry) -> bool:
+    """Tell whether a file's mode keeps its owner, who we are, from giving it attributes."""
+    closed = stat.S_ISREG(st.st_mode) and not st.st_mode & stat.S_IWUSR
+    return closed and os.geteuid() == st.st_uid != 0 and before.xattrs != wanted.xattrs
+
+
+def _unheld(path: bytes, entry: Entry, wanted: Entry) -> str:
+    """Say what a replica cannot hold of a file's metadata."""
+    fields = [f for f in META_FIELDS if getattr(entry, f) != getattr(wanted, f)]
+    said = {_WORDS[field]: None for field in fields}
+    return (
+        f"not all metadata can be set here, such as the {' and the '.join(said)} of "
+        f"{printable(path)}: what differs stays, and is not replicated back"
+    )
 
 
 def _displaces(t: Transition) -> bool:
@@ -907,7 +1094,7 @@ def _refusal(t: Transition) -> str:
 def _is_possible(e: Entry) -> bool:
     if not (0 <= e.mode <= 0o7777 and 0 <= e.uid < 0xFFFFFFFF and 0 <= e.gid < 0xFFFFFFFF):
         return False
-    if not -(1 << 63) <= e.mtime_ns < 1 << 63:
+    if not -(1 << 63) <= e.mtime_ns < 1 << 63 or len(e.xattrs) > XATTRS_MAX:
         return False
     if e.kind == _SYMLINK:
         return 0 < len(e.target) < 4096 and b"\0" not in e.target

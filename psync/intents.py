@@ -52,7 +52,7 @@ class Intent(NamedTuple):
 def _entry_text(entry: Optional[Entry]) -> str:
     if entry is None:
         return "-"
-    kind, mode, uid, gid, size, mtime_ns, target, digest, ino, ctime_ns = entry
+    kind, mode, uid, gid, size, mtime_ns, target, digest, ino, ctime_ns = entry[:10]
     return (
         f"{kind:d},{mode:d},{uid:d},{gid:d},{size:d},{mtime_ns:d},"
         f"{target.hex()},{digest.hex()},{ino:d},{ctime_ns:d}"

@@ -292,6 +292,10 @@ class Quarantine:
             self._log(logging.WARNING, f"{senseless} lines of .psync/journal make no sense")
         return intents
 
+    def names_of(self, ino: int) -> int:
+        """How many names an inode has here, as far as they wait for their last look."""
+        return sum(waiting.entry.ino == ino for waiting in self._heap)
+
     # --- the last look
 
     def tick(self) -> Optional[float]:

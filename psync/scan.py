@@ -28,6 +28,7 @@ from typing import Callable, NamedTuple, Optional
 from psync.core.entry import Entry, Kind, content_digest
 from psync.syscalls import is_mount, open_beneath, read_lease
 from psync.wire import BUSY, UNREADABLE
+from psync.xattrs import Attributes
 
 __all__ = [
     "ABSENT",
@@ -35,6 +36,7 @@ __all__ = [
     "Seen",
     "entry_at",
     "entry_from_stat",
+    "entry_of",
     "forget_cached",
     "hash_file",
     "list_names",
@@ -72,6 +74,7 @@ def entry_from_stat(
     strip: bool,
     target: bytes = b"",
     digest: bytes = b"",
+    xattrs: bytes = b"",
 ) -> Optional[Entry]:
     """Make the entry that an `lstat` or `fstat` shows.
 
@@ -81,6 +84,7 @@ def entry_from_stat(
         strip: drop set-user-id, set-group-id and sticky bits.
         target: a symlink's text.
         digest: a file's content digest, where known.
+        xattrs: its attributes, where they are replicated.
 
     Returns:
         None for what is not replicated: fifo, socket, device.
@@ -101,9 +105,10 @@ def entry_from_stat(
             digest,
             st.st_ino,
             st.st_ctime_ns,
+            xattrs,
         )
     if kind == stat.S_IFDIR:
-        return Entry(_DIRECTORY, bits, uid, gid, 0, st.st_mtime_ns, b"", b"", st.st_ino, 0)
+        return Entry(_DIRECTORY, bits, uid, gid, 0, st.st_mtime_ns, b"", b"", st.st_ino, 0, xattrs)
     if kind == stat.S_IFLNK:
         return Entry(
             _SYMLINK, 0, uid, gid, 0, st.st_mtime_ns, target, b"", st.st_ino, st.st_ctime_ns
@@ -111,7 +116,14 @@ def entry_from_stat(
     return None
 
 
-def entry_at(parent_fd: int, name: bytes, *, owners: bool, strip: bool) -> Optional[Entry]:
+def entry_at(
+    parent_fd: int,
+    name: bytes,
+    *,
+    owners: bool,
+    strip: bool,
+    attributes: Optional[Attributes] = None,
+) -> Optional[Entry]:
     """Make the entry of a name in a directory; `b""` is the directory itself.
 
     Returns:
@@ -123,12 +135,13 @@ def entry_at(parent_fd: int, name: bytes, *, owners: bool, strip: bool) -> Optio
     for _ in range(_TRIES):
         try:
             if not name:
-                return entry_from_stat(os.fstat(parent_fd), owners, strip)
+                return entry_of(parent_fd, owners=owners, strip=strip, attributes=attributes)
             st = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
             if not stat.S_ISLNK(st.st_mode):
                 if stat.S_ISDIR(st.st_mode):
                     _pass_over_mounts(parent_fd, name, st, os.fstat(parent_fd).st_dev)
-                return entry_from_stat(st, owners, strip)
+                xattrs = _xattrs_at(parent_fd, name, st, attributes)
+                return entry_from_stat(st, owners, strip, xattrs=xattrs)
             return _symlink(parent_fd, name, st, owners, strip)
         except OSError as error:
             if error.errno == errno.EINVAL:  # no symlink any more
@@ -137,6 +150,30 @@ def entry_at(parent_fd: int, name: bytes, *, owners: bool, strip: bool) -> Optio
                 return None
             raise
     raise OSError(errno.EBUSY, "changes all the time", name)
+
+
+def entry_of(
+    fd: int, *, owners: bool, strip: bool, attributes: Optional[Attributes] = None
+) -> Optional[Entry]:
+    """Make the entry of a file or directory that is open. Raises OSError."""
+    xattrs = b"" if attributes is None else attributes.of(fd)
+    return entry_from_stat(os.fstat(fd), owners, strip, xattrs=xattrs)
+
+
+def _xattrs_at(
+    parent_fd: int, name: bytes, st: os.stat_result, attributes: Optional[Attributes]
+) -> bytes:
+    """Read the attributes of what `lstat` just showed; OSError(EINVAL) if it is another now.
+
+    If it has none now, whoever has replaced it is heard of, and nothing of it is lost by then.
+    """
+    xattrs = b"" if attributes is None else attributes.at(parent_fd, name)
+    if not xattrs:
+        return b""
+    after = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+    if (after.st_ino, after.st_ctime_ns) != (st.st_ino, st.st_ctime_ns):
+        raise OSError(errno.EINVAL, "replaced meanwhile", name)
+    return xattrs
 
 
 def _pass_over_mounts(parent_fd: int, name: bytes, st: os.stat_result, device: int) -> None:
@@ -189,6 +226,7 @@ def read_settled(
     owners: bool,
     strip: bool,
     force: bool = False,
+    attributes: Optional[Attributes] = None,
 ) -> Optional[Seen]:
     """Read a regular file that nobody is writing.
 
@@ -203,19 +241,25 @@ def read_settled(
         strip: see `entry_from_stat`.
         force: take the content even though somebody has the file open for writing, if it
             stays the same while it is read.
+        attributes: reads the extended attributes that are replicated.
 
     Returns:
         What was seen, with `BUSY` or `UNREADABLE` and without content where that is so;
         None if it changed meanwhile: look again.
     """
+
+    def unread(flags: int) -> Seen:
+        xattrs = b"" if attributes is None else attributes.at(parent_fd, name)
+        return Seen(entry_from_stat(before, owners, strip, xattrs=xattrs), None, flags)
+
     try:
         fd = open_file(parent_fd, name)
     except BlockingIOError:  # somebody else holds a write lease
-        return Seen(entry_from_stat(before, owners, strip), None, BUSY)
+        return unread(BUSY)
     except OSError as error:
         if error.errno in _NOT_THERE or error.errno == errno.ENXIO:
             return None
-        return Seen(entry_from_stat(before, owners, strip), None, UNREADABLE)
+        return unread(UNREADABLE)
     try:
         quiet = True
         if not force:
@@ -224,18 +268,19 @@ def read_settled(
             except OSError:  # not our file, or no leases here
                 quiet = not trust_ns or time.time_ns() - before.st_mtime_ns >= trust_ns
         if not quiet:
-            return Seen(entry_from_stat(before, owners, strip), None, BUSY)
+            return unread(BUSY)
         size = before.st_size
         content = _read(fd, size) if size <= content_max else None
+        xattrs = b"" if attributes is None else attributes.of(fd)
         after = os.fstat(fd)
     except OSError:
-        return Seen(entry_from_stat(before, owners, strip), None, UNREADABLE)
+        return unread(UNREADABLE)
     finally:
         os.close(fd)
     if not _same(before, after) or (content is not None and len(content) != size):
         return None
     digest = b"" if content is None else content_digest(content)
-    return Seen(entry_from_stat(after, owners, strip, b"", digest), content)
+    return Seen(entry_from_stat(after, owners, strip, b"", digest, xattrs), content)
 
 
 def _read(fd: int, size: int) -> bytes:
@@ -315,8 +360,16 @@ class Looker:
     Not thread-safe: a thread that looks has a Looker of its own.
     """
 
-    def __init__(self, root_fd: int, *, owners: bool, strip: bool) -> None:
+    def __init__(
+        self,
+        root_fd: int,
+        *,
+        owners: bool,
+        strip: bool,
+        attributes: Optional[Attributes] = None,
+    ) -> None:
         """Look below `root_fd`, which stays the caller's."""
+        self._attributes = attributes
         self._root_fd = root_fd
         self._owners = owners
         self._strip = strip
@@ -380,8 +433,12 @@ class Looker:
         if parent_fd < 0:
             return ABSENT
         if not name:
-            return Seen(entry_from_stat(os.fstat(parent_fd), self._owners, self._strip))
+            return Seen(self.entry_of(parent_fd))
         return self.look_at(parent_fd, name, content_max, trust_ns=trust_ns, force=force)
+
+    def entry_of(self, fd: int) -> Optional[Entry]:
+        """The entry of a file or directory that is open, be it with O_PATH. Raises OSError."""
+        return entry_of(fd, owners=self._owners, strip=self._strip, attributes=self._attributes)
 
     def look_at(
         self,
@@ -393,7 +450,7 @@ class Looker:
         force: bool = False,
     ) -> Seen:
         """Look at a name in an open directory; else as `look`."""
-        owners, strip = self._owners, self._strip
+        owners, strip, attributes = self._owners, self._strip, self._attributes
         st: Optional[os.stat_result] = None
         for _ in range(_TRIES):
             try:
@@ -401,7 +458,8 @@ class Looker:
                 kind = st.st_mode & 0o170000
                 if kind == stat.S_IFREG:
                     if content_max is None:
-                        return Seen(entry_from_stat(st, owners, strip))
+                        xattrs = _xattrs_at(parent_fd, name, st, attributes)
+                        return Seen(entry_from_stat(st, owners, strip, xattrs=xattrs))
                     seen = read_settled(
                         parent_fd,
                         name,
@@ -411,12 +469,14 @@ class Looker:
                         owners=owners,
                         strip=strip,
                         force=force,
+                        attributes=attributes,
                     )
                     if seen is not None:
                         return seen
                 elif kind == stat.S_IFDIR:
                     _pass_over_mounts(parent_fd, name, st, self._device)
-                    return Seen(entry_from_stat(st, owners, strip))
+                    xattrs = _xattrs_at(parent_fd, name, st, attributes)
+                    return Seen(entry_from_stat(st, owners, strip, xattrs=xattrs))
                 elif kind == stat.S_IFLNK:
                     return Seen(_symlink(parent_fd, name, st, owners, strip))
                 else:
@@ -428,4 +488,5 @@ class Looker:
                     raise
         if st is None or not stat.S_ISREG(st.st_mode):
             raise OSError(errno.EBUSY, "changes all the time", name)
-        return Seen(entry_from_stat(st, owners, strip), None, BUSY)
+        xattrs = b"" if attributes is None else attributes.at(parent_fd, name)
+        return Seen(entry_from_stat(st, owners, strip, xattrs=xattrs), None, BUSY)

@@ -18,13 +18,17 @@ import errno
 import os
 import re
 import stat
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Optional
 
 from psync.core.entry import Entry, Kind, is_ours, valid_path
 from psync.private import open_directory, remove_tree, unused_names
-from psync.syscalls import EXCHANGE, copy_file, open_beneath, renameat2
+from psync.syscalls import EXCHANGE, clone_file, copy_file, open_beneath, renameat2
+from psync.xattrs import Attributes, copy_rest
 
-__all__ = ["Made", "Stage"]
+__all__ = ["COPY_MAX", "Made", "Stage", "attempt"]
+
+COPY_MAX = 256 << 20  # bytes that are worth copying for the sake of a mode or a time
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -34,6 +38,19 @@ _FILE_NAME = re.compile(rb"[0-9]{1,20}")
 _SOURCE = re.compile(rb"[0-9]{1,20}/[0-9]{1,20}")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _USABLE = 0o700  # what we need of a directory of ours, to move it
+_GIVEN = 0o6000  # set-user-id and set-group-id: of an owner, and of no other
+_UNHELD = (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW)
+
+
+def attempt(call: Callable[..., None], *args: Any, **options: Any) -> Optional[OSError]:
+    """Set what a file system may not have, or this file not be given; return why it was not."""
+    try:
+        call(*args, **options)
+    except OSError as error:
+        if error.errno not in _UNHELD:
+            raise
+        return error
+    return None
 
 
 class Made(NamedTuple):
@@ -46,6 +63,7 @@ class Made(NamedTuple):
         mode: the permissions that it is to have; `st` has them already, except for a
             directory that its owner may not write to.
         ours: made by us for one transition; else fetched by rsync, and its run's.
+        unmet: the file system has not taken all of the metadata that were wanted.
     """
 
     name: bytes
@@ -53,6 +71,7 @@ class Made(NamedTuple):
     st: os.stat_result
     mode: int
     ours: bool
+    unmet: bool = False
 
 
 class Stage:
@@ -63,9 +82,18 @@ class Stage:
         owners: set user and group as wanted; else they are left as they come.
         strip: drop set-user-id, set-group-id and sticky bits.
         durable: sync each file before it can be published.
+        attributes: sets the extended attributes that are replicated.
     """
 
-    def __init__(self, control_fd: int, owners: bool, strip: bool, durable: bool) -> None:
+    def __init__(
+        self,
+        control_fd: int,
+        owners: bool,
+        strip: bool,
+        durable: bool,
+        attributes: Optional[Attributes] = None,
+    ) -> None:
+        self._attributes = attributes
         self.fd = open_directory(control_fd, b"stage")
         self._owners = owners
         self._mask = 0o777 if strip else 0o7777
@@ -77,12 +105,46 @@ class Stage:
     def file(self, content: bytes, wanted: Entry) -> Made:
         """Make a file."""
         name = self._unused()
-        fd = os.open(name, _CREATE, wanted.mode & 0o777, dir_fd=self.fd)
+        mode = 0o600 if wanted.xattrs else wanted.mode & 0o777  # they are set by who may write
+        fd = os.open(name, _CREATE, mode, dir_fd=self.fd)
         try:
             written = os.write(fd, content)
             while written < len(content):
                 written += os.write(fd, content[written:])
             return self._dress(name, fd, wanted, ours=True)
+        except OSError:
+            os.close(fd)
+            remove_tree(self.fd, name)
+            raise
+
+    def copy(self, source_fd: int, st: os.stat_result, wanted: Entry) -> Made:
+        """Make a copy of a file that is here, with other metadata. Blocks.
+
+        Args:
+            source_fd: the file, open for reading.
+            st: what it is; mode bits that are not replicated are as they are there, and so is
+                the owner where owners are not.
+            wanted: mode, owner and time of the copy.
+
+        Raises:
+            OSError: EFBIG: it is too large for that.
+        """
+        name = self._unused()
+        fd = os.open(name, _CREATE, 0o600, dir_fd=self.fd)
+        try:
+            if not clone_file(source_fd, fd):
+                if st.st_blocks * 512 > COPY_MAX:
+                    reason = "it has other names, and is too large to be copied for that"
+                    raise OSError(errno.EFBIG, reason)
+                copy_file(source_fd, fd)
+            made = self._dress(name, fd, wanted, ours=True)
+            if not self._owners:
+                made = self.give(made, st.st_uid, st.st_gid)
+            kept = stat.S_IMODE(st.st_mode) & ~self._mask
+            if kept:
+                os.fchmod(fd, made.mode | kept)
+                made = made._replace(st=os.fstat(fd))
+            return made
         except OSError:
             os.close(fd)
             remove_tree(self.fd, name)
@@ -107,30 +169,75 @@ class Stage:
         """Make a symbolic link."""
         name = self._unused()
         os.symlink(wanted.target, name, dir_fd=self.fd)
+        here: dict[str, Any] = {"dir_fd": self.fd, "follow_symlinks": False}
         try:
             if self._owners:
-                os.chown(name, wanted.uid, wanted.gid, dir_fd=self.fd, follow_symlinks=False)
-            times = (wanted.mtime_ns, wanted.mtime_ns)
-            os.utime(name, ns=times, dir_fd=self.fd, follow_symlinks=False)
+                attempt(os.chown, name, wanted.uid, wanted.gid, **here)
+            attempt(os.utime, name, ns=(wanted.mtime_ns, wanted.mtime_ns), **here)
             fd = os.open(name, _OPEN_LINK, dir_fd=self.fd)
         except OSError:
             os.unlink(name, dir_fd=self.fd)
             raise
-        return Made(name, fd, os.fstat(fd), 0, True)
+        st = os.fstat(fd)
+        return Made(name, fd, st, 0, True, self._is_unmet(st, wanted))
 
     def _dress(self, name: bytes, fd: int, wanted: Entry, ours: bool) -> Made:
         mode = wanted.mode & self._mask
-        mode_here = mode if wanted.kind == Kind.FILE else mode | _USABLE
-        if self._owners:
-            os.fchown(fd, wanted.uid, wanted.gid)  # before the mode: it clears bits of it
-        os.utime(fd, ns=(wanted.mtime_ns, wanted.mtime_ns))
+        usable = 0 if wanted.kind == Kind.FILE else _USABLE
+        all_of_it = mode | usable
+        # The owner before the mode: it clears bits of it, and some are not for another one.
+        if self._owners and attempt(os.fchown, fd, wanted.uid, wanted.gid):
+            mode &= ~_GIVEN
+        mode_here = mode | usable
+        unset = self._attributes is not None and self._attributes.set(fd, wanted.xattrs)
+        attempt(os.utime, fd, ns=(wanted.mtime_ns, wanted.mtime_ns))
         st = os.fstat(fd)
         if stat.S_IMODE(st.st_mode) != mode_here:  # umask or owner had a say
-            os.fchmod(fd, mode_here)
+            attempt(os.fchmod, fd, mode_here)
             st = os.fstat(fd)
+        unmet = self._is_unmet(st, wanted) or stat.S_IMODE(st.st_mode) != all_of_it
+        if self._attributes is not None and (unset or wanted.xattrs):
+            unmet = unmet or self._attributes.of(fd) != wanted.xattrs  # the mode changes an ACL
         if self._durable:
             os.fsync(fd)
-        return Made(name, fd, st, mode, ours)
+        return Made(name, fd, st, mode, ours, unmet)
+
+    def _is_unmet(self, st: os.stat_result, wanted: Entry) -> bool:
+        """Tell whether the file system has made something else of an owner or a time."""
+        if self._owners and (st.st_uid, st.st_gid) != (wanted.uid, wanted.gid):
+            return True
+        return st.st_mtime_ns != wanted.mtime_ns
+
+    def stored(self, wanted: Entry) -> tuple[os.stat_result, bytes]:
+        """What the file system makes of metadata: tried with something of that kind of ours.
+
+        Returns:
+            What it is then, and its attributes.
+        """
+        if wanted.kind == Kind.SYMLINK:
+            made = self.link(wanted._replace(target=wanted.target or b"x"))
+        else:
+            is_file = wanted.kind == Kind.FILE
+            made = self.file(b"", wanted) if is_file else self.directory(wanted)
+            attempt(os.fchmod, made.fd, made.mode)
+        try:
+            if self._attributes is None or wanted.kind == Kind.SYMLINK:
+                return os.fstat(made.fd), b""
+            return os.fstat(made.fd), self._attributes.of(made.fd)
+        finally:
+            self.discard(made)
+            os.close(made.fd)
+
+    def keep_rest(self, made: Made, source_fd: int) -> Made:
+        """Give it the attributes that are not replicated, of what it will replace."""
+        if not stat.S_ISREG(made.st.st_mode):
+            return made
+        copy_rest(source_fd, made.fd, self._attributes)
+        st = os.fstat(made.fd)
+        if st.st_mode != made.st.st_mode:  # an ACL is a mode, too
+            attempt(os.fchmod, made.fd, stat.S_IMODE(made.st.st_mode))
+            st = os.fstat(made.fd)
+        return made._replace(st=st)
 
     def give(self, made: Made, uid: int, gid: int) -> Made:
         """Give it to another user and group (-1: as it is), if we may."""
@@ -140,7 +247,9 @@ class Stage:
         try:
             os.fchown(made.fd, uid, gid)
             os.fchmod(made.fd, stat.S_IMODE(st.st_mode))
-        except PermissionError:
+        except OSError as error:
+            if error.errno not in _UNHELD:
+                raise
             return made  # then it is ours
         return made._replace(st=os.fstat(made.fd))
 

@@ -31,7 +31,9 @@ from typing import Any
 __all__ = [
     "EXCHANGE",
     "NOREPLACE",
+    "clone_file",
     "copy_file",
+    "has_holes",
     "is_mount",
     "lease_intact",
     "memfd",
@@ -277,6 +279,15 @@ def syncfs(fd: int) -> None:
         raise _failure()
 
 
+def clone_file(src_fd: int, dst_fd: int) -> bool:
+    """Let an empty file share the blocks of another; False: the file system cannot."""
+    try:
+        fcntl.ioctl(dst_fd, _FICLONE, src_fd)
+    except OSError:
+        return False  # no reflinks here, or not between these two
+    return True
+
+
 def copy_file(src_fd: int, dst_fd: int) -> None:
     """Copy a regular file's whole content into an empty one, as cheaply as possible.
 
@@ -284,11 +295,8 @@ def copy_file(src_fd: int, dst_fd: int) -> None:
     through this process; holes stay holes. What is written to the source meanwhile may
     or may not be in the copy. Blocks for as long as that takes.
     """
-    try:
-        fcntl.ioctl(dst_fd, _FICLONE, src_fd)
+    if clone_file(src_fd, dst_fd):
         return
-    except OSError:
-        pass  # no reflinks here, or not between these two
     size = os.fstat(src_fd).st_size
     at = 0
     while at < size:
@@ -302,6 +310,21 @@ def copy_file(src_fd: int, dst_fd: int) -> None:
         _copy_range(src_fd, dst_fd, begin, min(end, size))
         at = end
     os.ftruncate(dst_fd, size)
+
+
+def has_holes(fd: int) -> bool:
+    """Tell whether a regular file is sparse: less of it is stored than is read from it.
+
+    Both have to be so: a file system that compresses stores less of a file without holes, and
+    space that was only set apart for a file counts as a hole.
+    """
+    st = os.fstat(fd)
+    if st.st_blocks * 512 >= st.st_size:
+        return False
+    try:
+        return os.lseek(fd, 0, os.SEEK_HOLE) < st.st_size
+    except OSError:
+        return False  # cut short meanwhile, or no SEEK_HOLE here
 
 
 _NO_RANGES = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)

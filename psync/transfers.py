@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import product
 
 from psync.core.entry import Side
 from psync.core.events import (
@@ -125,7 +126,7 @@ class Transfers:
         ]
         try:
             if files:
-                await self._fill(source, run, opened.pid, files)
+                await self._fill(source, run, opened, files)
         except (TransportError, RsyncError):
             reader.send(CloseSource(run))
             writer.send(Unstage(run))
@@ -149,7 +150,7 @@ class Transfers:
         return events
 
     async def _fill(
-        self, source: Side, run: int, pid: int, files: list[tuple[Transfer, int]]
+        self, source: Side, run: int, opened: Opened, files: list[tuple[Transfer, int]]
     ) -> None:
         """Fill the target's staging."""
         writer = self._peers[source.other]
@@ -158,15 +159,17 @@ class Transfers:
         staged = await writer.ask(Stage(run, names, bases), Staged, run)
         if staged.message:
             raise RsyncError(0, staged.message)
-        # A whole file and a difference are best sent in different ways.
-        for delta in (False, True):
-            some = [fd for transfer, fd in files if bool(transfer.basis) == delta]
+        # A whole file, a difference and what has holes are best sent in different ways.
+        holes = set(opened.sparse)
+        for delta, sparse in product((False, True), repeat=2):
+            some = [fd for t, fd in files if (bool(t.basis), fd in holes) == (delta, sparse)]
             if some:
                 await self._rsync.run(
                     source,
-                    [f"/proc/{pid}/fd/{fd}" for fd in some],
+                    [f"/proc/{opened.pid}/fd/{fd}" for fd in some],
                     source.other,
                     f"/proc/{staged.pid}/fd/{staged.fd}/{run}/",
                     delta=delta,
+                    sparse=sparse,
                     options=self._options,
                 )

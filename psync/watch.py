@@ -47,8 +47,9 @@ from psync.core.settle import (
     MOVED_IN,
     MOVED_OUT,
 )
-from psync.scan import Looker, entry_from_stat, list_names, open_directory
+from psync.scan import Looker, list_names, open_directory
 from psync.syscalls import memfd
+from psync.xattrs import Attributes
 
 __all__ = ["Cinotify", "Event", "Inotify", "Polling", "Watcher", "find_cinotify", "walk"]
 
@@ -127,13 +128,23 @@ class Cinotify:
 
     name = "cinotify"
 
-    def __init__(self, program: str, root_fd: int, *, owners: bool, strip: bool) -> None:
+    def __init__(
+        self,
+        program: str,
+        root_fd: int,
+        *,
+        owners: bool,
+        strip: bool,
+        attributes: Attributes | None = None,
+    ) -> None:
         """Start it; it scans at once. Raises OSError if it cannot run."""
         argv = ["cinotify", "--root-fd", str(_CHILD_ROOT_FD)]
         if not owners:
             argv.append("--no-owner")
         if strip:
             argv.append("--strip-special")
+        if attributes is not None:
+            argv.append("--xattrs")
         commands, self._commands = os.pipe()
         self.fd, events = os.pipe()
         try:
@@ -256,6 +267,7 @@ def walk(
     *,
     owners: bool,
     strip: bool,
+    attributes: Attributes | None = None,
     enter: Callable[[bytes, int], None] = lambda path, fd: None,
     missed: Callable[[bytes], None] = lambda path: None,
 ) -> Iterator[Event]:
@@ -265,12 +277,13 @@ def walk(
         root_fd: the replica's root.
         top: where to begin; `b""` is the root, whose scan ends with an "S".
         live: the flag for the events.
-        owners: as in `entry_from_stat`.
-        strip: as in `entry_from_stat`.
+        owners: as in `scan.entry_from_stat`.
+        strip: likewise.
+        attributes: reads the extended attributes that are replicated.
         enter: called with each directory's path and descriptor before it is listed.
         missed: called with the path of a directory that is not there (any more).
     """
-    looker = Looker(root_fd, owners=owners, strip=strip)
+    looker = Looker(root_fd, owners=owners, strip=strip, attributes=attributes)
     stack = [top]
     directories = entries = 0
     while stack:
@@ -291,7 +304,7 @@ def walk(
         mounts = []
         try:
             enter(path, fd)
-            own = entry_from_stat(os.fstat(fd), owners, strip)
+            own = looker.entry_of(fd)
             for name in list_names(fd):
                 if name.endswith(LOCAL_SUFFIX) or name == CONTROL_NAME:
                     continue
@@ -329,11 +342,19 @@ class Polling:
     name = "polling"
     fd = -1
 
-    def __init__(self, root_fd: int, *, owners: bool, strip: bool) -> None:
+    def __init__(
+        self,
+        root_fd: int,
+        *,
+        owners: bool,
+        strip: bool,
+        attributes: Attributes | None = None,
+    ) -> None:
         """Begin with a scan."""
         self._root_fd = root_fd
         self._owners = owners
         self._strip = strip
+        self._attributes = attributes
         self._scan: Iterator[Event] | None = None
         self.rescan()
 
@@ -350,6 +371,7 @@ class Polling:
             live,
             owners=self._owners,
             strip=self._strip,
+            attributes=self._attributes,
             enter=self._enter,
             missed=self._missed,
         )
@@ -420,7 +442,14 @@ class Inotify(Polling):
 
     name = "inotify_simple"
 
-    def __init__(self, root_fd: int, *, owners: bool, strip: bool) -> None:
+    def __init__(
+        self,
+        root_fd: int,
+        *,
+        owners: bool,
+        strip: bool,
+        attributes: Attributes | None = None,
+    ) -> None:
         """Begin with a scan. Raises ImportError or OSError where it cannot work."""
         from inotify_simple import INotify
 
@@ -432,7 +461,7 @@ class Inotify(Polling):
         self._absent: dict[bytes, None] = {}
         self._half: tuple[int, bytes, bool] | None = None
         self._half_until = 0.0
-        super().__init__(root_fd, owners=owners, strip=strip)
+        super().__init__(root_fd, owners=owners, strip=strip, attributes=attributes)
         self._control = self._add(CONTROL_NAME, _IN_CLOSE_WRITE)
         if not self._watch(b"", root_fd):
             self.close()

@@ -98,6 +98,8 @@ class Transition(NamedTuple):
         source_expected: see above.
         content: the content of a small file.
         keep: what is displaced is a conflict's loser and goes to `conflicts/`.
+        links: for `META`, the other paths at which this inode was when last agreed. If it has
+            names besides these, which may be outside of the root, a copy takes its place.
     """
 
     op: int
@@ -109,6 +111,7 @@ class Transition(NamedTuple):
     source_expected: Optional[Entry] = None
     content: Optional[bytes] = None
     keep: bool = False
+    links: Optional[List[bytes]] = None
 
 
 PUT = 1  # create or replace with a file, symlink or directory (`wanted.kind`)
@@ -127,6 +130,8 @@ class Outcome(NamedTuple):
         entry: what is at the path now (with identity), None for nothing; for any status.
         message: one line for people when not applied.
         kept: the name in `conflicts/` under which a loser was kept, else empty.
+        unmet: when applied, `entry` has not all of the metadata that were wanted, for this file
+            cannot be given them (its file system has none such, or its owner is somebody else).
     """
 
     op: int
@@ -134,6 +139,7 @@ class Outcome(NamedTuple):
     entry: Optional[Entry]
     message: str = ""
     kept: bytes = b""
+    unmet: bool = False
 
 
 APPLIED = 0
@@ -246,12 +252,14 @@ class Results(NamedTuple):
 class Opened(NamedTuple):
     """Answer to `OpenSource`: file `index` of run `run` is descriptor `fd` of process `pid`.
 
-    `fd` -1: not as expected (or busy); it will be observed again.
+    `fd` -1: not as expected (or busy); it will be observed again. `sparse` names those of the
+    descriptors whose file has holes.
     """
 
     run: int
     files: List[int]
     pid: int
+    sparse: List[int]
 
 
 class Staged(NamedTuple):
@@ -294,7 +302,7 @@ class Trouble(NamedTuple):
     """A path cannot be observed or handled; `message` is empty when it can again.
 
     Codes: unreadable (a directory that cannot be listed is never taken for empty), mount,
-    limit (of watches), overflow, io.
+    limit (of watches), overflow, io, metadata (some of which the replica cannot hold).
     """
 
     code: str
@@ -397,6 +405,7 @@ class Start(NamedTuple):
     distrust_cache: bool = False  # its disk failed: only what is read from there counts
     keep_both: bool = False  # a loser goes back beside the version that won
     trash_s: int = 0  # how long what is deleted is kept; 0: it is not
+    xattrs: bool = False
 
 
 class Watch(NamedTuple):

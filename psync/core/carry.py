@@ -14,7 +14,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from psync.core.entry import Agreed, Entry, Kind, Side, content_digest, parent, printable
+from psync.core.entry import (
+    META_FIELDS,
+    Agreed,
+    Entry,
+    Kind,
+    Side,
+    content_digest,
+    parent,
+    printable,
+)
 from psync.core.events import Intend, Intent, Transfer, Transferred
 from psync.core.flights import Op
 from psync.core.moves import Moves
@@ -37,6 +46,8 @@ from psync.wire import (
 )
 
 __all__ = ["Carrier", "intent_of", "is_recorded"]
+
+LINKS_MAX = 100  # names of one inode that are worth telling
 
 _Walk = tuple[Side, bytes, Iterator[bytes]]  # where it is gone, the directory, what is below it
 
@@ -120,7 +131,7 @@ class Carrier:
 
     def adjust(self, path: bytes, decision: Decision, left: View, right: View) -> None:
         """Give both sides the same metadata; the content, if it differs, follows."""
-        wanted, views = decision.wanted, (left, right)
+        wanted, views, base = decision.wanted, (left, right), self._archive.get(path)
         assert wanted is not None
         if not self._pair.has_parent(path, None):
             return
@@ -129,12 +140,14 @@ class Carrier:
         for side in Side:
             entry, shown = views[side].entry, views[side.other].entry
             assert entry is not None
-            if entry.same_meta(wanted) or (decision.partial and side != decision.source):
+            holds = base.as_agreed(side, entry) if base is not None else entry
+            if holds.same_meta(wanted) or (decision.partial and side != decision.source):
                 continue
             whole = wanted._replace(
                 kind=entry.kind, size=entry.size, target=entry.target, digest=entry.digest
             )
-            transition = Transition(0, META, path, entry, whole)
+            links = self._other_names(side, path, entry, wanted)
+            transition = Transition(0, META, path, entry, whole, links=links or None)
             self._send(side, transition, decision, shown, intact=not decision.partial)
 
     def _is_kept(self, path: bytes) -> bool:
@@ -143,6 +156,17 @@ class Carrier:
         if inner is not None:
             self._pending.hold(path, inner)
         return inner is not None
+
+    def _other_names(self, side: Side, path: bytes, entry: Entry, wanted: Entry) -> list[bytes]:
+        """The other paths at which metadata may be set by setting them at one."""
+        if _is_directory(entry):
+            return []
+        names = [name for name in self._archive.find_links(side, entry.ino) if name != path]
+        if self._pair.limits.meta_from is side.other:
+            # What is set back under all names would be set back again, if over there they differ.
+            shown = self._replicas[side.other].shows
+            names = [name for name in names if _same_copied(shown(name), wanted)]
+        return names[:LINKS_MAX]
 
     def _has_room(self, path: bytes, side: Side) -> bool:
         replica = self._replicas[side]
@@ -241,7 +265,7 @@ class Carrier:
         elif status == APPLIED and void:
             self._replicas[side].views.set(path, View(outcome.entry))
         elif status == APPLIED:
-            self._applied(op, outcome.entry)
+            self._applied(op, outcome.entry, unmet=outcome.unmet)
             if last and (op.transition.verb != META or op.intact) and path in self._pending.since:
                 self._pending.since[path] = op.sequence + 1  # what came later counts anew
         elif status == CHANGED:
@@ -278,23 +302,25 @@ class Carrier:
                 if parent(path) in other.survey.pending:
                     other.views.pop(path)
 
-    def _applied(self, op: Op, entry: Entry | None) -> None:
+    def _applied(self, op: Op, entry: Entry | None, *, unmet: bool) -> None:
         path, side, transition = op.path, op.side, op.transition
         wanted = transition.wanted
-        self._pending.problems.pop(path, None)
+        if not unmet:
+            self._pending.problems.pop(path, None)
         if wanted is None:
             self._removed(op)
             return
         if entry is None or entry.kind != wanted.kind or op.shown is None:
             raise AgentError(f"the agent did something else at {printable(path)!r}")
         if transition.verb == META:
-            self._adjusted(op, entry, op.shown)
+            self._adjusted(op, entry, op.shown, unmet=unmet)
             return
         if wanted.kind == Kind.DIRECTORY and self._replicas[side].views.names(path):
             # It may be another one than they were seen in, of which nobody tells any more.
             self._replicas[side].survey.ask(path, deep=True)
         self._replicas[side].bytes_moved += wanted.size
-        self._agree(op, wanted._replace(digest=wanted.digest or entry.digest), entry, op.shown)
+        wanted = wanted._replace(digest=wanted.digest or entry.digest)
+        self._agree(op, wanted, entry, op.shown, unmet=unmet)
         self._pair.survivors.discard(path)
         text = "conflict" if transition.keep else ("replaced" if transition.expected else "created")
         self._pair.note("transition.applied", side, path, text)
@@ -309,14 +335,17 @@ class Carrier:
             other.pop(path)
         self._pair.note("transition.applied", op.side, path, "removed")
 
-    def _agree(self, op: Op, wanted: Entry, entry: Entry, shown: Entry) -> None:
+    def _agree(self, op: Op, wanted: Entry, entry: Entry, shown: Entry, *, unmet: bool) -> None:
         """Both sides hold `wanted`: what the other showed is no news, unless it has changed."""
         path, side = op.path, op.side
         if not self._archive.has_directory(parent(path)):
             self._replicas[side].views.set(path, View(entry))  # its directory has gone since
             return
+        held = entry.same_meta(wanted) or unmet
+        if held and not shown.same_meta(wanted):
+            held = self._holds(path, side.other, shown, wanted)
         sides = (shown, entry) if side else (entry, shown)
-        self._archive.put(path, agree(wanted, *sides))
+        self._archive.put(path, agree(wanted, *sides, held=held))
         self._replicas[side].views.pop(path)
         replica = self._replicas[side.other]
         view = replica.views.get(path)
@@ -325,22 +354,31 @@ class Carrier:
             replica.views.pop(path)
             replica.drop_content(path)
 
-    def _adjusted(self, op: Op, entry: Entry, shown: Entry) -> None:
+    def _holds(self, path: bytes, side: Side, entry: Entry, wanted: Entry) -> bool:
+        """Tell whether a side holds all of the wanted metadata that it can, as far as is known."""
+        base = self._archive.get(path)
+        return base is not None and base.as_agreed(side, entry).same_meta(wanted)
+
+    def _adjusted(self, op: Op, entry: Entry, shown: Entry, *, unmet: bool) -> None:
         """Metadata was brought over to a side; its content is as it was."""
         path, side, expected = op.path, op.side, op.transition.expected
-        base = self._archive.get(path)
+        base, wanted = self._archive.get(path), op.decision.wanted
         was = self._replicas[side].view(path, base)
-        assert expected is not None and op.decision.wanted is not None
+        assert expected is not None and wanted is not None
         if entry.kind == Kind.FILE and not entry.digest:
             entry = entry._replace(digest=expected.digest)
         self._pair.look_at_links(side, path, entry)
-        if op.intact and shown.same_meta(entry):
-            self._agree(op, op.decision.wanted, entry, shown)
+        met = entry.same_meta(wanted) or unmet
+        agreed = shown.same_meta(wanted) or self._holds(path, side.other, shown, wanted)
+        if op.intact and met and agreed:
+            self._agree(op, wanted, entry, shown, unmet=unmet)
         else:
             self._replicas[side].views.set(path, View(entry, was.intact))
-            if base is not None and not op.intact:
+            if base is not None and not op.intact and met:
                 # The content is still to be copied; what the other side had changed has arrived.
-                self._archive.put(path, _with_meta_of(base, entry, shown))
+                self._archive.put(path, _with_meta_of(base, wanted, side, entry, shown))
+            elif unmet:
+                self._pair.fail(path, side, "its mode, owner or time cannot be set")
         self._pair.note("transition.applied", side, path, "metadata")
 
     # --- transfers -----------------------------------------------------------------------
@@ -407,11 +445,28 @@ def _is_directory(entry: Entry | None) -> bool:
     return entry is not None and entry.kind == Kind.DIRECTORY
 
 
-def _with_meta_of(base: Agreed, entry: Entry, shown: Entry) -> Agreed:
-    """The agreed state, with the metadata that both sides have come to hold since."""
-    taken = {
-        field: getattr(shown, field)
-        for field in ("mode", "uid", "gid")
-        if getattr(shown, field) == getattr(entry, field)
-    }
-    return base._replace(**taken)
+def _same_copied(entry: Entry | None, wanted: Entry) -> bool:
+    return entry is not None and entry._replace(mtime_ns=wanted.mtime_ns).same_meta(wanted)
+
+
+def _with_meta_of(base: Agreed, wanted: Entry, side: Side, entry: Entry, shown: Entry) -> Agreed:
+    """The agreed state, with the metadata that both sides have come to hold since.
+
+    Args:
+        base: the agreed state.
+        wanted: what both were to hold; its mtime belongs to content that is still to follow.
+        side: where they were set.
+        entry: what it holds now.
+        shown: what the other side showed.
+    """
+    fields = [field for field in META_FIELDS if field != "mtime_ns"]
+    other = base.as_agreed(side.other, shown)
+    taken = [field for field in fields if getattr(other, field) == getattr(wanted, field)]
+    sides = [base.on(Side.LEFT), base.on(Side.RIGHT)]
+    for each, now in ((side, entry), (side.other, shown)):
+        sides[each] = sides[each]._replace(**{field: getattr(now, field) for field in taken})
+    agreed = wanted._replace(
+        mtime_ns=base.mtime_ns,
+        **{field: getattr(base, field) for field in fields if field not in taken},
+    )
+    return base.held(agreed, *sides)

@@ -17,7 +17,9 @@ from hashlib import blake2b
 from typing import Iterable, NamedTuple, Optional, Tuple
 
 __all__ = [
+    "META_FIELDS",
     "ROOT",
+    "XATTRS_MAX",
     "Agreed",
     "Entry",
     "Kind",
@@ -69,7 +71,8 @@ class Entry(NamedTuple):
     `mode` holds permission bits (0 for a symlink); `size` is in bytes and 0 for
     all but files; `target` is a symlink's text; `digest` is `content_digest` of a
     file where it is known, else empty; `ino` and `ctime_ns` identify the version
-    on its own replica and mean nothing on the other.
+    on its own replica and mean nothing on the other. `xattrs` are the extended attributes and
+    ACLs that are replicated, as `psync.xattrs` packs them: empty for none.
     """
 
     kind: int
@@ -82,6 +85,7 @@ class Entry(NamedTuple):
     digest: bytes
     ino: int
     ctime_ns: int
+    xattrs: bytes = b""
 
     def same_identity(self, other: Optional[Entry]) -> bool:
         """Tell whether `other`, seen on the same replica, is this very version.
@@ -100,22 +104,41 @@ class Entry(NamedTuple):
 
     def bare(self) -> Entry:
         """The same without what identifies it on its own replica."""
-        return Entry(*self[:8], 0, 0)
+        return Entry(*self[:8], 0, 0, self.xattrs)
 
     def same_meta(self, other: Entry) -> bool:
-        """Tell whether mode, owner, group and mtime are equal on any replicas."""
+        """Tell whether mode, owner, group, mtime and attributes are equal on any replicas."""
         return (
             self.mode == other.mode
             and self.uid == other.uid
             and self.gid == other.gid
             and self.mtime_ns == other.mtime_ns
+            and self.xattrs == other.xattrs
         )
+
+    def meta(self) -> bytes:
+        """Mode, owner, group, mtime and attributes, packed."""
+        return _META.pack(self.mode, self.uid, self.gid, self.mtime_ns) + self.xattrs
+
+    def with_meta(self, packed: bytes) -> Entry:
+        """The same with other metadata, as `meta` gave them."""
+        mode, uid, gid, mtime_ns = _META.unpack_from(packed)
+        return self._replace(
+            mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, xattrs=packed[_META.size :]
+        )
+
+
+META_FIELDS = ("mode", "uid", "gid", "mtime_ns", "xattrs")
+XATTRS_MAX = 65_536  # bytes of `Entry.xattrs`
+_META = struct.Struct("<HIIq")
 
 
 class Agreed(NamedTuple):
     """The archive's record of a path: what both replicas hold, and each one's identity.
 
-    For a directory `size`, `left_ctime_ns` and `right_ctime_ns` are 0.
+    For a directory `size`, `left_ctime_ns` and `right_ctime_ns` are 0. `left_own` and
+    `right_own` are what a side holds in place of the agreed metadata if it cannot hold those
+    (`Entry.meta`), else empty.
     """
 
     kind: int
@@ -130,12 +153,49 @@ class Agreed(NamedTuple):
     left_ctime_ns: int
     right_ino: int
     right_ctime_ns: int
+    left_own: bytes = b""
+    right_own: bytes = b""
+    xattrs: bytes = b""
 
     def on(self, side: int) -> Entry:
         """The entry that `side` held when both agreed."""
         if side == Side.LEFT:
-            return Entry(*self[:8], self.left_ino, self.left_ctime_ns)
-        return Entry(*self[:8], self.right_ino, self.right_ctime_ns)
+            ino, ctime_ns, own = self.left_ino, self.left_ctime_ns, self.left_own
+        else:
+            ino, ctime_ns, own = self.right_ino, self.right_ctime_ns, self.right_own
+        entry = Entry(*self[:8], ino, ctime_ns, self.xattrs)
+        return entry.with_meta(own) if own else entry
+
+    def seen(self, left: Entry, right: Entry) -> Agreed:
+        """The same, in the versions that the sides have now."""
+        return self._replace(
+            left_ino=left.ino,
+            left_ctime_ns=left.ctime_ns,
+            right_ino=right.ino,
+            right_ctime_ns=right.ctime_ns,
+        )
+
+    def held(self, wanted: Entry, left: Entry, right: Entry) -> Agreed:
+        """The same with the metadata of `wanted`, of which the sides hold what they show."""
+        return self._replace(
+            **{field: getattr(wanted, field) for field in META_FIELDS},
+            left_own=b"" if left.same_meta(wanted) else left.meta(),
+            right_own=b"" if right.same_meta(wanted) else right.meta(),
+        )
+
+    def as_agreed(self, side: int, entry: Entry) -> Entry:
+        """What a side shows, with the agreed metadata where it holds all of them that it can.
+
+        Other content has its own time, be it cut to the same.
+        """
+        if entry.kind != self.kind or not (self.left_own, self.right_own)[side]:
+            return entry
+        own = self.on(side)
+        fields = {f: getattr(self, f) for f in META_FIELDS if getattr(entry, f) == getattr(own, f)}
+        differs = entry.digest != self.digest and bool(entry.digest and self.digest)
+        if differs or (entry.size, entry.target) != (self.size, self.target):
+            fields.pop("mtime_ns", None)
+        return entry._replace(**fields)
 
 
 def content_digest(content: bytes) -> bytes:
@@ -162,10 +222,12 @@ def directory_digest(own: Entry, children: Iterable[Tuple[bytes, Entry]]) -> byt
         16 bytes: BLAKE2b over the little-endian records of mtime, mode, uid, gid of the
         directory; then for each child its name's length and bytes, and kind, mode, uid,
         gid, size, mtime, inode, ctime, where size, mtime and ctime of a
-        subdirectory count as 0.
+        subdirectory count as 0. The attributes of files show in their ctimes; those of the
+        directory come first, if it has any: such a digest `cinotify` never makes.
     """
     state = blake2b(digest_size=16)
     update = state.update
+    update(own.xattrs)
     update(_OWN.pack(own.mtime_ns & _UINT64, own.mode, own.uid, own.gid))
     for name, e in children:
         update(_LENGTH.pack(len(name)))

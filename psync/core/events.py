@@ -194,6 +194,7 @@ class Limits(NamedTuple):
         compare: reconcile what a scan shows; False: trust that it is as agreed.
         favoured: whose version wins a conflict; None: the newer.
         ask: nothing is done about a conflict until a person has chosen a side.
+        meta_from: the side whose mode, owner and attributes count; None: those of both.
     """
 
     inline_max: int = 256 * 1024
@@ -204,3 +205,4 @@ class Limits(NamedTuple):
     compare: bool = True
     favoured: Side | None = None
     ask: bool = False
+    meta_from: Side | None = None

@@ -37,7 +37,7 @@ from psync.core.entry import (
 )
 from psync.core.flights import Op
 from psync.core.pair import Pair
-from psync.core.reconcile import Decision, Verb, View, agree
+from psync.core.reconcile import Decision, Verb, View
 from psync.core.replica import Link, Move, Replica
 from psync.wire import META_ONLY, RENAME, Item, Outcome, Transition
 
@@ -78,7 +78,8 @@ class Moves:
                 self._lose_track(replica, old, new)
             return
         was = replica.view(old, base)
-        same = entry.size == base.size and entry.mtime_ns == base.mtime_ns
+        agreed = base.on(replica.side)
+        same = entry.size == agreed.size and entry.mtime_ns == agreed.mtime_ns
         intact = bool(item.flags & META_ONLY) and was.intact and same
         self._remember(replica, new, Move(old, entry, intact, hinted=True))
         if was.entry is not None and was.entry.ino == entry.ino:
@@ -138,7 +139,7 @@ class Moves:
         base = self._archive.get(old) if old else None
         if old is None or base is None or old == path or base.kind != entry.kind:
             return
-        if entry.size != base.size or entry.mtime_ns != base.mtime_ns:
+        if entry.size != base.size or entry.mtime_ns != base.on(replica.side).mtime_ns:
             return
         self._remember(replica, path, Move(old, entry, intact=False, hinted=False))
 
@@ -467,7 +468,7 @@ class Moves:
     ) -> None:
         """Take a rename over into the archive."""
         sides = (here, there) if side == Side.LEFT else (there, here)
-        self._archive.rename(old, new, agree(base.on(0), *sides))
+        self._archive.rename(old, new, base.seen(*sides))
 
     def _arrive(self, replica: Replica, old: bytes, new: bytes, *, listed: bool) -> None:
         """A directory's rename is settled: what is known of paths in it is known of the new ones.
@@ -600,14 +601,12 @@ class Moves:
             source.views.set(old, View(here))
         if new not in source.views:
             source.views.set(new, View(None))
-        if (
-            base.kind == Kind.DIRECTORY
-            or there.size != base.size
-            or there.mtime_ns != base.mtime_ns
-        ):
-            there = base.on(target.side)
+        was = base.on(target.side)
+        same = (there.size, there.mtime_ns) == (was.size, was.mtime_ns)
+        if base.kind == Kind.DIRECTORY or not same:
+            there = was
         sides = (there, base.on(1)) if target.side == Side.LEFT else (base.on(0), there)
-        self.follow_both(old, new, agree(base.on(0), *sides))
+        self.follow_both(old, new, base.seen(*sides))
 
     def wait_no_more(self, replica: Replica) -> None:
         """Let the talk of a side go on, as if its rename had been found and not been heard of.

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from psync.core.carry import Carrier
-from psync.core.entry import ROOT, Entry, Kind, join, parent, printable, valid_path
+from psync.core.entry import ROOT, XATTRS_MAX, Entry, Kind, join, parent, printable, valid_path
 from psync.core.events import Send
 from psync.core.moves import Moves
 from psync.core.pair import Pair
@@ -248,6 +248,8 @@ class News:
             return
         if entry is not None and entry.kind not in _KINDS:
             raise AgentError(f"the agent showed a kind that cannot be at {printable(path)!r}")
+        if entry is not None and len(entry.xattrs) > XATTRS_MAX:
+            raise AgentError(f"the agent showed too many attributes at {printable(path)!r}")
         pending = self._pending
         pending.sequence += 1
         want = replica.answered(path)
@@ -327,6 +329,8 @@ class News:
             event = f"trouble.{message.code}"
             self._pair.note(event, replica.side, message.path, message.message)
         replica.troubles[key] = message.message
+        if message.code == "metadata":
+            return  # of no path in particular
         self._listed(replica, message.path)
         self._cannot_look(replica, message)
 

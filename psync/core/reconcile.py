@@ -20,9 +20,9 @@ It deliberately knows nothing of names, directories' contents, operations in fli
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from psync.core.entry import Agreed, Entry, Kind, Side
+from psync.core.entry import META_FIELDS, Agreed, Entry, Kind, Side
 
 __all__ = [
     "RIVALS",
@@ -34,9 +34,12 @@ __all__ = [
     "decide",
     "same_content",
     "standing",
+    "with_meta_of",
 ]
 
 RIVALS = "both sides changed it"
+
+_COPIED = tuple(field for field in META_FIELDS if field != "mtime_ns")  # it is the content's
 
 
 class View(NamedTuple):
@@ -128,6 +131,7 @@ def _is_only_stirred(was: Entry, now: Entry) -> bool:
     """
     return (
         was[:7] == now[:7]
+        and was.xattrs == now.xattrs
         and was.ino == now.ino
         and (now.kind == Kind.SYMLINK or (now.kind == Kind.FILE and bool(was.digest)))
         and now.digest in (b"", was.digest)
@@ -155,9 +159,14 @@ def same_content(left: Entry, right: Entry, *, trust_times: bool = False) -> boo
     return None
 
 
-def agree(wanted: Entry, left: Entry, right: Entry) -> Agreed:
-    """Make the archive's record of `wanted` as `left` and `right` hold it."""
-    return Agreed(*wanted[:8], left.ino, left.ctime_ns, right.ino, right.ctime_ns)
+def agree(wanted: Entry, left: Entry, right: Entry, *, held: bool = False) -> Agreed:
+    """Make the archive's record of `wanted` as `left` and `right` hold it.
+
+    `held`: where they show other metadata, these are all that they can hold.
+    """
+    identities = (left.ino, left.ctime_ns, right.ino, right.ctime_ns)
+    agreed = Agreed(*wanted[:8], *identities, xattrs=wanted.xattrs)
+    return agreed.held(wanted, left, right) if held else agreed
 
 
 def _preferred(left: Entry, right: Entry, favoured: Side | None) -> Side:
@@ -172,9 +181,8 @@ def _merge_meta(base: Agreed | None, left: Entry, right: Entry, favoured: Side |
     side = _preferred(left, right, favoured)
     winner, loser = (left, right)[side], (left, right)[side.other]
 
-    def pick(field: str) -> int:
-        ours: int = getattr(winner, field)
-        theirs: int = getattr(loser, field)
+    def pick(field: str) -> Any:
+        ours, theirs = getattr(winner, field), getattr(loser, field)
         return theirs if base is not None and ours == getattr(base, field) else ours
 
     digest = left.digest or right.digest
@@ -182,10 +190,7 @@ def _merge_meta(base: Agreed | None, left: Entry, right: Entry, favoured: Side |
         # Content that is known to be equal unread is the agreed one, or empty: both sides may
         # have become empty files or directories, of which the agreed digest says nothing.
         digest = base.digest
-    return winner.bare()._replace(
-        mode=pick("mode"), uid=pick("uid"), gid=pick("gid"), mtime_ns=pick("mtime_ns"),
-        digest=digest,
-    )  # fmt: skip
+    return winner.bare()._replace(**{field: pick(field) for field in META_FIELDS}, digest=digest)
 
 
 def _settle_meta(base: Agreed | None, left: Entry, right: Entry, favoured: Side | None) -> Decision:
@@ -225,7 +230,7 @@ def _carry_edit(base: Agreed, source: Side, edited: Entry, kept: Entry) -> Decis
     """
     if edited.kind == kept.kind:
         merged = edited
-        for field in ("mode", "uid", "gid"):
+        for field in _COPIED:
             agreed, moved = getattr(base, field), getattr(kept, field)
             if moved != agreed and getattr(edited, field) == agreed:
                 merged = merged._replace(**{field: moved})
@@ -275,6 +280,12 @@ def decide(
         The one next step; after it has been done (or has failed) decide again with what
         the sides show then.
     """
+    if base is not None and (base.left_own or base.right_own):
+        left, right = (
+            view._replace(entry=view.entry and base.as_agreed(side, view.entry))
+            for side, view in zip(Side, (left, right), strict=True)
+        )
+        base = base._replace(left_own=b"", right_own=b"")
     sides = (left.entry, right.entry)
     if sides[0] is None and sides[1] is None:
         return _NOTHING if base is None else _FORGET
@@ -320,3 +331,37 @@ def decide(
             assert edited is not None and kept is not None
             return _carry_edit(base, side, edited, kept)
     return _settle_meta(base, sides[0], sides[1], favoured)
+
+
+def with_meta_of(
+    side: Side, decision: Decision, base: Agreed | None, left: Entry | None, right: Entry | None
+) -> Decision:
+    """Change a decision so that one side's mode, owner and attributes count, and mtime for both.
+
+    What is new on the other side has them from there; after that, what is set there is set back,
+    before an edit is copied from there.
+
+    Args:
+        side: whose count.
+        decision: of `decide`.
+        base: what was agreed, None for nothing.
+        left: what the left side shows now.
+        right: what the right side shows now.
+    """
+    if left is None or right is None or left.kind != right.kind:
+        return decision
+    if decision.verb not in (Verb.AGREE, Verb.COPY, Verb.ADJUST):
+        return decision
+    if base is not None:
+        left, right = base.as_agreed(Side.LEFT, left), base.as_agreed(Side.RIGHT, right)
+    fields = {field: getattr((left, right)[side], field) for field in _COPIED}
+    if decision.verb is Verb.COPY or decision.partial:
+        source = (left, right)[decision.source]
+        wanted = source._replace(**fields)
+        if not source.same_meta(wanted):
+            return Decision(Verb.ADJUST, decision.source, wanted.bare(), partial=True)
+        return Decision(Verb.COPY, decision.source, wanted.bare(), decision.conflict)
+    assert decision.wanted is not None
+    wanted = decision.wanted._replace(**fields)
+    done = left.same_meta(wanted) and right.same_meta(wanted)
+    return Decision(Verb.AGREE if done else Verb.ADJUST, wanted=wanted)

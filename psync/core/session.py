@@ -66,7 +66,7 @@ from psync.core.moves import Moves
 from psync.core.news import News
 from psync.core.pair import Pair
 from psync.core.pending import QUIET_ATTEMPTS
-from psync.core.reconcile import RIVALS, Decision, Verb, View, agree, decide
+from psync.core.reconcile import RIVALS, Decision, Verb, View, agree, decide, with_meta_of
 from psync.core.replica import NOTHING, Link, Replica
 from psync.wire import List_, Scanned
 
@@ -548,6 +548,10 @@ class Session:
             return
         favoured = self._favoured(path, views)
         decision = decide(base, *views, trust_times=not self.met, favoured=favoured)
+        asks = self._limits.ask and path not in self._pair.taken
+        if self._limits.meta_from is not None and not (asks and decision.conflict):
+            entries = (view.entry for view in views)
+            decision = with_meta_of(self._limits.meta_from, decision, base, *entries)
         decision = self._with_survivors(path, self._without_cuts(decision, views), views)
         verb = decision.verb
         if verb is Verb.NOTHING:
@@ -567,7 +571,7 @@ class Session:
         elif verb is Verb.REMOVE and self._replicas[decision.source].survey.comparing:
             # It may turn up elsewhere: then it was renamed.
             self._pending.hold(path, _SCANNED[decision.source])
-        elif self._limits.ask and decision.conflict == RIVALS and path not in self._pair.taken:
+        elif asks and decision.conflict == RIVALS:
             self._ask(path, decision)
         elif not emptied and self._guard.holds(path, decision, views):
             pass  # how much goes with it is to be counted first
@@ -619,7 +623,7 @@ class Session:
             left, right = views[0].entry, views[1].entry
             assert decision.wanted is not None and left is not None and right is not None
             self._follow_former(path, left, right)
-            self._archive.put(path, agree(decision.wanted, left, right))
+            self._archive.put(path, agree(decision.wanted, left, right, held=True))
             self._pair.rest(path)
 
     def _follow_former(self, path: bytes, left: Entry, right: Entry) -> None:
@@ -654,9 +658,10 @@ class Session:
 
         File systems keep the order of names, not of content: a file may be empty, or one of ours,
         with the time that we gave it, hold zeros. That a user has emptied a file right before
-        looks the same; what is replaced is kept.
+        looks the same; what is replaced is kept. Nor is it given metadata first: then
+        nothing would tell any more that it is older than the cut.
         """
-        if decision.verb is not Verb.COPY:
+        if decision.verb is not Verb.COPY and not decision.partial:
             return decision
         sides = [decision.source, decision.source.other] if decision.conflict else [decision.source]
         for side in sides:

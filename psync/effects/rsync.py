@@ -91,6 +91,7 @@ class Rsync:
         target_dir: str,
         *,
         delta: bool,
+        sparse: bool,
         options: list[str],
         on_bytes: Callable[[int], None] | None = None,
     ) -> None:
@@ -102,6 +103,7 @@ class Rsync:
             target: where they are to be.
             target_dir: an absolute path that ends in a slash.
             delta: send what differs from the file that is there already, else all of it.
+            sparse: the files have holes, which are to be holes there, too.
             options: more options, from the user (`-z`, `--bwlimit=1m`).
             on_bytes: told now and then how many bytes of all files are done.
 
@@ -114,9 +116,14 @@ class Rsync:
             raise ValueError(f"{len(source_paths)} paths are too many for one command")
         argv = [
             "rsync",
-            # what a descriptor leads to, whatever its size and time say, into the file itself
-            "-L", "-I", "--inplace",
+            # what a descriptor leads to, whatever its size and time say
+            "-L", "-I",
+            # Into the file itself. Not with holes: before 3.3.0 rsync then left bytes of the old
+            # file where the new one has a hole at its end.
+            "--sparse" if sparse else "--inplace",
             "--no-whole-file" if delta else "--whole-file",
+            # nobody waits for a connection full of zeros
+            *(["-z"] if sparse and self._remote and not _is_on_compression(options) else []),
             f"--timeout={_SILENCE_S}",
             *(["--info=progress2"] if on_bytes is not None else []),
             *options,
@@ -133,6 +140,11 @@ class Rsync:
 
     def _place(self, side: Side, path: str) -> str:
         return f"{_NAME}:{path}" if self._hosts[side] in self._remote else path
+
+
+def _is_on_compression(options: list[str]) -> bool:
+    """Tell whether a user has said how to compress; if in doubt, yes: `-z` twice is another one."""
+    return any("z" in option or "compress" in option for option in options)
 
 
 def _remote_shell() -> str:

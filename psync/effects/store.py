@@ -36,7 +36,7 @@ from psync.errors import StoreError, UnwritableError
 __all__ = ["ROOT_ID", "Intents", "Rows", "SessionDir", "set_aside"]
 
 ROOT_ID = 1  # the root is the row (0, b"")
-SCHEMA = 1
+SCHEMA = 3
 
 _TABLES = """
 CREATE TABLE entry (
@@ -55,6 +55,9 @@ CREATE TABLE entry (
     left_ctime_ns  INTEGER NOT NULL,
     right_ino      INTEGER NOT NULL,
     right_ctime_ns INTEGER NOT NULL,
+    left_own       BLOB    NOT NULL DEFAULT x'',  -- metadata that a side holds in place of the
+    right_own      BLOB    NOT NULL DEFAULT x'',  -- agreed, because it cannot hold those
+    xattrs         BLOB    NOT NULL DEFAULT x'',
     PRIMARY KEY (parent, name)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX directory ON entry (id) WHERE id > 0;
@@ -71,6 +74,14 @@ CREATE TABLE meta (
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
+
+_UPGRADES = {  # by the version that they lead to
+    2: """
+    ALTER TABLE entry ADD COLUMN left_own BLOB NOT NULL DEFAULT x'';
+    ALTER TABLE entry ADD COLUMN right_own BLOB NOT NULL DEFAULT x'';
+    """,
+    3: "ALTER TABLE entry ADD COLUMN xattrs BLOB NOT NULL DEFAULT x''",
+}
 
 _AGREED = ", ".join(Agreed._fields)
 _GET = f"SELECT id, {_AGREED} FROM entry WHERE parent = ? AND name = ?"
@@ -175,6 +186,11 @@ class Rows:
             with db:
                 db.execute(_TABLES)
                 db.execute(_SET_META, ("next_id", str(ROOT_ID + 1)))
+                db.pragma("user_version", SCHEMA)
+        elif version < SCHEMA:
+            with db:
+                for step in range(version + 1, SCHEMA + 1):
+                    db.execute(_UPGRADES[step])
                 db.pragma("user_version", SCHEMA)
         closed = db.execute(_META, ("closed",)).get
         if version and closed != "cleanly" and db.pragma("quick_check") != "ok":

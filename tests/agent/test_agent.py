@@ -1205,6 +1205,7 @@ class TestLargeFiles:
         opened = one.until(Opened)
 
         assert opened.files[2:] == [-1, -1]
+        assert opened.sparse == []
         path = f"/proc/{opened.pid}/fd/{opened.files[0]}"
         assert Path(path).read_bytes() == b"a" * 1000
         with (root / "b").open("ab") as stream:
@@ -1213,6 +1214,18 @@ class TestLargeFiles:
         assert one.until(Closed) == Closed(4, [True, False, False, False])
         assert not Path(path).exists()
         one.item(b"b", lambda i: i.entry is not None and i.entry.size == 1004)
+
+    def test_says_which_sources_have_holes(self, root: Path, one: Brain) -> None:
+        (root / "a").write_bytes(b"a" * 1000)
+        with (root / "b").open("wb") as stream:
+            stream.truncate(1 << 20)
+        tree = one.observed()
+        a, b = tree[b"a"].entry, tree[b"b"].entry
+        assert a is not None and b is not None
+        one.say(OpenSource(4, [(b"a", a), (b"b", b), (b"gone", b)]))
+        opened = one.until(Opened)
+
+        assert opened.sparse == [opened.files[1]]
 
     def test_stages_with_a_basis_and_applies_what_rsync_left(self, root: Path, one: Brain) -> None:
         (root / "f").write_bytes(b"the old content")

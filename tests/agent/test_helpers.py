@@ -876,6 +876,284 @@ class TestMeta:
         replica.close()
 
 
+class TestUnheld:
+    """A file system that has not all of the metadata: content goes, and one problem is told."""
+
+    @pytest.fixture
+    def coarse(self, monkeypatch):
+        """Times to two seconds, as vfat."""
+        utime = os.utime
+
+        def cut(path, *, ns, **options):
+            utime(path, ns=tuple(t - t % 2_000_000_000 for t in ns), **options)
+
+        monkeypatch.setattr(os, "utime", cut)
+
+    @pytest.fixture
+    def simple(self, monkeypatch):
+        """Neither modes nor owners, as vfat."""
+
+        def refuse(*args, **options):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        for name in ("chmod", "fchmod", "chown", "fchown"):
+            monkeypatch.setattr(os, name, refuse)
+
+    def test_a13_times_are_what_the_file_system_makes_of_them(self, replica, coarse):
+        outcomes = replica.apply(
+            replica.put(b"d", directory()),
+            replica.put(b"d/f", file(b"text"), b"text"),
+            replica.put(b"l", link(b"target")),
+            replica.put(b"even", file(b"", mtime_ns=4_000_000_000), b""),
+        )
+
+        assert [(o.status, o.unmet) for o in outcomes] == [(APPLIED, True)] * 3 + [(APPLIED, False)]
+        for path, outcome in zip([b"d", b"d/f", b"l"], outcomes, strict=False):
+            assert outcome.entry == replica.look(path)
+            assert outcome.entry.mtime_ns == MTIME_NS - MTIME_NS % 2_000_000_000
+        assert "the time of d:" in replica.helpers.unheld
+        assert replica.leftovers() == []
+
+    @pytest.mark.parametrize("kind", ["file", "directory", "link"])
+    def test_a13_set_times_are_what_the_file_system_makes_of_them(self, replica, coarse, kind):
+        make = {"file": file(b"text"), "directory": directory(), "link": link(b"target")}[kind]
+        replica.apply(replica.put(b"x", make, b"text" if kind == "file" else None))
+        old = replica.look(b"x")
+
+        (outcome,) = replica.apply(replica.meta(b"x", old, old._replace(mtime_ns=5_123_456_789)))
+
+        assert (outcome.status, outcome.unmet) == (APPLIED, True)
+        assert outcome.entry == replica.look(b"x")._replace(digest=b"")
+        assert outcome.entry.mtime_ns == 4_000_000_000
+        assert replica.leftovers() == []
+
+    def test_a13_another_time_is_a_users(self, replica, coarse, monkeypatch):
+        old = replica.write(b"x", b"text")
+        users = (0, 8 * 10**9)
+        replica.helpers.step = lambda at: at == "set" and os.utime(replica / b"x", ns=users)
+
+        (outcome,) = replica.apply(replica.meta(b"x", old, old._replace(mtime_ns=5_123_456_789)))
+
+        assert (outcome.status, outcome.unmet) == (APPLIED, False)
+        assert outcome.entry.mtime_ns == 8 * 10**9
+
+    def test_modes_that_a_file_system_has_not(self, replica, simple):
+        outcomes = replica.apply(
+            replica.put(b"f", file(b"text", 0o666), b"text"), replica.put(b"d", directory(0o500))
+        )
+
+        assert [(o.status, o.unmet) for o in outcomes] == [(APPLIED, True)] * 2
+        assert outcomes[0].entry == replica.look(b"f")
+        assert outcomes[1].entry == replica.look(b"d")
+        assert outcomes[1].entry.mode == 0o700
+        assert "the mode of f:" in replica.helpers.unheld
+
+    def test_modes_of_what_is_there_on_such_a_file_system(self, replica, simple):
+        (replica / b"f").write_bytes(b"text")
+        old = replica.look(b"f")
+
+        (outcome,) = replica.apply(replica.meta(b"f", old, old._replace(mode=0o600)))
+
+        assert outcome.status == FAILED  # in staging a file is made with that mode
+
+        (outcome,) = replica.apply(replica.meta(b"f", old, old._replace(mode=0o666)))
+
+        assert (outcome.status, outcome.unmet) == (APPLIED, True)
+        assert replica.look(b"f") == old
+
+    @pytest.mark.skipif(not ROOT, reason="only root gives files away")
+    def test_a10_a_file_that_stays_ours_does_not_become_set_user_id(self, tmp_path, monkeypatch):
+        def refuse(*args, **options):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        replica = Replica(tmp_path, owners=True, strip=False)
+        there = replica.write(b"there", b"text")
+        monkeypatch.setattr(os, "chown", refuse)
+        monkeypatch.setattr(os, "fchown", refuse)
+        wanted = file(b"text", 0o4755)._replace(uid=1234, gid=1234)
+
+        outcomes = replica.apply(
+            replica.put(b"new", wanted, b"text"), replica.meta(b"there", there, wanted)
+        )
+
+        assert [(o.status, o.unmet) for o in outcomes] == [(APPLIED, True)] * 2
+        for name in (b"new", b"there"):
+            assert stat.S_IMODE((replica / name).stat().st_mode) == 0o755
+        replica.close()
+
+    @pytest.mark.skipif(not ROOT, reason="only root sets that")
+    def test_a04_an_immutable_file_is_tried_again(self, replica):
+        old = replica.write(b"f", b"text")
+        done = subprocess.run(["chattr", "+i", replica / b"f"], check=False, capture_output=True)
+        if done.returncode:
+            pytest.skip("this file system has no such attribute")
+        try:
+            now = replica.look(b"f")
+            outcomes = replica.apply(
+                replica.meta(b"f", now, now._replace(mode=0o600)),
+                replica.put(b"f", file(b"new"), b"new", now),
+                replica.delete(b"f", now),
+            )
+        finally:
+            subprocess.run(["chattr", "-i", replica / b"f"], check=True)
+
+        assert statuses(outcomes) == [FAILED] * 3
+        assert replica.tree() == {b"f": b"text"}
+        now = replica.look(b"f")
+        assert now.mode == old.mode
+        assert statuses(replica.apply(replica.delete(b"f", now))) == [APPLIED]
+
+
+class TestMetaOfLinks:
+    """What has names that are not known to be in the root is left alone under those."""
+
+    @pytest.fixture
+    def outside(self, replica, tmp_path_factory):
+        made = tmp_path_factory.mktemp("outside", numbered=True) / "passwd"
+        made.write_bytes(b"precious")
+        made.chmod(0o644)
+        try:
+            os.link(made, replica.root / "f")
+        except OSError:
+            pytest.skip("the root is on another file system")
+        return made
+
+    @pytest.mark.parametrize("change", [{"mode": 0o777}, {"mtime_ns": 5}])
+    def test_s12_is_set_apart_from_names_outside_of_the_root(self, replica, outside, change):
+        before = outside.stat()
+        old = replica.look(b"f")
+
+        (outcome,) = replica.apply(replica.meta(b"f", old, old._replace(**change)))
+        replica.finish()
+
+        after = outside.stat()
+        assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
+        assert outside.read_bytes() == b"precious"
+        assert after.st_nlink == 1
+        assert outcome.status == APPLIED
+        assert outcome.entry == replica.look(b"f")._replace(digest=b"")
+        assert outcome.entry[:6] == old._replace(**change)[:6]
+        assert outcome.entry.ino != old.ino
+        assert replica.tree() == {b"f": b"precious"}
+        assert replica.conflicts() == {}
+        assert replica.leftovers() == []
+
+    @pytest.mark.skipif(not ROOT, reason="only root gives files away")
+    def test_s12_owner_and_bits_of_a_copy(self, tmp_path, tmp_path_factory):
+        replica = Replica(tmp_path, owners=True, strip=False)
+        replica.write(b"f", b"text", 0o4755)
+        elsewhere = tmp_path_factory.mktemp("outside", numbered=True) / "f"
+        os.link(replica / b"f", elsewhere)
+        old = replica.look(b"f")
+
+        (outcome,) = replica.apply(replica.meta(b"f", old, old._replace(uid=1234, gid=2345)))
+
+        assert outcome.entry[1:4] == (0o4755, 1234, 2345)
+        assert (elsewhere.stat().st_uid, elsewhere.stat().st_mode & 0o7777) == (0, 0o4755)
+        replica.close()
+
+    @pytest.mark.skipif(not ROOT, reason="only root gives files away")
+    def test_s12_a_copy_keeps_owner_and_bits_that_are_not_replicated(self, replica, outside):
+        os.chown(outside, 1234, 2345)
+        outside.chmod(0o4755)
+        old = replica.look(b"f")
+
+        replica.apply(replica.meta(b"f", old, old._replace(mode=0o700)))
+
+        st = (replica / b"f").stat()
+        assert (st.st_uid, st.st_gid, stat.S_IMODE(st.st_mode)) == (1234, 2345, 0o4700)
+
+    def test_s12_of_a_symlink(self, replica, tmp_path_factory):
+        elsewhere = tmp_path_factory.mktemp("outside", numbered=True) / "l"
+        elsewhere.symlink_to("target")
+        os.link(elsewhere, replica.root / "l", follow_symlinks=False)
+        before = elsewhere.lstat().st_mtime_ns
+        old = replica.look(b"l")
+
+        (outcome,) = replica.apply(replica.meta(b"l", old, link(b"target")))
+
+        assert outcome.entry == replica.look(b"l")
+        assert outcome.entry.mtime_ns == MTIME_NS
+        assert elsewhere.lstat().st_mtime_ns == before
+        assert replica.leftovers() == []
+
+    def test_is_set_of_all_names_where_all_are_known(self, replica):
+        old = replica.write(b"f", b"text")
+        (replica.root / "d").mkdir()
+        os.link(replica / b"f", replica / b"d/g")
+        transition = replica.meta(b"f", replica.look(b"f"), old._replace(mode=0o600))
+
+        (outcome,) = replica.apply(transition._replace(links=[b"d/g", b"d/g"]))
+
+        assert outcome.status == APPLIED
+        assert outcome.entry.ino == old.ino == replica.look(b"d/g").ino
+        assert replica.look(b"d/g").mode == 0o600
+
+    @pytest.mark.parametrize("links", [None, [b"gone"], [b"d"], [b"../f"], [b"f"], [b"x/y/z"]])
+    def test_is_not_where_one_is_not_there(self, replica, links):
+        old = replica.write(b"f", b"text")
+        (replica.root / "d").mkdir()
+        os.link(replica / b"f", replica / b"d/g")
+        transition = replica.meta(b"f", replica.look(b"f"), old._replace(mode=0o600))
+
+        (outcome,) = replica.apply(transition._replace(links=links))
+
+        assert outcome.status == APPLIED
+        assert (replica.look(b"f").mode, replica.look(b"d/g").mode) == (0o600, 0o644)
+
+    def test_a_name_that_waits_in_quarantine_is_known(self, replica):
+        old = replica.write(b"f", b"text")
+        os.link(replica / b"f", replica / b"g")
+        replica.apply(replica.delete(b"g", replica.look(b"g")))
+        old = replica.look(b"f")
+
+        (outcome,) = replica.apply(replica.meta(b"f", old, old._replace(mode=0o600)))
+
+        assert outcome.entry.ino == old.ino
+
+    def test_without_a_change_is_left_alone(self, replica, outside):
+        old = replica.look(b"f")
+
+        (outcome,) = replica.apply(replica.meta(b"f", old, old))
+
+        assert outcome.entry == old._replace(digest=b"")
+        assert outside.stat().st_nlink == 2
+
+    def test_of_a_large_file_is_a_problem(self, replica, outside, monkeypatch):
+        monkeypatch.setattr("psync.staging.COPY_MAX", 0)
+        monkeypatch.setattr("psync.staging.clone_file", lambda *fds: False)
+        old = replica.look(b"f")
+
+        (outcome,) = replica.apply(replica.meta(b"f", old, old._replace(mode=0o600)))
+
+        assert outcome.status == FAILED
+        assert "too large to be copied" in outcome.message
+        assert replica.look(b"f") == old
+        assert replica.leftovers() == []
+
+    def test_of_a_file_that_somebody_writes_waits(self, replica, outside):
+        old = replica.look(b"f")
+
+        with open(outside, "ab"):
+            (outcome,) = replica.apply(replica.meta(b"f", old, old._replace(mode=0o600)))
+
+        assert outcome.status == IN_USE
+        assert replica.look(b"f") == old
+
+    @pytest.mark.parametrize("verb", ["replace", "meta"])
+    def test_c30_what_stays_behind_is_reported_once(self, replica, outside, verb):
+        old = replica.look(b"f")
+        new = old._replace(mode=0o600)
+
+        replica.apply(
+            replica.meta(b"f", old, new)
+            if verb == "meta"
+            else replica.put(b"f", file(b"new"), b"new", old)
+        )
+
+        assert replica.lines == ["f had other names here: they keep what it was"]
+
+
 class TestStaging:
     def test_a_run_is_filled_and_published(self, replica):
         content = os.urandom(300_000)

@@ -52,6 +52,11 @@ def a_file(r: Replica) -> None:
     r.write(b"d/p", BASE)
 
 
+def a_linked_file(r: Replica) -> None:
+    r.write(b"d/p", BASE)
+    os.link(r / b"d/p", r / b"another name")
+
+
 def a_link(r: Replica) -> None:
     (r.root / "d").mkdir()
     (r / b"d/p").symlink_to("base")
@@ -85,6 +90,9 @@ OPERATIONS = {
     ),
     "meta": Operation(
         a_file, lambda r: r.meta(b"d/p", r.look(b"d/p"), file(BASE, 0o600)), ours=BASE
+    ),
+    "meta-linked": Operation(
+        a_linked_file, lambda r: r.meta(b"d/p", r.look(b"d/p"), file(BASE, 0o600)), ours=BASE
     ),
     "rename": Operation(
         two_files, lambda r: r.rename(b"d/p", r.look(b"d/p"), b"e/new"), ours=b""
@@ -403,6 +411,7 @@ DISPLACING = {
     "replace": "parked",
     "replace-keep": "parked",
     "replace-link": "parked",
+    "meta-linked": "parked",
     "to-link": "parked",
     "to-directory": "parked",
     "delete": "held",

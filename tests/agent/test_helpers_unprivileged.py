@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from psync.wire import APPLIED, CHANGED, FAILED, IN_USE, NOT_EMPTY
+from psync.xattrs import pack
 from tests.support.replica import MTIME_NS, Replica, directory, file, link
 
 USER, GROUP, STRANGER = 54321, 54321, 54322
@@ -226,6 +227,29 @@ class TestOwnFiles:
             )  # fmt: skip
             assert mode_of(root / "d") == 0o2555
 
+    def test_a_read_only_file_is_given_attributes(self, root):
+        try:
+            os.setxattr(root, "user.try", b"")
+        except OSError:
+            pytest.skip("this file system has no attributes")
+
+        def work() -> None:
+            r = Replica(root, xattrs=True)
+            old = r.write(b"f", b"text", 0o444)
+            wanted = old._replace(xattrs=pack({b"user.one": b"1"}))
+
+            (outcome,) = r.apply(r.meta(b"f", old, wanted))
+            r.finish()
+
+            assert (outcome.status, outcome.unmet) == (APPLIED, False)
+            assert outcome.entry == r.look(b"f")._replace(digest=b"")
+            assert outcome.entry[:6] == wanted[:6]
+            assert outcome.entry.xattrs == wanted.xattrs
+            assert r.leftovers() == []
+            r.close()
+
+        as_user(work)
+
     def test_a_directory_that_may_not_be_listed(self, root):
         @on(root)
         def _(r: Replica) -> None:
@@ -320,10 +344,11 @@ class TestFilesOfOthers:
         for writer in writers:
             os.close(writer)
 
-    def test_metadata_cannot_be_set(self, root):
+    def test_a15_metadata_cannot_be_set_and_that_is_told_once(self, root):
         @on(root)
         def _(r: Replica) -> None:
             old = r.look(b"theirs")
+            assert r.helpers.unheld == ""
 
             outcomes = r.apply(
                 r.meta(b"theirs", old, old._replace(mode=0o600)),
@@ -331,9 +356,52 @@ class TestFilesOfOthers:
                 r.meta(b"theirs", old, old),
             )
 
-            assert [o.status for o in outcomes] == [FAILED, FAILED, APPLIED]
-            assert "Operation not permitted" in outcomes[0].message
-            assert r.look(b"theirs") == old
+            assert [(o.status, o.unmet) for o in outcomes] == [
+                (APPLIED, True), (APPLIED, True), (APPLIED, False)
+            ]  # fmt: skip
+            assert r.look(b"theirs") == old == outcomes[0].entry._replace(digest=old.digest)
+            assert "the mode of theirs" in r.helpers.unheld
+            assert "time" not in r.helpers.unheld  # of one that came later
+
+    def test_a15_what_the_owner_has_set_meanwhile_is_news(self, root):
+        uid = os.geteuid()
+
+        @on(root)
+        def _(r: Replica) -> None:
+            old = r.look(b"theirs")
+            seen = os.fstat
+
+            def meanwhile(fd: int) -> os.stat_result:
+                st = list(seen(fd))
+                st[0] = stat.S_IFREG | 0o640
+                return os.stat_result(st, {"st_mtime_ns": old.mtime_ns, "st_ctime_ns": 1})
+
+            def act(at: str) -> None:
+                if at == "set":
+                    os.fstat = meanwhile
+
+            r.helpers.step = act
+            try:
+                (outcome,) = r.apply(r.meta(b"theirs", old, old._replace(mode=0o600)))
+            finally:
+                os.fstat = seen
+
+            assert (outcome.status, outcome.unmet) == (FAILED, False)
+            assert "Operation not permitted" in outcome.message
+
+        assert os.geteuid() == uid
+
+    def test_metadata_of_one_with_another_name_cannot_be_set_either(self, root):
+        os.link(root / "theirs", root / "another")
+
+        @on(root)
+        def _(r: Replica) -> None:
+            old = r.look(b"theirs")
+
+            (outcome,) = r.apply(r.meta(b"theirs", old, old._replace(mode=0o600)))
+
+            assert (outcome.status, outcome.unmet) == (APPLIED, True)
+            assert r.look(b"theirs") == old == outcome.entry._replace(digest=old.digest)
 
     def test_changes_are_seen_all_the_same(self, root):
         @on(root)
@@ -375,7 +443,9 @@ class TestFilesOfOthers:
                 r.rmdir(b"d", r.look(b"d")),
             )
 
-            assert [o.status for o in outcomes] == [FAILED, FAILED, NOT_EMPTY]
+            assert [o.status for o in outcomes] == [FAILED, APPLIED, NOT_EMPTY]
+            assert outcomes[1].unmet
+            assert r.look(b"d").mode == 0o755
 
 
 class TestRoots:

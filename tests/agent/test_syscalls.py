@@ -18,6 +18,7 @@ from psync.syscalls import (
     EXCHANGE,
     NOREPLACE,
     copy_file,
+    has_holes,
     lease_intact,
     memfd,
     mount_id,
@@ -256,6 +257,38 @@ class TestCopy:
         source.write_bytes(os.urandom(2_500_000))
 
         assert self.copy(tmp_path, source).read_bytes() == source.read_bytes()
+
+
+class TestHoles:
+    def test_are_found(self, tmp_path: Path):
+        file = tmp_path / "file"
+        found = []
+        with open(file, "w+b") as stream:
+            for size in (0, 1 << 20):
+                stream.truncate(size)
+                found.append(has_holes(stream.fileno()))
+            stream.write(os.urandom(1 << 20))
+            stream.flush()
+            found.append(has_holes(stream.fileno()))
+            stream.truncate(2 << 20)
+            found.append(has_holes(stream.fileno()))
+
+        assert found == [False, True, False, True]
+
+    def test_are_none_where_space_is_only_set_apart(self, tmp_path: Path):
+        with open(tmp_path / "file", "wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, 1 << 20)
+
+            assert not has_holes(stream.fileno())
+
+    def test_are_none_where_less_is_stored_because_it_is_compressed(self, tmp_path, monkeypatch):
+        (tmp_path / "file").write_bytes(bytes(1 << 20))
+        with open(tmp_path / "file", "rb") as stream:
+            st = list(os.fstat(stream.fileno()))
+            compressed = os.stat_result(st[:10], {"st_blocks": 8})
+            monkeypatch.setattr(os, "fstat", lambda fd: compressed)
+
+            assert not has_holes(stream.fileno())
 
 
 class TestMemfd:

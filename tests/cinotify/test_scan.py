@@ -93,6 +93,26 @@ class TestDigests:
 
         assert scanned_digests(frames) == digests_of(root, owners, special)
 
+    @pytest.mark.parametrize("option", [[], ["--xattrs"]])
+    def test_of_a_directory_with_attributes_are_nobodys_if_asked(self, start, root, option):
+        names = {"user": "user.one", "trusted": "trusted.one"}
+        for directory in ("plain", *names):
+            (root / directory).mkdir()
+        (root / "plain/file").touch()
+        try:
+            os.setxattr(root / "plain/file", "user.one", b"1")  # shows in its ctime
+            for directory, name in names.items():
+                if AS_ROOT or name.startswith("user."):
+                    os.setxattr(root / directory, name, b"1")
+        except OSError:
+            pytest.skip("this file system has none")
+
+        found = scanned_digests(start(*option, scanned=False).scanned())
+
+        pairs = zip(found, digests_of(root), strict=True)
+        different = {one[0] for one, two in pairs if one != two}
+        assert different == ({b"user"} if option else set())
+
     def test_cover_names_of_every_length(self, start, root):
         for n in range(1, 256):  # every position of a record against the hash's block
             (root / f"d{n}").mkdir()

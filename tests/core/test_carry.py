@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from psync.core.entry import below_or_at, content_digest, is_ours
+from psync.core.entry import XATTRS_MAX, below_or_at, content_digest, is_ours
 from psync.core.events import (
     Intend,
     Limits,
@@ -342,6 +342,56 @@ class TestMetadata:
         duo.see(RIGHT, b"d/f", flags=META_ONLY, read=False)
 
         duo.assert_rest()
+
+
+class TestAttributes:
+    def test_are_brought_over_without_content(self) -> None:
+        duo = Duo({b"f": b"one", b"d": None})
+        for path in (b"f", b"d"):
+            duo.left.edit(path, xattrs=b"attributes")
+            duo.see(LEFT, path, read=False, flags=META_ONLY)
+        assert [t.verb for t in duo.transitions(RIGHT)] == [META, META]
+
+        duo.assert_rest()
+        assert {duo.right.tree[path].xattrs for path in (b"f", b"d")} == {b"attributes"}
+        assert duo.archive.get(b"f").xattrs == b"attributes"
+
+    def test_and_an_edit_over_there_both_survive(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.edit(b"f", b"two", mtime_ns=5)
+        duo.right.edit(b"f", xattrs=b"attributes")
+        duo.receive(
+            Said(RIGHT, Observed([duo.right.item(b"f", read=False, flags=META_ONLY)])),
+            Said(LEFT, Observed([duo.left.item(b"f")])),
+        )
+        duo.assert_rest()
+
+        assert duo.right.content[b"f"] == b"two"
+        assert {hand.tree[b"f"].xattrs for hand in duo.hands} == {b"attributes"}
+
+    def test_of_a_new_file_come_with_it(self) -> None:
+        duo = Duo()
+        duo.write(LEFT, b"f", b"one", xattrs=b"attributes")
+        duo.assert_rest()
+
+        assert duo.right.tree[b"f"].xattrs == b"attributes"
+        assert [t.verb for t in duo.sent()] == [PUT]
+
+    def test_set_anew_keep_a_file_from_being_deleted(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.edit(b"f", xattrs=b"attributes")
+        duo.right.remove(b"f")
+        duo.receive(*(Said(s, Observed([duo.hands[s].item(b"f")])) for s in Side))
+        duo.assert_rest()
+
+        assert duo.right.tree[b"f"].xattrs == b"attributes"
+
+    def test_of_which_there_are_too_many_are_a_lie(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.left.edit(b"f", xattrs=b"x" * (XATTRS_MAX + 1))
+
+        with pytest.raises(AgentError, match="too many attributes"):
+            duo.see(LEFT, b"f")
 
 
 class TestOutcome:

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from psync.core.entry import (
+    META_FIELDS,
     ROOT,
     Agreed,
     Entry,
@@ -72,9 +73,10 @@ class TestIdentity:
 
     @pytest.mark.parametrize("field", Entry._fields)
     def test_of_metadata_counts_mode_owner_group_and_mtime(self, field):
-        other = FILE._replace(**{field: b"x" if field in ("target", "digest") else 3})
+        is_bytes = field in ("target", "digest", "xattrs")
+        other = FILE._replace(**{field: b"x" if is_bytes else 3})
 
-        assert FILE.same_meta(other) is (field not in ("mode", "uid", "gid", "mtime_ns"))
+        assert FILE.same_meta(other) is (field not in META_FIELDS)
 
     def test_of_what_was_agreed_is_each_sides_own(self):
         agreed = Agreed(*FILE[:8], 10, 11, 20, 21)
@@ -216,6 +218,20 @@ class TestValidPath:
     )
     def test_refuses_everything_else(self, path):
         assert not valid_path(path)
+
+
+class TestDirectoryDigest:
+    def test_tells_the_attributes_of_the_directory_itself(self):
+        own = Entry(Kind.DIRECTORY, 0o755, 0, 0, 0, 5, b"", b"", 2, 0)
+        child = (b"f", FILE)
+
+        digests = {
+            directory_digest(own, [child]),
+            directory_digest(own._replace(xattrs=b"attributes"), [child]),
+            directory_digest(own, [(b"f", FILE._replace(xattrs=b"attributes"))]),
+        }
+
+        assert len(digests) == 2  # a file's show in its ctime
 
 
 class TestPrintable:

@@ -113,7 +113,7 @@ class TestChanged:
         duo.right.edit(b"a", mode=0o600)
         duo.see(RIGHT, b"a")
         transition = duo.transitions(LEFT)[0]
-        assert transition.verb == META
+        assert (transition.verb, transition.links) == (META, [b"b", b"d/c"])
         change(duo, b"text", b"a", b"b", b"d/c", mode=0o600)
         batch = duo.left.inbox.pop()
         duo.say(LEFT, Results(batch.batch, [Outcome(transition.op, APPLIED, duo.left.tree[b"a"])]))

@@ -397,12 +397,14 @@ class TestDecide:
         else:
             assert decision == COMPARE
 
-    @pytest.mark.parametrize("field", ["mode", "uid", "gid"])
-    def test_brings_each_moved_field_over_before_an_edit(self, field):
-        moved = FILE._replace(**{field: 0o7}, ctime_ns=200)
+    @pytest.mark.parametrize(
+        ("field", "value"), [("mode", 0o7), ("uid", 7), ("gid", 7), ("xattrs", b"attributes")]
+    )
+    def test_brings_each_moved_field_over_before_an_edit(self, field, value):
+        moved = FILE._replace(**{field: value}, ctime_ns=200)
 
         assert decide(base(FILE), View(SAVED), View(moved)) == Decision(
-            Verb.ADJUST, L, bare(SAVED._replace(**{field: 0o7})), partial=True
+            Verb.ADJUST, L, bare(SAVED._replace(**{field: value})), partial=True
         )
 
     def test_remembers_a_digest_that_one_side_or_the_archive_knows(self):

@@ -13,6 +13,7 @@ import pytest
 
 from psync.core.archive import Archive
 from psync.core.entry import (
+    META_FIELDS,
     ROOT,
     Entry,
     Kind,
@@ -92,6 +93,7 @@ class Hand:
         tree: what is there; digests are not, they are what a read brings.
         content: the bytes of the files.
         inbox: what it was sent and has not answered.
+        holds: what the file system makes of an entry.
     """
 
     def __init__(self, side: Side) -> None:
@@ -99,6 +101,7 @@ class Hand:
         self.tree: dict[bytes, Entry] = {}
         self.content: dict[bytes, bytes] = {}
         self.inbox: list[Message] = []
+        self.holds: Callable[[Entry], Entry] = lambda entry: entry
         self.generation = 0
         self._ino = 1000 * (side + 1)
         self._ctime = 0
@@ -136,10 +139,14 @@ class Hand:
                 self.content[path] = self.content.pop(each)
         self._at(new, self.tree[new])
 
+    def clock(self, ctime_ns: int) -> None:
+        """Let the next change be later than that."""
+        self._ctime = ctime_ns
+
     def _at(self, path: bytes, entry: Entry) -> Entry:
         self._ctime += 1
         ctime = 0 if entry.kind == Kind.DIRECTORY else self._ctime
-        self.tree[path] = entry._replace(digest=b"", ctime_ns=ctime)
+        self.tree[path] = self.holds(entry)._replace(digest=b"", ctime_ns=ctime)
         return self.tree[path]
 
     # --- what an agent says --------------------------------------------------------------
@@ -207,14 +214,15 @@ class Hand:
             self.rename(transition.source, path)
             return OutcomeOf(op, APPLIED, self.tree[path])
         if verb == META or (wanted.kind == Kind.DIRECTORY and self.is_directory(path)):
-            taken = {f: getattr(wanted, f) for f in ("mode", "uid", "gid", "mtime_ns")}
-            return OutcomeOf(op, APPLIED, self.edit(path, **taken))
+            made = self.edit(path, **{f: getattr(wanted, f) for f in META_FIELDS})
+            return OutcomeOf(op, APPLIED, made, unmet=not made.same_meta(wanted))
         assert verb == PUT
         self.remove(path)
         if wanted.kind == Kind.FILE:
             staged = transition.content is None
             self.content[path] = b"?" * wanted.size if staged else transition.content
-        return OutcomeOf(op, APPLIED, self.make(path, wanted)._replace(digest=wanted.digest))
+        made = self.make(path, wanted)._replace(digest=wanted.digest)
+        return OutcomeOf(op, APPLIED, made, unmet=not made.same_meta(wanted))
 
     def _refusal(self, transition: Transition) -> int | None:
         verb, path, expected = transition.verb, transition.path, transition.expected
@@ -698,6 +706,17 @@ class TestReboot:
         duo.assert_rest()
         assert duo.shape(LEFT) == {b"f": b"one"}
         assert [t.path for t in duo.sent() if t.keep] == [b"f"]
+
+    @pytest.mark.parametrize("side", Side)
+    def test_gives_no_metadata_to_a_file_that_was_emptied(self, side: Side) -> None:
+        duo = self.after_cut(side, True, 999)
+        duo.hands[side].clock(5000)  # what is set now is later than the cut
+        duo.hands[side.other].edit(b"f", mode=0o600)
+        duo.see(side.other, b"f", read=False, flags=META_ONLY)
+        duo.assert_rest()
+
+        assert duo.shape(LEFT) == {b"f": b"one"}
+        assert {hand.tree[b"f"].mode for hand in duo.hands} == {0o600}
 
     @pytest.mark.parametrize("side", Side)
     def test_lets_content_of_a_file_only_come_back(self, side: Side) -> None:

@@ -55,6 +55,32 @@ class TestSizes:
         until(lambda: not watching.leftovers(), "empty staging")
 
 
+class TestSparse:
+    @pytest.mark.parametrize("side", ["left", "right"])
+    @pytest.mark.parametrize("where", ["local", "pair"])
+    def test_w14_files_keep_their_holes(
+        self, side: str, where: str, request: pytest.FixtureRequest
+    ) -> None:
+        both: Pair = request.getfixturevalue(where)
+        both.start()
+        file = both.root(side) / "image"
+        other = both.root("right" if side == "left" else "left") / "image"
+
+        def change(at: int, content: bytes, size: int) -> None:
+            with file.open("r+b" if file.exists() else "wb") as stream:
+                stream.seek(at)
+                stream.write(content)
+                stream.truncate(size)
+            both.settle()
+            assert other.stat().st_blocks * 512 < 4 * MIB
+
+        change(20 * MIB, os.urandom(MIB), 64 * MIB)  # new
+        change(40 * MIB, os.urandom(MIB), 64 * MIB)  # a difference
+        change(40 * MIB, bytes(MIB), 128 * MIB)  # what was data is zeros, and the file has grown
+        change(0, b"begin", 30 * MIB)  # the hole at its end is where there was data
+        assert both.leftovers() == []
+
+
 class TestReaders:
     def test_see_the_old_or_the_new_file_whole(self, watching: Pair) -> None:
         """A reader on the other side never sees a part, and never a gap."""

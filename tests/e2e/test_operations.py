@@ -577,6 +577,31 @@ class TestHardLinks:
 
         assert {v[1] for v in after.values()} == {0o600}
 
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_s12_to_a_file_outside_of_the_root_leave_it_alone(
+        self, watching: Pair, side: str
+    ) -> None:
+        here, there = (getattr(watching, s) for s in (side, "right" if side == "left" else "left"))
+        outside = watching.base / "outside"
+        outside.write_bytes(b"precious")
+        outside.chmod(0o640)
+        for name in ("mode", "time", "content"):
+            os.link(outside, there / name)
+        watching.settle()
+        before = outside.stat()
+
+        (here / "mode").chmod(0o666)
+        os.utime(here / "time", ns=(5, 5))
+        (here / "content").write_bytes(b"edited")
+        after = watching.settle()
+
+        now = outside.stat()
+        assert outside.read_bytes() == b"precious"
+        assert (now.st_mode, now.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
+        assert (after[b"mode"][1], after[b"time"][4]) == (0o666, 5)
+        assert after[b"content"][-1] == b"edited"
+        assert "content had other names here" in watching.log()  # c30
+
     def link(self, pair: Pair, size: int) -> None:
         (pair.left / "a").write_bytes(b"0123456789" * (size // 10))
         for name in "bc":

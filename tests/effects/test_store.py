@@ -324,6 +324,26 @@ class TestBrokenDatabase:
         assert path.exists()
         assert not self.broken(path)
 
+    def test_of_an_older_psync_is_brought_up_to_date(self, path):
+        rows = Rows(path)
+        rows.commit([(1, b"f", 0, file())], [], 3)
+        rows.close()
+        older = apsw.Connection(str(path))
+        for column in ("left_own", "right_own", "xattrs"):
+            older.execute(f"ALTER TABLE entry DROP COLUMN {column}")
+        older.pragma("user_version", 1)
+        older.close()
+
+        again = Rows(path)
+
+        assert again.moved_aside is None
+        assert again.children(1) == [(b"f", 0, file())]
+        held = file()._replace(left_own=b"left", right_own=b"right", xattrs=b"attributes")
+        again.commit([(1, b"f", 0, held)], [], 3)
+        assert again.get(1, b"f") == (0, held)
+        again.close()
+        Rows(path).close()
+
     def test_that_cannot_be_opened_is_an_error(self, path):
         path.mkdir()
 

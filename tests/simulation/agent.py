@@ -542,7 +542,7 @@ class Agent:
             files.append((node, node.entry()) if good and node is not None else None)
         self._open[message.run] = files
         numbers = [20 + i if f is not None else -1 for i, f in enumerate(files)]
-        self._send(Opened(message.run, numbers, self._number))
+        self._send(Opened(message.run, numbers, self._number, []))
 
     def _is_intact(self, node: Node, expected: Entry) -> bool:
         return node.entry() == expected
@@ -633,7 +633,15 @@ class Agent:
         entry = node.entry() if node is not None else None
         if entry is not None and status == APPLIED and t.verb == PUT and t.content is not None:
             entry = entry._replace(digest=content_digest(t.content))
-        return Outcome(t.op, status, entry, "" if status == APPLIED else f"status {status}")
+        unmet = (
+            status == APPLIED
+            and t.verb in (PUT, META)
+            and entry is not None
+            and t.wanted is not None
+            and not entry.same_meta(t.wanted)
+        )
+        message = "" if status == APPLIED else f"status {status}"
+        return Outcome(t.op, status, entry, message, unmet=unmet)
 
     def _now_shown(self, entry: Entry | None) -> Entry | None:
         """What is expected may have lost another name since, by our own doing."""
@@ -679,14 +687,43 @@ class Agent:
             return CHANGED
         if expected is not None and not expected.same_identity(node.entry()):
             return CHANGED
-        if t.verb == META and expected is not None and node.entry()[1:4] != expected[1:4]:
-            return CHANGED
+        if t.verb == META and expected is not None:
+            now = node.entry()._replace(mtime_ns=expected.mtime_ns)
+            if not now.same_meta(expected):
+                return CHANGED
         if node.writers:
             return IN_USE
+        named = [self._disk.at(path) for path in {*(t.links or []), t.path}]
+        if sum(n is not None and n.inode is node.inode for n in named) < node.inode.names:
+            self._set_apart(t, node)
+            return APPLIED
         self._disk.set_meta(
-            t.path, mode=wanted.mode, uid=wanted.uid, gid=wanted.gid, mtime=wanted.mtime_ns
+            t.path,
+            mode=wanted.mode,
+            uid=wanted.uid,
+            gid=wanted.gid,
+            mtime=wanted.mtime_ns,
+            xattrs=wanted.xattrs,
         )
         return APPLIED
+
+    def _set_apart(self, t: Transition, node: Node) -> None:
+        """Replace one of the names of a file by a copy, for all are not known."""
+        place, wanted = node.parent, t.wanted
+        assert place is not None and wanted is not None
+        before, ctime = place.mtime, node.ctime
+        self._disk.remove(t.path)
+        self._moves_on(node, ctime)
+        self._disk.make(t.path, node.kind, node.data)
+        self._disk.set_meta(
+            t.path,
+            mode=wanted.mode,
+            uid=wanted.uid,
+            gid=wanted.gid,
+            mtime=wanted.mtime_ns,
+            xattrs=wanted.xattrs,
+        )
+        place.mtime = before
 
     def _displace(self, t: Transition, node: Node | None) -> int:
         """Take what was expected away from the path, and never lose what must be kept."""
@@ -722,7 +759,12 @@ class Agent:
         if status == APPLIED:
             self._disk.make(t.path, Kind(wanted.kind), data)
             self._disk.set_meta(
-                t.path, mode=wanted.mode, uid=wanted.uid, gid=wanted.gid, mtime=wanted.mtime_ns
+                t.path,
+                mode=wanted.mode,
+                uid=wanted.uid,
+                gid=wanted.gid,
+                mtime=wanted.mtime_ns,
+                xattrs=wanted.xattrs,
             )
         place.mtime = before
         return status

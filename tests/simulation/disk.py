@@ -36,7 +36,7 @@ class Inode:
 
     __slots__ = (
         "ctime", "data", "gid", "ino", "kind", "linked", "mode", "mtime", "names", "stealthy",
-        "uid", "writers",
+        "uid", "writers", "xattrs",
     )  # fmt: skip
 
     def __init__(self, ino: int, kind: Kind, now: int) -> None:
@@ -45,6 +45,7 @@ class Inode:
         self.mode = 0 if kind is Kind.SYMLINK else 0o755 if kind is Kind.DIRECTORY else 0o644
         self.uid = self.gid = 0
         self.mtime = self.ctime = now
+        self.xattrs = b""
         self.data = b""  # a file's content, a symlink's target
         self.writers = 0
         self.stealthy = False  # written to, and its mtime put back
@@ -66,7 +67,7 @@ class Node:
 
     ino, kind, mode, uid, gid = map(_shared, ("ino", "kind", "mode", "uid", "gid"))
     mtime, ctime, data = map(_shared, ("mtime", "ctime", "data"))
-    writers, stealthy = map(_shared, ("writers", "stealthy"))
+    writers, stealthy, xattrs = map(_shared, ("writers", "stealthy", "xattrs"))
 
     def __init__(self, inode: Inode) -> None:
         self.inode = inode
@@ -86,7 +87,7 @@ class Node:
         return Entry(
             int(self.kind), self.mode, self.uid, self.gid, len(self.data) if is_file else 0,
             self.mtime, self.data if is_link else b"", b"", self.ino,
-            0 if self.kind is Kind.DIRECTORY else self.ctime,
+            0 if self.kind is Kind.DIRECTORY else self.ctime, self.xattrs,
         )  # fmt: skip
 
 
@@ -99,6 +100,8 @@ class Disk:
         self._queue_max = queue_max
         self._free: list[int] = []
         self._next_ino = 100
+        self.grain = 1  # of mtimes, in ns
+        self.has_modes = self.has_owners = self.has_attributes = True
         self.root = Node(Inode(2, Kind.DIRECTORY, now_ns()))
         self.watcher = 0  # the agent that listens now
         self.events: list[Event] = []
@@ -137,6 +140,7 @@ class Disk:
         ino = self._free.pop() if self._free and self._reuse else self._next_ino
         self._next_ino += ino == self._next_ino
         node = Node(Inode(ino, kind, self._now_ns()))
+        node.mtime = self._cut(node.mtime)
         node.data = data
         self._link(place, name, node)
         flag = DIRECTORY if kind is Kind.DIRECTORY else 0
@@ -172,7 +176,8 @@ class Disk:
     def write_node(self, node: Node, data: bytes, *, closed: bool = True) -> None:
         """Write to an open file, wherever it is now."""
         node.data = data
-        node.mtime = node.ctime = self._now_ns()
+        node.ctime = self._now_ns()
+        node.mtime = self._cut(node.ctime)
         if node.parent is not None:
             self._tell(node.parent, MODIFIED | (CLOSED if closed else 0), node.name)
 
@@ -220,17 +225,21 @@ class Disk:
 
     def set_meta(
         self, path: bytes, *, mode: int | None = None, uid: int | None = None,
-        gid: int | None = None, mtime: int | None = None, tell: bool = True,
+        gid: int | None = None, mtime: int | None = None, xattrs: bytes | None = None,
+        tell: bool = True,
     ) -> bool:  # fmt: skip
-        """chmod, chown, utimes."""
+        """chmod, chown, utimes, setxattr."""
         node = self.at(path)
         if node is None:
             return False
-        if mode is not None and node.kind is not Kind.SYMLINK:
+        if mode is not None and node.kind is not Kind.SYMLINK and self.has_modes:
             node.mode = mode
-        node.uid = node.uid if uid is None else uid
-        node.gid = node.gid if gid is None else gid
-        node.mtime = node.mtime if mtime is None else mtime
+        if self.has_owners:
+            node.uid = node.uid if uid is None else uid
+            node.gid = node.gid if gid is None else gid
+        node.mtime = node.mtime if mtime is None else self._cut(mtime)
+        if xattrs is not None and node.kind is not Kind.SYMLINK and self.has_attributes:
+            node.xattrs = xattrs
         node.ctime = self._now_ns()
         if tell and node.parent is not None:
             flag = DIRECTORY if node.kind is Kind.DIRECTORY else 0
@@ -266,6 +275,7 @@ class Disk:
         new = Node(inode)
         new.mode, new.uid, new.gid = node.mode, node.uid, node.gid
         new.mtime, new.ctime, new.data = node.mtime, node.ctime, node.data
+        new.xattrs = node.xattrs
         for name, child in node.children.items():
             twin = self._copy(child, inodes)
             twin.parent, twin.name = new, name
@@ -284,14 +294,19 @@ class Disk:
     def _link(self, place: Node, name: bytes, node: Node) -> None:
         place.children[name] = node
         node.parent, node.name = place, name
-        place.mtime = place.ctime = self._now_ns()
+        place.ctime = self._now_ns()
+        place.mtime = self._cut(place.ctime)
 
     def _unlink(self, node: Node) -> None:
         place = node.parent
         assert place is not None
         del place.children[node.name]
         node.parent = None
-        place.mtime = place.ctime = self._now_ns()
+        place.ctime = self._now_ns()
+        place.mtime = self._cut(place.ctime)
+
+    def _cut(self, mtime: int) -> int:
+        return mtime - mtime % self.grain
 
     def _drop(self, node: Node) -> None:
         node.inode.names -= 1

@@ -43,6 +43,7 @@ class Users:
         self._now_ns = now_ns
         self._later = later
         self._count = 0
+        self._count_chmods = 0  # a third of them is another kind of metadata
         self._open: list[tuple[Node, int]] = []
         self._twins: list[Inode] = []
         self.superseded: set[bytes] = set()
@@ -312,7 +313,12 @@ class Users:
         if path and node is not None:
             if node.kind is Kind.FILE:
                 self._blur(disk, path)
-            disk.set_meta(path, mode=self._rng.choice((0o600, 0o640, 0o700, 0o755)))
+            mode = self._rng.choice((0o600, 0o640, 0o700, 0o755))
+            self._count_chmods += 1
+            if self._count_chmods % 3:
+                disk.set_meta(path, mode=mode)
+            else:
+                disk.set_meta(path, xattrs=b"%o" % mode if mode != 0o600 else b"")
         return path
 
     def do_chown(self, disk: Disk) -> bytes:

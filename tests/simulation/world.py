@@ -276,6 +276,12 @@ class World:
         self.options = Options(rng)
         reuse, queue_max = rng.random() < 0.5, rng.choice((6, 40, 10_000))
         self.disks = [Disk(self._tick, reuse_inodes=reuse, queue_max=queue_max) for _ in Side]
+        chance = random.Random(f"{seed} file systems")  # of its own: other worlds stay as they are
+        if chance.random() < 0.3:
+            poor = chance.choice(self.disks)
+            poor.grain = chance.choice((1, 10**6, 10**9, 10**11))
+            poor.has_modes, poor.has_owners = chance.random() < 0.5, chance.random() < 0.5
+            poor.has_attributes = chance.random() < 0.5
         self.users = Users(self.disks, rng, self._tick, self.later)
         self.limits = Limits(
             inline_max=self.options.inline_max,
@@ -285,6 +291,7 @@ class World:
             max_delete_min=4,
             favoured=policy.choice((None, None, *Side)),
             ask=policy.random() < 0.3,
+            meta_from=chance.choice((None, None, None, *Side)),
         )
         self.options.keep_both = policy.random() < 0.3
         self._slow = rng.choice((0.001, 0.02, 0.3))
@@ -645,8 +652,7 @@ class World:
                         stay.add(up)
                         up = parent(up)
                 else:
-                    e = node.entry()
-                    these[path] = (e[:7], node.data)
+                    these[path] = (self._held(node.entry()), node.data)
             shown.append(these)
         waiting = self._waiting()
         for path in sorted(set(shown[0]) | set(shown[1])):
@@ -663,6 +669,18 @@ class World:
             return []
         pending = self.brain.session._pending
         return [path for path in pending.since if pending.is_asleep(path)]
+
+    def _held(self, entry: Entry) -> tuple[Any, ...]:
+        """What both file systems can hold of an entry."""
+        grain = max(disk.grain for disk in self.disks)
+        modes = all(disk.has_modes for disk in self.disks)
+        owners = all(disk.has_owners for disk in self.disks)
+        return entry._replace(
+            mode=entry.mode if modes else 0,
+            uid=entry.uid if owners else 0,
+            mtime_ns=entry.mtime_ns - entry.mtime_ns % grain,
+            digest=entry.xattrs if all(disk.has_attributes for disk in self.disks) else b"",
+        )[:8]
 
     def check(self) -> None:
         """Check everything that guarantees say of a world at rest."""

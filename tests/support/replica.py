@@ -12,6 +12,7 @@ from psync.core.entry import Entry, Kind, content_digest
 from psync.helpers import Helpers
 from psync.scan import entry_at
 from psync.wire import DELETE, META, PUT, RENAME, RMDIR, Outcome, Transition
+from psync.xattrs import Attributes
 
 __all__ = ["QUARANTINE_S", "Replica", "directory", "file", "link"]
 
@@ -48,6 +49,7 @@ class Replica:
         prepare: bool = True,
         keep_both: bool = False,
         trash: bool = False,
+        xattrs: bool = False,
     ) -> None:
         self.root = root
         self.path = os.fsencode(root)
@@ -56,6 +58,7 @@ class Replica:
         self.lines: list[str] = []
         self.owners, self.strip = owners, strip
         self._op = 0
+        self.attributes = Attributes(owners=owners, strip=strip) if xattrs else None
         self.helpers = Helpers(
             self.fd,
             owners=owners,
@@ -63,6 +66,7 @@ class Replica:
             strict=strict,
             quarantine_ms=int(QUARANTINE_S * 1000),
             log=lambda level, line: self.lines.append(line),
+            attributes=self.attributes,
             now=lambda: self.now,
             keep_both=keep_both,
             trash=trash,
@@ -121,7 +125,9 @@ class Replica:
         head, _, name = path.rpartition(b"/")
         fd = os.open(self.path + b"/" + head, os.O_PATH | os.O_DIRECTORY)
         try:
-            entry = entry_at(fd, name, owners=self.owners, strip=self.strip)
+            entry = entry_at(
+                fd, name, owners=self.owners, strip=self.strip, attributes=self.attributes
+            )
         finally:
             os.close(fd)
         assert entry is not None, path
