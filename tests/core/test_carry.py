@@ -358,6 +358,20 @@ class TestPresumed:
 
         assert duo.left.tree[b"d/e"].mtime_ns == duo.right.tree[b"d/e"].mtime_ns == 99
 
+    def test_time_that_was_set_back_before_the_scan_is_news(self) -> None:
+        duo = Duo({b"d/e": None})
+        before = duo.right.tree[b"d/e"].mtime_ns
+        duo.right.edit(b"d/e", mtime_ns=99)
+        duo.see(RIGHT, b"d/e")
+        (batch,) = duo.left.inbox
+        duo.left.inbox.clear()
+        duo.right.edit(b"d/e", mtime_ns=before)
+        messages = [Said(RIGHT, message) for message in duo.right.scan()]
+        duo.receive(*messages, Said(LEFT, duo.left.answers(batch)[0]))
+        duo.assert_rest()
+
+        assert duo.left.tree[b"d/e"].mtime_ns == duo.right.tree[b"d/e"].mtime_ns == before
+
 
 class TestAttributes:
     def test_are_brought_over_without_content(self) -> None:
