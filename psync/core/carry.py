@@ -299,7 +299,7 @@ class Carrier:
         for path in (op.path, op.transition.source) if op.is_rename else (op.path,):
             if path in other.presumed:
                 del other.presumed[path]
-                if parent(path) in other.survey.pending:
+                if {path, parent(path)} & other.survey.pending:
                     other.views.pop(path)
 
     def _applied(self, op: Op, entry: Entry | None, *, unmet: bool) -> None:

@@ -67,6 +67,7 @@ class TestGoodCommands:
         [
             "-LWIe.LsfxCIvu --timeout=60 --checksum-choice=xxh3 --inplace",
             "-LIe.LsfxCIvu --inplace",
+            "-LWISze.LsfxCIvu --timeout=60",  # a file with holes
             "-vLIze31.14iLsfxCIvu --inplace --bwlimit=1000 --log-format=%i -B8192",
         ],
     )

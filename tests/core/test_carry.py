@@ -344,6 +344,35 @@ class TestMetadata:
         duo.assert_rest()
 
 
+class TestPresumed:
+    def test_time_of_a_directory_that_is_agreed_meanwhile_is_no_news(self) -> None:
+        duo = Duo({b"d/e": None})
+        duo.right.edit(b"d/e", mtime_ns=99)
+        duo.see(RIGHT, b"d/e")
+        (batch,) = duo.left.inbox
+        duo.left.inbox.clear()
+        # A scan is compared with what was agreed before; then that changes.
+        messages = [Said(RIGHT, message) for message in duo.right.scan()]
+        duo.receive(*messages, Said(LEFT, duo.left.answers(batch)[0]))
+        duo.assert_rest()
+
+        assert duo.left.tree[b"d/e"].mtime_ns == duo.right.tree[b"d/e"].mtime_ns == 99
+
+    def test_time_that_was_set_back_before_the_scan_is_news(self) -> None:
+        duo = Duo({b"d/e": None})
+        before = duo.right.tree[b"d/e"].mtime_ns
+        duo.right.edit(b"d/e", mtime_ns=99)
+        duo.see(RIGHT, b"d/e")
+        (batch,) = duo.left.inbox
+        duo.left.inbox.clear()
+        duo.right.edit(b"d/e", mtime_ns=before)
+        messages = [Said(RIGHT, message) for message in duo.right.scan()]
+        duo.receive(*messages, Said(LEFT, duo.left.answers(batch)[0]))
+        duo.assert_rest()
+
+        assert duo.left.tree[b"d/e"].mtime_ns == duo.right.tree[b"d/e"].mtime_ns == before
+
+
 class TestAttributes:
     def test_are_brought_over_without_content(self) -> None:
         duo = Duo({b"f": b"one", b"d": None})
