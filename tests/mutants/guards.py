@@ -545,7 +545,7 @@ _AGENT = [
         "goes on in a root whose marker is gone",
         "        if self._helpers is not None and not marker(self._root_fd)[0]:\n",
         "        if False:\n",
-        "tests/e2e/test_restart.py -k its_marker",
+        f"{AGENT} -k root_is_not_what_it_was",
     ),
     (
         "serves any root with a key for one",
