@@ -1076,6 +1076,12 @@ _WORLD_AGENT = [
         WORLDS,
     ),
     (
+        "says that all is durable, which is not",
+        "            if ok:\n                self._disk.sync()\n",
+        "",
+        WORLDS,
+    ),
+    (
         "does not scan when events were lost",
         "            self._absent.clear()\n            self._begin_scan()\n            return\n",
         "            self._absent.clear()\n            return\n",
@@ -1106,6 +1112,15 @@ _WORLD_RECONCILE = [
         "knows what was agreed by its content alone",
         "    if now.same_identity(was) and now.same_meta(was):\n",
         "    if now.mtime_ns == was.mtime_ns and now.same_meta(was):\n",
+        WORLDS,
+    ),
+]
+
+_WORLD_SESSION = [
+    (
+        "takes what a side had before a power cut for what it has",
+        "            if event.rebooted:\n",
+        "            if False:\n",
         WORLDS,
     ),
 ]
@@ -1165,6 +1180,7 @@ GUARDS: list[Guard] = [
         ("tests/simulation/agent.py", _WORLD_AGENT),
         ("tests/simulation/world.py", _WORLD),
         ("psync/core/reconcile.py", _WORLD_RECONCILE),
+        ("psync/core/session.py", _WORLD_SESSION),
         ("psync/core/carry.py", _WORLD_CARRY),
         ("psync/core/news.py", _WORLD_NEWS),
     ]
