@@ -1324,7 +1324,7 @@ class TestTrouble:
 
         assert [m.message for m in brain.seen if isinstance(m, Trouble)][-1] == ""
 
-    @pytest.mark.parametrize("how", ["replaced", "moved away", "led elsewhere"])
+    @pytest.mark.parametrize("how", ["replaced", "moved away", "led elsewhere", "unmarked"])
     @pytest.mark.parametrize(
         "said", [Apply(1, [put(b"f", b"x")]), Flush(1), Ping(1)], ids=["apply", "flush", "ping"]
     )
@@ -1340,9 +1340,11 @@ class TestTrouble:
         if how == "led elsewhere":
             name.unlink()
             name.symlink_to(root.parent / "elsewhere")
+        elif how == "unmarked":
+            (root / ".psync/marker").unlink()
         else:
             root.rename(root.parent / "elsewhere")
-        if how != "moved away":
+        if how in ("replaced", "led elsewhere"):
             (root if how == "replaced" else root.parent / "elsewhere").mkdir()
         brain.say(said)
         while not isinstance(message := brain.hear(), Fatal):

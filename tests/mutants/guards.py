@@ -545,7 +545,7 @@ _AGENT = [
         "goes on in a root whose marker is gone",
         "        if self._helpers is not None and not marker(self._root_fd)[0]:\n",
         "        if False:\n",
-        "tests/e2e/test_restart.py -k its_marker",
+        f"{AGENT} -k root_is_not_what_it_was",
     ),
     (
         "serves any root with a key for one",
@@ -1076,6 +1076,12 @@ _WORLD_AGENT = [
         WORLDS,
     ),
     (
+        "says that all is durable, which is not",
+        "            if ok:\n                self._disk.sync()\n",
+        "",
+        WORLDS,
+    ),
+    (
         "does not scan when events were lost",
         "            self._absent.clear()\n            self._begin_scan()\n            return\n",
         "            self._absent.clear()\n            return\n",
@@ -1106,6 +1112,15 @@ _WORLD_RECONCILE = [
         "knows what was agreed by its content alone",
         "    if now.same_identity(was) and now.same_meta(was):\n",
         "    if now.mtime_ns == was.mtime_ns and now.same_meta(was):\n",
+        WORLDS,
+    ),
+]
+
+_WORLD_SESSION = [
+    (
+        "takes what a side had before a power cut for what it has",
+        "            if event.rebooted:\n",
+        "            if False:\n",
         WORLDS,
     ),
 ]
@@ -1165,6 +1180,7 @@ GUARDS: list[Guard] = [
         ("tests/simulation/agent.py", _WORLD_AGENT),
         ("tests/simulation/world.py", _WORLD),
         ("psync/core/reconcile.py", _WORLD_RECONCILE),
+        ("psync/core/session.py", _WORLD_SESSION),
         ("psync/core/carry.py", _WORLD_CARRY),
         ("psync/core/news.py", _WORLD_NEWS),
     ]

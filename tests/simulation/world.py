@@ -719,7 +719,8 @@ class World:
         # removed on the other side for it is still in quarantine there, for a minute.
         for disk in self.disks:
             for moment, token in disk.quarantine:
-                if any(abs(moment - cut) < 30 for cut in self._powerless):
+                near = any(abs(moment - cut) < 30 for cut in self._powerless)
+                if near and token in users.blurred:
                     kept.add(token)
         lost = users.tokens - users.superseded - self.excused - (here[0] & here[1]) - kept
         if lost:
