@@ -62,8 +62,8 @@ _HELPERS = [
     ),
     (
         "does not see that what it displaced was written to meanwhile",
-        "if known and not awaited and held.is_untouched():",
-        "if known and not awaited:",
+        "if known and not awaited and held.is_untouched() and",
+        "if known and not awaited and",
         f"{MOMENTS} -k TestWayBack",
     ),
     (
@@ -178,8 +178,8 @@ _HELPERS = [
     ),
     (
         "overrules a mode that a user has just set",
-        "            if t.verb == META and before[1:4] != expected[1:4]:  # mode, uid, gid\n",
-        "            if False:  # mode, uid, gid\n",
+        "            if t.verb == META and before._replace",
+        "            if False and before._replace",
         f"{MOMENTS} -k TestMetadata",
     ),
     (
@@ -202,8 +202,8 @@ _HELPERS = [
     ),
     (
         "tells what a user made of its file as its own work",
-        "st if same(made.st, st) else made.st, wanted.target, digest)",
-        "st, wanted.target, digest)",
+        "        shown = st if same(made.st, st) else made.st\n",
+        "        shown = st\n",
         f"{RACES} -k TestOutcome",
     ),
     (
@@ -403,13 +403,13 @@ _INTENTS = [
 _STAGING = [
     (
         "publishes a file without its time",
-        "        os.utime(fd, ns=(wanted.mtime_ns, wanted.mtime_ns))\n        st = os.fstat(fd)\n",
+        "        attempt(os.utime, fd, ns=(wanted.mtime_ns, wanted.mtime_ns))\n        st = os.fstat(fd)\n",
         "        st = os.fstat(fd)\n",
         f"{HELPERS} -k TestCreate",
     ),
     (
         "publishes a file with the mode that the umask left",
-        "            os.fchmod(fd, mode_here)\n",
+        "            attempt(os.fchmod, fd, mode_here)\n",
         "            pass\n",
         f"{HELPERS} -k TestCreate",
     ),
@@ -433,8 +433,8 @@ _STAGING = [
     ),
     (
         "publishes before a strict file is on the disk",
-        "            os.fsync(fd)\n        return Made(name, fd, st, mode, ours)\n",
-        "            pass\n        return Made(name, fd, st, mode, ours)\n",
+        "            os.fsync(fd)\n        return Made(name, fd, st, mode, ours, unmet)\n",
+        "            pass\n        return Made(name, fd, st, mode, ours, unmet)\n",
         f"{MOMENTS} -k TestJournal",
     ),
     (
@@ -667,8 +667,8 @@ _SCAN = [
     ),
     (
         "mixes the text of one link with the inode of another",
-        "    if (after.st_ino, after.st_ctime_ns) != (st.st_ino, st.st_ctime_ns):\n",
-        "    if False:\n",
+        "    target = os.readlink(name, dir_fd=parent_fd)\n    after = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)\n",
+        "    target = os.readlink(name, dir_fd=parent_fd)\n    after = st\n",
         f"{MOMENTS} -k TestLook",
     ),
 ]
