@@ -54,7 +54,7 @@ def a_file(r: Replica) -> None:
 
 def a_linked_file(r: Replica) -> None:
     r.write(b"d/p", BASE)
-    os.link(r / b"d/p", r / b"another name")
+    os.link(r / b"d/p", r / b"d/twin")
 
 
 def a_link(r: Replica) -> None:

@@ -154,6 +154,8 @@ class TestFull:
                     stream.write(b"b" * 4096)
             (pair.left / "f").write_text("edited")
             (pair.right / "g").write_text("new")
+            for number in range(500):  # more than fits into what is left of the last blocks
+                (pair.left / f"{number:0>200}").write_text("many")
 
             told = until(lambda: pair.status().get("trouble"), "trouble")
 
