@@ -21,6 +21,8 @@ hypothesis.settings.register_profile("here", deadline=None)  # two cores are sha
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
+os.environ["PATH"] += ":/usr/sbin:/sbin"  # where mkfs and mount's helpers are
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
