@@ -196,7 +196,7 @@ class Fatal(NamedTuple):
     """The agent cannot serve and ends. `code` is stable, `message` is for people.
 
     Codes: no-root, not-a-directory, unreadable, unwritable, locked, claimed, protocol,
-    root-lost, internal.
+    root-lost, not-durable (its disk did not take what was written), internal.
     """
 
     code: str
@@ -279,7 +279,7 @@ class Closed(NamedTuple):
 
 
 class Synced(NamedTuple):
-    """Everything applied before `Sync` is durable (`ok`), or the system said no."""
+    """Everything applied before `Sync` is durable (`ok`), or no room is left to name it."""
 
     token: int
     ok: bool
