@@ -697,15 +697,19 @@ class Agent:
         if sum(n is not None and n.inode is node.inode for n in named) < node.inode.names:
             self._set_apart(t, node)
             return APPLIED
+        self._dress(t.path, wanted)
+        return APPLIED
+
+    def _dress(self, path: bytes, wanted: Entry) -> None:
+        """Give what is at a path the metadata that are wanted."""
         self._disk.set_meta(
-            t.path,
+            path,
             mode=wanted.mode,
             uid=wanted.uid,
             gid=wanted.gid,
             mtime=wanted.mtime_ns,
             xattrs=wanted.xattrs,
         )
-        return APPLIED
 
     def _set_apart(self, t: Transition, node: Node) -> None:
         """Replace one of the names of a file by a copy, for all are not known."""
@@ -715,14 +719,7 @@ class Agent:
         self._disk.remove(t.path)
         self._moves_on(node, ctime)
         self._disk.make(t.path, node.kind, node.data)
-        self._disk.set_meta(
-            t.path,
-            mode=wanted.mode,
-            uid=wanted.uid,
-            gid=wanted.gid,
-            mtime=wanted.mtime_ns,
-            xattrs=wanted.xattrs,
-        )
+        self._dress(t.path, wanted)
         place.mtime = before
 
     def _displace(self, t: Transition, node: Node | None) -> int:
@@ -758,14 +755,7 @@ class Agent:
         status = self._displace(t, node)
         if status == APPLIED:
             self._disk.make(t.path, Kind(wanted.kind), data)
-            self._disk.set_meta(
-                t.path,
-                mode=wanted.mode,
-                uid=wanted.uid,
-                gid=wanted.gid,
-                mtime=wanted.mtime_ns,
-                xattrs=wanted.xattrs,
-            )
+            self._dress(t.path, wanted)
         place.mtime = before
         return status
 
