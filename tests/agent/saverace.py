@@ -21,7 +21,6 @@ import os
 import random
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -148,7 +147,9 @@ class _Other:
     """The user's process: saves once for each number that it is shown."""
 
     def __init__(self, path: bytes, way: str, seed: int) -> None:
-        self._shared = mmap.mmap(-1, 16)
+        # Words: what is asked for, what is done. Each is stored at once; struct.pack_into() would
+        # write zeros first, which the other process may see.
+        self._shared = memoryview(mmap.mmap(-1, 16)).cast("q")
         self._parent = os.getpid()
         self._pid = os.fork()
         if not self._pid:
@@ -157,20 +158,13 @@ class _Other:
             finally:
                 os._exit(1)
 
-    def _get(self, at: int) -> int:
-        number: int = struct.unpack_from("<q", self._shared, at)[0]
-        return number
-
-    def _set(self, at: int, number: int) -> None:
-        struct.pack_into("<q", self._shared, at, number)
-
     def _live(
         self, path: bytes, save: Callable[[bytes, bytes, Callable[[], None]], None],
         chance: random.Random,
     ) -> None:  # fmt: skip
         done = 0
         while True:
-            if self._get(0) == done:
+            if self._shared[0] == done:
                 if os.getppid() != self._parent:
                     return  # nobody will end us
                 time.sleep(PAUSE_S)
@@ -179,15 +173,15 @@ class _Other:
             offset, hold = chance.uniform(0, OFFSET_S), chance.uniform(0, HOLD_S)
             _wait(offset)
             save(path, _text("user", done), lambda hold=hold: _wait(hold))
-            self._set(8, done)
+            self._shared[1] = done
 
     def begin(self, number: int) -> None:
         """Let him save, now."""
-        self._set(0, number)
+        self._shared[0] = number
 
     def join(self, number: int) -> None:
         """Wait until he has."""
-        while self._get(8) != number:
+        while self._shared[1] != number:
             time.sleep(PAUSE_S)
             if os.waitpid(self._pid, os.WNOHANG)[0]:
                 raise RuntimeError("the user's process ended")
