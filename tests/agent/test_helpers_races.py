@@ -379,7 +379,15 @@ class TestRaces:
             assert_consistent(replica, operation, outcome, user.ended)
             replica.close()
 
-    def test_not_even_when_the_agent_is_killed(self, place, name, behaviour):
+
+# `python -m tests.agent.modelcheck kill` has them all.
+@pytest.mark.usefixtures("lease")
+@pytest.mark.parametrize(
+    "behaviour", ["save_in_place", "save_by_rename", "remove", "make_directory", "do_nothing"]
+)
+@pytest.mark.parametrize("name", OPERATIONS)
+class TestKill:
+    def test_loses_nothing_whatever_users_do(self, place, name, behaviour):
         operation = OPERATIONS[name]
         for step in steps_of(operation, place / "undisturbed"):
             root = place / step

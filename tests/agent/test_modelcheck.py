@@ -55,7 +55,7 @@ def test_a_kill_at_each_call_of_a_recovery_loses_nothing(place, transition):
         count, violated = run_row(row, place)
         assert not violated, violated[0]
         total += count
-        if not count or total > 40:
+        if not count or total > 20:
             break
         killed += 3
     assert total > 10

@@ -64,11 +64,33 @@ def pair(tmp_path: Path, programs: list[Path], shared_sshd: Sshd) -> Iterator[Pa
         yield made
 
 
+@pytest.fixture(scope="session")
+def idle() -> Iterator[list[Pair]]:
+    """The session that waits for the next test, if any: to start one is what a test costs most."""
+    waiting: list[Pair] = []
+    yield waiting
+    for each in waiting:
+        each.close()
+
+
 @pytest.fixture
-def watching(pair: Pair) -> Pair:
-    """A session that watches two empty directories."""
-    pair.start()
-    return pair
+def watching(
+    idle: list[Pair], tmp_path: Path, programs: list[Path], shared_sshd: Sshd
+) -> Iterator[Pair]:
+    """A session that watches two empty directories; it may have done so in tests before."""
+    if idle:
+        pair = idle.pop()
+    else:
+        pair = Pair(tmp_path, shared_sshd.alias, {"HOME": str(shared_sshd.home)})
+    try:
+        if pair.process is None:
+            pair.start()
+        yield pair
+        if pair.clear():
+            idle.append(pair)
+    finally:
+        if not idle:
+            pair.close()
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """A pair of directories with a real session between them, driven as a user would.
 
 Everything goes through the installed command and the file system; nothing here knows how
-psync works inside. Waiting is `psync flush` and `psync status`, never a sleep.
+psync works inside. Waiting is what `psync flush` and `psync status` ask the session, never a
+sleep; it is asked from here, for a process each would be most of what the tests cost.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -17,6 +19,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from psync.control import NoSession, Refused, Unanswered, call
+from psync.effects.state import sessions
+from psync.errors import PsyncError
 
 WAIT_S = 60.0
 _STARTED = "watching: both sides agree"
@@ -140,10 +146,16 @@ class Pair:
 
     def status(self) -> dict[str, Any]:
         """The session's status; empty while there is none."""
-        run = self.psync("status", "--json")
-        assert run.returncode == 0, run.stderr
-        sessions = json.loads(run.stdout)["sessions"]
-        return sessions[0] if sessions else {}
+        answers = self._ask("status", 60.0)
+        return answers[0] if answers else {}
+
+    def _ask(self, verb: str, within: float, **args: Any) -> list[Any]:
+        """Ask the sessions that run."""
+        answers = []
+        for session in sessions(self.state):
+            with contextlib.suppress(NoSession):
+                answers.append(call(session.path, verb, args, within))
+        return answers
 
     def wait_for(self, state: str, within: float = WAIT_S) -> dict[str, Any]:
         def reached() -> Any:
@@ -156,8 +168,12 @@ class Pair:
         return until(reached, f"state {state}", within)
 
     def flush(self, timeout: float = WAIT_S) -> None:
-        run = self.psync("flush", "--timeout", f"{timeout:g}", timeout=timeout + 30)
-        assert run.returncode == 0, f"{run.stderr}{json.dumps(self.status(), indent=1)}{self.log()}"
+        try:
+            answers = self._ask("flush", timeout + 30, timeout=timeout)
+        except (Refused, Unanswered) as error:
+            told = json.dumps(self.status(), indent=1)
+            raise AssertionError(f"{error}{told}{self.log()}") from None
+        assert answers, f"no session to flush: {self.output()}"
 
     def log(self) -> str:
         """The end of the log, for messages."""
@@ -196,6 +212,28 @@ class Pair:
     def restart(self) -> None:
         self.stop()
         self.start()
+
+    def clear(self) -> bool:
+        """Make a session that watches as good as new; false if it cannot be that."""
+        try:
+            if self.options or self.status().get("state") != "watching":
+                return False
+            if max(len(tree(self.left)), len(tree(self.right))) >= 100:
+                return False  # so many deletions are what the session halts at
+            for directory in (self.left, self.right, self.base):
+                for child in directory.iterdir():
+                    if child.is_dir() and not child.is_symlink():
+                        if child.name not in (".psync", "left", "right", "state"):
+                            shutil.rmtree(child)
+                    elif child.name != "output":
+                        child.unlink()
+            self.flush()
+            for version in self._ask("conflicts", WAIT_S)[0] or []:
+                self._ask("conflicts", WAIT_S, action="drop", kept=version["kept"])
+            told = self.status()
+        except (AssertionError, OSError, PsyncError):
+            return False
+        return not (tree(self.left) or tree(self.right) or told["conflicts"] or told["problems"])
 
     def conflicts(self, side: str) -> list[bytes]:
         """The contents of the losers that a side keeps."""

@@ -56,8 +56,9 @@ class TestSizes:
 
 
 class TestSparse:
-    @pytest.mark.parametrize("side", ["left", "right"])
-    @pytest.mark.parametrize("where", ["local", "pair"])
+    @pytest.mark.parametrize(
+        ("where", "side"), [("local", "left"), ("pair", "left"), ("pair", "right")]
+    )
     def test_w14_files_keep_their_holes(
         self, side: str, where: str, request: pytest.FixtureRequest
     ) -> None:

@@ -89,14 +89,15 @@ def inodes(directory: Path) -> dict[Path, int]:
     return {path.relative_to(directory): path.stat().st_ino for path in directory.rglob("*")}
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.002, 0.02])
-@pytest.mark.parametrize("names", ["ab", "abc"])
+@pytest.mark.parametrize(
+    ("names", "pause"), [("ab", 0.0), ("ab", 0.002), ("ab", 0.02), ("abc", 0.0), ("abc", 0.002)]
+)
 def test_large_directories_that_take_each_other_s_names_are_not_copied(
     local: Pair, names: str, pause: float
 ) -> None:
     for name in names:
         (local.left / name / "sub").mkdir(parents=True)
-        for n in range(700):
+        for n in range(300):
             (local.left / name / f"{n}").write_text(f"{name} {n}")
             (local.left / name / "sub" / f"{n}").write_text(f"{name} sub {n}")
     local.start()

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Union, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psync import wire as fast
@@ -117,6 +117,7 @@ class TestMessages:
 
     @pytest.mark.parametrize("code", EACH, ids=lambda code: fast.messages[code].__name__)
     def test_come_out_as_they_went_in(self, code):
+        @settings(max_examples=30)
         @given(EACH[code])
         def check(message):
             data = fast.encode(message)
