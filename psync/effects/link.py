@@ -43,7 +43,10 @@ _SAID_MAX = 300  # characters of what a remote shell said, in an error message
 _TURN_S = 0.02
 _BITE = 64 * 1024  # what is taken at once: some hundred entries
 _UNHEARD_MAX = 8 * 1024 * 1024
-_FORCED = re.compile(r"\bpsync\b.*(not found|[Pp]ermission denied|[Nn]o such file)")
+_FORCED = re.compile(  # the program's own name, and no directory's
+    r"\bpsync['\u2019]?: [^:]*(not found|[Pp]ermission denied|[Nn]o such file)"
+    r"|not found: (\S*/)?psync\b"
+)
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # exit statuses of every shell
 
 

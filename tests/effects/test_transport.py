@@ -612,10 +612,13 @@ class TestRefusal:
 
         assert "config line 2" in await refusal(SshHost(sshd.alias), ConfigError)
 
-    async def test_of_a_host_without_python(self, sshd: Sshd) -> None:
-        empty = sshd.directory / "empty"
-        empty.mkdir()
-        sshd.through(f'PATH={empty}; eval "$SSH_ORIGINAL_COMMAND"')
+    @pytest.mark.parametrize(
+        "command",
+        ['PATH=/nowhere; eval "$SSH_ORIGINAL_COMMAND"', "exec /opt/psync.d/python3"],
+        ids=["at all", "where it is looked for"],
+    )
+    async def test_of_a_host_without_python(self, sshd: Sshd, command: str) -> None:
+        sshd.through(command)
         message = await refusal(SshHost(sshd.alias))
 
         assert "python3 cannot be started there: install it (3.9 or newer" in message
