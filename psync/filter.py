@@ -202,6 +202,7 @@ class Filter:
 
         self._absent: dict[bytes, tuple[float, int]] = {}
         self._absent_lost = -_ABSENT_AGE
+        self._told_in: dict[bytes, tuple[float, int]] = {}  # directories' inodes, by their names
         self._echoes: dict[bytes, float] = {}
         self._touched: dict[bytes, None] = {}
         self._touch_at = 0.0
@@ -437,7 +438,8 @@ class Filter:
         """Forget what a directory's move has made wrong, and look again for what it hid.
 
         A path below `old` may have been looked at after the move and before we heard of
-        it: it was reported as absent, and is at its new place.
+        it: it was reported as absent, and is at its new place. Or it was reported as what is in
+        another directory, which has that name by now: who is told of the move takes it along.
         """
         self._known.directory_moved(old, new)
         for path in [p for p in self._echoes if is_below(p, old)]:
@@ -473,6 +475,13 @@ class Filter:
         for path in [p for p in self._absent if is_below(p, old)]:
             mask = self._absent.pop(path)[1]
             self._settle.note(new + path[len(old) :], mask, now)
+        for path in [p for p in self._told_in if below_or_at(p, old)]:
+            when, inode = self._told_in.pop(path)
+            there = new + path[len(old) :]
+            if self._leads_to(there, inode):
+                self._told_in[there] = (when, inode)
+            elif now - when < _ABSENT_AGE:
+                self._settle.note(there, LIST | DIRECTORY, now)
 
     def _other(self, event: Event, now: float) -> None:
         kind = event[0]
@@ -771,6 +780,7 @@ class Filter:
             self._known.forget_told(path)
         if self._known.shows(path, entry, written=bool(mask & _WRITTEN)):
             return 0
+        self._tell_of(path)
         self._known.tell(path, entry, meta_only=meta_only)
         items.append(Item(path, entry, content, d.moved_from, META_ONLY if meta_only else 0))
         if content is None:
@@ -823,6 +833,7 @@ class Filter:
             self._settle.busy(path, self._now())
             if not d.moved_from and not d.force:
                 return 0  # it is told when it is quiet
+        self._tell_of(path)
         self._known.forget(path)
         if flags & UNREADABLE:
             self._unread.add(path)
@@ -844,6 +855,22 @@ class Filter:
             mask |= MODIFIED | CLOSED
         absent[path] = (now, mask)
 
+    def _tell_of(self, path: bytes) -> None:
+        """What was looked at is to be told: of the directory that had that name, as we looked."""
+        directory = parent(path)
+        if directory:
+            self._remember_told(directory, os.fstat(self._looker.parent(directory)).st_ino)
+
+    def _remember_told(self, directory: bytes, inode: int) -> None:
+        now = self._now()
+        told = self._told_in
+        told.pop(directory, None)  # the youngest comes last
+        if len(told) >= REMEMBERED_MAX:
+            oldest = next(iter(told))
+            if now - told.pop(oldest)[0] < _ABSENT_AGE:
+                self._absent_lost = now
+        told[directory] = (now, inode)
+
     def _look_at_touched(self) -> None:
         touched, self._touched = self._touched, {}
         items = []
@@ -859,6 +886,7 @@ class Filter:
             except OSError:
                 continue  # whoever lists it will tell
             if entry is not None and not self._known.shows(directory, entry, written=False):
+                self._tell_of(directory)
                 self._known.tell(directory, entry)
                 items.append(Item(directory, entry))
         if items:
@@ -891,6 +919,8 @@ class Filter:
             st = os.fstat(fd)
             entry = self._looker.entry_of(fd)
             assert entry is not None
+            if path:
+                self._remember_told(path, st.st_ino)
             names = list_names(fd)
             self._untrouble("unreadable", path)
             names = [name for name in names if not self._ignored(join(path, name))]
@@ -922,7 +952,7 @@ class Filter:
                     self._send(Listing(path, entry, after, name, items))
                     after, items, size = name, [], 0
                     yield
-                    if not self._is_at(path, st):
+                    if not self._is_at(path, st.st_ino):
                         raise OSError(errno.ENOENT, "was moved", path)
                 elif len(items) % _SLICE == 0:
                     yield
@@ -954,15 +984,21 @@ class Filter:
             os.close(fd)
         return True
 
-    def _is_at(self, path: bytes, st: os.stat_result) -> bool:
-        """Tell whether a directory is still where it was when it was opened."""
+    def _is_at(self, path: bytes, inode: int) -> bool:
+        """Tell whether a directory is (still) at a path. Raises OSError."""
         if not path:
             return True
         fd = open_directory(self._root_fd, path)
         try:
-            return os.fstat(fd).st_ino == st.st_ino
+            return os.fstat(fd).st_ino == inode
         finally:
             os.close(fd)
+
+    def _leads_to(self, path: bytes, inode: int) -> bool:
+        try:
+            return self._is_at(path, inode)
+        except OSError:
+            return False
 
     def _list_item(self, fd: int, name: bytes, sub: bytes, live: bool) -> Optional[Item]:
         looker = self._looker
@@ -1070,8 +1106,10 @@ class Filter:
                 self._unread.add(path)
         else:
             self._known.answer(path, seen.entry)
-            if seen.entry is None:  # it may be on its way with a directory above it
-                self._remember_absent(path, LIST | DEEP)
+        if seen.entry is not None:
+            self._tell_of(path)
+        else:  # it may be on its way with a directory above it
+            self._remember_absent(path, LIST | DEEP)
         return Item(path, seen.entry, seen.content, b"", seen.flags)
 
     def again(self, path: bytes) -> None:

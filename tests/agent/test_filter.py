@@ -232,6 +232,44 @@ class TestLateRenames:
         assert [m.path for m in listings] == [b"e/sub"]
         assert listings[0].items[0].content == b"text"
 
+    @pytest.mark.parametrize("how", ["asked", "heard of", "listed"])
+    def test_lists_anew_what_was_told_of_the_directory_that_has_taken_its_name(
+        self, bench: Bench, how: str
+    ) -> None:
+        """Who is told of the move takes to the new name what belongs to the old one's."""
+        for name in "de":
+            (bench.root / name).mkdir()
+            (bench.root / name / "f").write_text(name)
+        for old, new in ("dt", "ed", "te"):
+            (bench.root / old).rename(bench.root / new)
+        if how == "asked":
+            for _ in bench.filter.look(1, [b"d/f"]):
+                pass
+        elif how == "heard of":
+            bench.hear(("E", CLOSED, b"d/f"))
+        else:
+            for _ in bench.filter.list_([b"d"]):
+                pass
+        (told,) = bench.work()[-1].items
+        assert told.entry.ino == (bench.root / "d/f").stat().st_ino
+
+        bench.hear(("M", True, b"d", b"t"), ("M", True, b"e", b"d"), ("M", True, b"t", b"e"))
+        listings = [m for m in bench.work(1.0) if isinstance(m, Listing)]
+
+        assert [(m.path, m.items[0].content) for m in listings] == [(b"e", b"d")]
+
+    def test_lists_nothing_anew_that_was_told_of_the_directory_that_was_renamed(
+        self, bench: Bench
+    ) -> None:
+        (bench.root / "d/sub").mkdir(parents=True)
+        (bench.root / "d/sub/f").write_bytes(b"text")
+        bench.hear(("E", CLOSED, b"d/sub/f"))
+        assert [i.path for i in bench.items()] == [b"d/sub/f"]
+        (bench.root / "d").rename(bench.root / "e")
+        bench.hear(("M", True, b"d", b"e"))
+
+        assert not [m for m in bench.work(1.0) if isinstance(m, Listing)]
+
     def test_looks_again_for_what_is_where_we_had_removed_something(self, bench: Bench) -> None:
         """Something is made at that name, and the directory above it is renamed."""
         (bench.root / "e").mkdir()

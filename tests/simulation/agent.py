@@ -127,6 +127,7 @@ class Agent:
         self._own: dict[bytes, Entry | None] = {}
         self._moved_on: dict[int, tuple[set[int], int]] = {}  # as `psync.holding.Links`
         self._absent: dict[bytes, int] = {}
+        self._told_in: dict[bytes, int] = {}  # the directories, by what they were called then
         self._touched: dict[bytes, None] = {}
         self._tree: dict[bytes, int] = {}  # what is watched, and where we believe it to be
         self._generation = 0
@@ -301,6 +302,13 @@ class Agent:
             mask, path = self._absent.pop(path), new + path[len(old) :]
             self._settle.note(path, mask, now)
             self._appeared(path)  # a directory was told as gone with all that is in it
+        for path in [p for p in self._told_in if p == old or is_below(p, old)]:
+            ino, path = self._told_in.pop(path), new + path[len(old) :]
+            there = self._disk.at(path)
+            if there is not None and there.ino == ino:
+                self._told_in[path] = ino
+            else:
+                self._settle.note(path, LIST | DIRECTORY, now)
         for path in [p for p in self._tree if p == new or is_below(p, new)]:
             del self._tree[path]
         for path in [p for p in self._tree if p == old or is_below(p, old)]:
@@ -383,7 +391,17 @@ class Agent:
         # puts that back as well, between an event and a look, is beyond an agent.)
         if not d.mask & _CONTENT and not node.stealthy:
             flags |= META_ONLY
+        self._tell_of(path)
         items.append(Item(path, entry, content, d.moved_from, flags))
+
+    def _tell_of(self, path: bytes) -> None:
+        """What is at a path is told, of the directory that has that name now."""
+        self._tell_in(parent(path))
+
+    def _tell_in(self, directory: bytes) -> None:
+        node = self._disk.at(directory)
+        if directory and node is not None:
+            self._told_in[directory] = node.ino
 
     def _node(self, path: bytes) -> Node | None:
         return None if is_ours(path) else self._disk.at(path)
@@ -420,6 +438,7 @@ class Agent:
             node = self._node(path)
             if path and node is not None and node.kind is Kind.DIRECTORY:
                 if not self._is_echo(path, node.entry()):
+                    self._tell_of(path)
                     items.append(Item(path, node.entry()))
         self._touched = {}
         if items:
@@ -433,6 +452,7 @@ class Agent:
             else:
                 self._send(Listing(path, None, b"", None, []))
             return
+        self._tell_in(path)
         self._is_echo(path, node.entry())  # whatever we left there, the listing tells what is
         items: list[Item] = []
         after = b""
@@ -524,6 +544,7 @@ class Agent:
             if flags & BUSY:
                 self._settle.busy(path, self._now())
             self._is_echo(path, entry)
+            self._tell_of(path)
             items.append(Item(path, entry, content, b"", flags))
             if self._rng.random() < 0.3:
                 self._send(Observed(items))
