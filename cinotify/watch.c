@@ -450,6 +450,20 @@ int watcher_give_up_moves(struct watcher *w) {
 	return now_ns() < w->moves_until ? 0 : give_up_moves(w, 0);
 }
 
+/* Events were lost, perhaps the other halves: the scan that follows tells what is where. */
+static int forget_moves(struct watcher *w) {
+	int r = 0;
+
+	for (size_t i = 0; i < w->moves_size && r == 0; i++) {
+		const struct move *m = &w->moves[i];
+		struct bytes name = { m->name, m->name_size };
+		if (m->is_directory)
+			r = doubt(w, m->parent, name);
+	}
+	w->moves_size = 0;
+	return r;
+}
+
 static int move_begins(struct watcher *w, const struct inotify_event *e, struct node *parent,
 		       struct bytes name) {
 	int r = give_up_moves(w, MOVES_MAX - 1);
@@ -617,7 +631,7 @@ static int handle(struct watcher *w, const struct inotify_event *e) {
 	if (e->mask & IN_Q_OVERFLOW) {
 		frame_notice(&w->frames, 'O', nothing);
 		watcher_rescan(w);
-		return 0;
+		return forget_moves(w);
 	}
 	struct node *n = tree_watched(&w->tree, e->wd);
 	if (!n) {

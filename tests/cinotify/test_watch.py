@@ -548,6 +548,28 @@ class TestOverflow:
         assert_every_directory_is_watched(watcher, root)
         assert scanned_digests(watcher.rescan()) == digests_of(root)
 
+    def test_e02_between_the_halves_of_a_rename_tells_of_no_deletion(self, start, root):
+        queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+        if queue > 100_000:
+            pytest.skip("the queue is too long for a quick test")
+        (root / "d" / "sub").mkdir(parents=True)
+        fillers = [root / "filler", root / "filler2"]
+        for filler in fillers:
+            filler.touch()
+        watcher = start()
+        watcher.pause()
+        for n in range(queue - 1):  # only one more fits
+            fillers[n % 2].chmod(0o600)
+        (root / "d").rename(root / "e")
+        watcher.resume()
+
+        frames = watcher.until(lambda f: f.type == "O") + watcher.scanned()
+
+        assert not [f for f in frames if f.type == "M"]
+        assert {path for _, path in events(frames)} == {b"filler", b"filler2"}
+        assert_every_directory_is_watched(watcher, root)
+        assert scanned_digests(watcher.rescan()) == digests_of(root)
+
     def test_of_a_reader_that_stalls_ends_in_the_truth(self, start, root):
         queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
         if queue > 100_000:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 
 import pytest
 
@@ -172,6 +173,31 @@ class TestTorn:
 
 
 class TestInUse:
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_w08_lines_of_a_log_that_stays_open_are_kept_when_the_other_side_edits_it(
+        self, pair: Pair, side: str
+    ) -> None:
+        here, there = pair.root(side), pair.root("right" if side == "left" else "left")
+        pair.options = ["--set", "max_delay=0.5"]
+        pair.start()
+        (here / "log").write_text("first\n")
+        pair.settle()
+        with (here / "log").open("ab", buffering=0) as log:
+            log.write(b"line 0\n")
+            (there / "log").write_text("edited over there\n")
+            for number in range(1, 16):  # three times max_delay
+                time.sleep(0.1)
+                log.write(b"line %d\n" % number)
+            assert (here / "log").read_bytes().endswith(b"line 15\n")
+            log.write(b"last\n")
+
+        after = pair.settle()
+
+        kept = pair.conflicts("left") + pair.conflicts("right")
+        assert b"edited over there\n" in [after[b"log"][-1], *kept]
+        lines = b"first\n" + b"".join(b"line %d\n" % n for n in range(16)) + b"last\n"
+        assert lines in [after[b"log"][-1], *kept]
+
     def test_late_write_into_a_replaced_file_is_kept(self, pair: Pair) -> None:
         pair.options = ["--set", "quarantine=1"]
         pair.start()

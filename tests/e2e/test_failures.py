@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -153,6 +154,35 @@ class TestWriters:
             assert watching.settle()[b"f"][-1] == b"x14 %d" % turn
 
         assert watching.status()["conflicts"] == lost
+
+
+class TestOverflow:
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_e02_between_the_halves_of_a_rename_is_no_deletion(
+        self, watching: Pair, side: str
+    ) -> None:
+        here, there = sides(watching, side)
+        queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+        if queue > 100_000:
+            pytest.skip("the queue is too long for a quick test")
+        fillers = [here / "filler", here / "filler2"]
+        for path in [*fillers, here / "d/f"]:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(path.name)
+        watching.settle()
+        inode = (there / "d/f").stat().st_ino
+        agent = watching.agents()[side == "right"]
+        (cinotify,) = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+        os.kill(int(cinotify), signal.SIGSTOP)
+        try:
+            for number in range(queue - 1):  # only one more fits
+                fillers[number % 2].chmod(0o600)
+            (here / "d").rename(here / "e")
+        finally:
+            os.kill(int(cinotify), signal.SIGCONT)
+
+        assert set(watching.settle()) == {b"filler", b"filler2", b"e", b"e/f"}
+        assert (there / "e/f").stat().st_ino == inode
 
 
 class TestStarts:

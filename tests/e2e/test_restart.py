@@ -214,6 +214,33 @@ class TestMount:
         pair.start()
         assert pair.settle()[b"data/precious"][-1] == b"precious"
 
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_r05_that_comes_and_goes_while_psync_watches_is_no_deletion(
+        self, watching: Pair, side: str
+    ) -> None:
+        here = watching.root(side)
+        there = watching.root("right" if side == "left" else "left")
+        (here / "data").mkdir()
+        (here / "data/precious").write_text("precious")
+        watching.settle()
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(here / "data")], check=True)
+        try:
+            (here / "data/in the mount").write_text("stays here")
+            (here / "beside").write_text("y")
+            watching.flush()
+            assert (there / "beside").read_text() == "y"
+            assert [p.name for p in (there / "data").iterdir()] == ["precious"]
+            (there / "data/new").write_text("cannot go there now")
+            with pytest.raises(AssertionError, match="mount"):
+                watching.flush(2)
+        finally:
+            subprocess.run(["umount", str(here / "data")], check=True)
+
+        found = {path: entry[-1] for path, entry in watching.settle().items()}
+        assert (found[b"data/precious"], found[b"data/new"]) == (
+            b"precious", b"cannot go there now",
+        )  # fmt: skip
+
 
 class TestRootLost:
     """A root that is not what it was is no deletion of what was in it, whatever `resume` says."""
