@@ -1,7 +1,7 @@
 /*
  * Frames: u32 length of the rest, u8 type, body; every integer little-endian.
  *
- *   D  u8 live, digest, u32 entries, path      S  u32 generation, u64 directories, u64 entries
+ *   D  u8 live, digest, u32 entries, path      S  u32 generation, u64 directories, entries, locals
  *   E  u32 mask, path                          M  u8 is directory, u32 size of old, old, new
  *   X  i32 errno, path                         O U (empty)   L N path   B name
  *
@@ -75,13 +75,15 @@ void frame_directory(struct frames *f, bool live, const uint8_t digest[static DI
 	put_bytes(p, path);
 }
 
-void frame_scanned(struct frames *f, uint32_t generation, uint64_t directories, uint64_t entries) {
-	uint8_t *p = begin(f, 'S', 4 + 8 + 8);
+void frame_scanned(struct frames *f, uint32_t generation, uint64_t directories, uint64_t entries,
+		   uint64_t locals) {
+	uint8_t *p = begin(f, 'S', 4 + 8 + 8 + 8);
 	if (!p)
 		return;
 	p = put(p, generation, 4);
 	p = put(p, directories, 8);
-	put(p, entries, 8);
+	p = put(p, entries, 8);
+	put(p, locals, 8);
 }
 
 /*

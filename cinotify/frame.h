@@ -42,7 +42,8 @@ void frame_directory(struct frames *f, bool live, const uint8_t digest[static DI
 		     uint32_t entries, struct bytes path);
 
 /* 'S': a full scan is over. */
-void frame_scanned(struct frames *f, uint32_t generation, uint64_t directories, uint64_t entries);
+void frame_scanned(struct frames *f, uint32_t generation, uint64_t directories, uint64_t entries,
+		   uint64_t locals);
 
 /* 'E': something happened at a path. Joins the frame before it where nothing is lost by it. */
 void frame_event(struct frames *f, uint32_t mask, struct bytes path);

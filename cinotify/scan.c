@@ -220,7 +220,7 @@ static int name_append(struct scanner *s, const char *name, uint8_t type) {
 
 /* Collect the names that may be replicated, in byte order, into `s->names`. */
 static int collect(struct scanner *s) {
-	s->names_size = 0;
+	s->names_size = s->locals = 0;
 	for (size_t at = 0; at < s->dirents_size;) {
 		struct kernel_dirent *d = (struct kernel_dirent *) (s->dirents + at);
 		const char *name = d->name;
@@ -230,8 +230,10 @@ static int collect(struct scanner *s) {
 			continue;
 		if (d->type == DT_FIFO || d->type == DT_SOCK || d->type == DT_CHR || d->type == DT_BLK)
 			continue;
-		if (scan_is_ours((struct bytes) { name, strlen(name) }))
+		if (scan_is_ours((struct bytes) { name, strlen(name) })) {
+			s->locals += strcmp(name, control_name) != 0;
 			continue;
+		}
 		int r = name_append(s, name, d->type);
 		if (r < 0)
 			return r;

@@ -45,6 +45,7 @@ struct scanner {
 	size_t dirents_size, dirents_room;
 	struct listed *names;
 	size_t names_size, names_room;
+	size_t locals; /* names of `*.psync.ignore`, which are not among them */
 };
 
 /* Begin at the directory `root`, which the scanner owns from now on. 0 or -errno. */

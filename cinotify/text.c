@@ -59,10 +59,11 @@ static int print_frame(char type, const uint8_t *p, size_t size, const char *sep
 			fprintf(out, "%02x", p[1 + i]);
 		break;
 	case 'S':
-		if (size != 4 + 8 + 8)
+		if (size != 4 + 8 + 8 + 8)
 			return -EINVAL;
-		fprintf(out, "WATCHING%s%" PRIu64 "%s%" PRIu64 "%s%" PRIu64, separator, get(p, 4),
-			separator, get(p + 4, 8), separator, get(p + 12, 8));
+		fprintf(out, "WATCHING%s%" PRIu64 "%s%" PRIu64 "%s%" PRIu64 "%s%" PRIu64, separator,
+			get(p, 4), separator, get(p + 4, 8), separator, get(p + 12, 8), separator,
+			get(p + 20, 8));
 		break;
 	case 'E':
 		if (size < 4)

@@ -208,6 +208,7 @@ static int announce(struct watcher *w, struct node *n, bool live, uint32_t entri
 		n->scanned = w->generation;
 		w->directories++;
 		w->entries += entries;
+		w->locals += w->scanner.locals;
 	}
 
 	/* pushed last name first, so that they are popped in byte order */
@@ -385,7 +386,7 @@ static void begin_scan(struct watcher *w) {
 	w->scanning = true;
 	w->again = false;
 	w->limit_told = false;
-	w->directories = w->entries = 0;
+	w->directories = w->entries = w->locals = 0;
 	scan_forget(&w->scanner, NULL);
 	tree_push(&w->tree, w->tree.root, WANT_SCAN);
 }
@@ -402,7 +403,7 @@ static void end_scan(struct watcher *w) {
 			cut(w, stale);
 	}
 	w->scanning = false;
-	frame_scanned(&w->frames, w->generation, w->directories, w->entries);
+	frame_scanned(&w->frames, w->generation, w->directories, w->entries, w->locals);
 }
 
 void watcher_rescan(struct watcher *w) {

@@ -40,7 +40,7 @@ struct watcher {
 	bool again;          /* another full scan must follow */
 	bool limit_told;     /* in this generation */
 	bool gone_told;
-	uint64_t directories, entries; /* of the running full scan */
+	uint64_t directories, entries, locals; /* of the running full scan */
 };
 
 /* Begin to watch the directory `root`, which the watcher then owns. 0 or -errno. */

@@ -810,6 +810,7 @@ class Brain:
                 "root": peer.root,
                 "connected": peer.up,
                 "entries": session.entries(peer.side),
+                "local": session.local(peer.side),
                 "applied": session.applied[peer.side],
                 "bytes": session.bytes_moved[peer.side],
                 "trouble": peer.trouble,

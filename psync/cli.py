@@ -637,6 +637,8 @@ def _describe_side(side: dict[str, Any]) -> str:
         f"{side.get('host')} {side.get('root')}: {side.get('entries') or 0:,} entries, "
         f"{side.get('applied') or 0:,} changes made, {quantity(side.get('bytes') or 0)}"
     )
+    if side.get("local"):
+        told += f"; {side['local']:,} *.psync.ignore stay here"
     if not side.get("connected", True):
         told += f"; not connected: {side.get('trouble') or 'not yet'}"
     return told

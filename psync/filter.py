@@ -486,7 +486,7 @@ class Filter:
     def _other(self, event: Event, now: float) -> None:
         kind = event[0]
         if kind == "S":
-            self._scanned(event[1], event[2], now)
+            self._scanned(event[1], event[2], event[3], now)
         elif kind == "O":
             self._trouble("overflow", b"", "too much happened at once: everything is scanned again")
             self._events_lost()
@@ -513,11 +513,11 @@ class Filter:
             self._check_root()
             raise RootLost("the root was unmounted or removed")
 
-    def _scanned(self, directories: int, entries: int, now: float) -> None:
+    def _scanned(self, directories: int, entries: int, local: int, now: float) -> None:
         if self._digests:
             self._send_digests()
         self._scanning = False
-        self._send(Scanned(self._generation, directories, entries))
+        self._send(Scanned(self._generation, directories, entries, local))
         self._untrouble("overflow", b"")
         for code, path in self._doubted:
             self._untrouble(code, path)

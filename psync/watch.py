@@ -6,7 +6,7 @@ at all, `Polling` scans the tree from time to time. All of them speak in the sam
 tuples that begin with a letter, which are cinotify's frames:
 
     ("D", live, digest, entries, path)   a directory was scanned; live: it has just appeared
-    ("S", directories, entries)          the scan of the whole tree is over
+    ("S", directories, entries, local)   the scan of the whole tree is over
     ("E", mask, path)                    something happened (bits of `core.settle`)
     ("M", is_directory, old, new)        a rename
     ("O",)                               events were lost; a new scan has begun by itself
@@ -86,7 +86,7 @@ class Watcher(Protocol):
 # --- cinotify ---------------------------------------------------------------------------
 
 _HEADER = struct.Struct("<IB")
-_SCANNED = struct.Struct("<IQQ")
+_SCANNED = struct.Struct("<IQQQ")
 _U32 = struct.Struct("<I")
 _I32 = struct.Struct("<i")
 _READ_SIZE = 1 << 18
@@ -94,7 +94,7 @@ _FRAME_MAX = 1 << 20
 _FRAME_MIN = {  # with the letter, by the letter
     ord(kind): 1 + size
     for kind, size in {
-        "E": 4, "D": 21, "M": 5, "S": 20, "X": 4, "O": 0, "U": 0, "L": 0, "N": 0, "B": 0,
+        "E": 4, "D": 21, "M": 5, "S": 28, "X": 4, "O": 0, "U": 0, "L": 0, "N": 0, "B": 0,
     }.items()
 }  # fmt: skip
 _PIPE_SIZE = 1 << 20
@@ -285,7 +285,7 @@ def walk(
     """
     looker = Looker(root_fd, owners=owners, strip=strip, attributes=attributes)
     stack = [top]
-    directories = entries = 0
+    directories = entries = local = 0
     while stack:
         path = stack.pop()
         try:
@@ -307,6 +307,7 @@ def walk(
             own = looker.entry_of(fd)
             for name in list_names(fd):
                 if name.endswith(LOCAL_SUFFIX) or name == CONTROL_NAME:
+                    local += name != CONTROL_NAME
                     continue
                 try:
                     entry = looker.look_at(fd, name).entry
@@ -333,7 +334,7 @@ def walk(
             yield ("N", mount)
         stack.extend(reversed(below))
     if not top:
-        yield ("S", directories, entries)
+        yield ("S", directories, entries, local)
 
 
 class Polling:

@@ -214,11 +214,15 @@ class Digests(NamedTuple):
 
 
 class Scanned(NamedTuple):
-    """The scan is over: every directory of the tree has been named in `Digests`."""
+    """The scan is over: every directory of the tree has been named in `Digests`.
+
+    `local` counts the names that end in `.psync.ignore`, which stay where they are.
+    """
 
     generation: int
     directories: int
     entries: int
+    local: int
 
 
 class Listing(NamedTuple):

@@ -102,7 +102,7 @@ class News:
 
     def _on_scanned(self, replica: Replica, message: Scanned) -> None:
         self._scan_begins(replica, message.generation)
-        replica.entries = message.entries
+        replica.entries, replica.local = message.entries, message.local
         self._keep_sent(replica)
         compare = self._pair.limits.compare or replica.compared
         replica.survey.finish(compare=compare)

@@ -149,7 +149,7 @@ class Replica:
         self.side = side
         self.link = Link.NEVER
         self.compared = False
-        self.entries = 0
+        self.entries = self.local = 0
         self.survey = Survey(side, archive)
         self.plan = Plan()
         self.views = Views()

@@ -334,6 +334,10 @@ class Session:
         """How many bytes of files have been written to each side."""
         return [replica.bytes_moved for replica in self._replicas]
 
+    def local(self, side: Side) -> int:
+        """How many names stay on a side by their suffix, as its last scan found."""
+        return self._replicas[side].local
+
     def entries(self, side: Side) -> int:
         """How many entries a side has; while much is new there, what its last scan found counts."""
         replica, count = self._replicas[side], self._archive.count

@@ -117,7 +117,7 @@ class Bench:
             now=lambda: self.now,
         )
         self.filter.begin()
-        self.hear(("D", False, b"0" * 16, 0, b""), ("S", 1, 0))
+        self.hear(("D", False, b"0" * 16, 0, b""), ("S", 1, 0, 0))
         self.sent.clear()
 
     def _watcher(self) -> Script:
@@ -650,7 +650,7 @@ class TestLosingEvents:
     def test_counts_a_new_scan_after_an_overflow(self, bench: Bench) -> None:
         bench.hear(("O",))
         bench.hear(("D", False, b"1" * 16, 0, b""))
-        bench.hear(("S", 1, 0))
+        bench.hear(("S", 1, 0, 0))
         sent = bench.work()
 
         assert [type(m) for m in sent] == [Trouble, Digests, Scanned, Trouble]
@@ -660,15 +660,15 @@ class TestLosingEvents:
 
     def test_scans_once_more_when_it_overflows_during_a_scan(self, bench: Bench) -> None:
         bench.filter.rescan()
-        bench.hear(("D", False, b"1" * 16, 0, b""), ("O",), ("S", 1, 0))
+        bench.hear(("D", False, b"1" * 16, 0, b""), ("O",), ("S", 1, 0, 0))
 
         assert bench.scripts[0].rescans == 2
-        bench.hear(("D", False, b"1" * 16, 0, b""), ("S", 1, 0))
+        bench.hear(("D", False, b"1" * 16, 0, b""), ("S", 1, 0, 0))
         scans = [m.generation for m in bench.work() if isinstance(m, Scanned)]
         assert scans == [2, 3]
 
     def test_takes_part_in_a_scan_that_the_watcher_began_by_itself(self, bench: Bench) -> None:
-        bench.hear(("D", False, b"1" * 16, 0, b""), ("S", 1, 0))
+        bench.hear(("D", False, b"1" * 16, 0, b""), ("S", 1, 0, 0))
 
         assert [m.generation for m in bench.work()] == [2, 2]
 
@@ -682,7 +682,7 @@ class TestLosingEvents:
     def test_starts_another_watcher_when_it_dies(self, bench: Bench) -> None:
         bench.scripts[0].dead = True
         bench.filter.read()
-        bench.hear(("S", 1, 0))
+        bench.hear(("S", 1, 0, 0))
         sent = bench.work()
 
         assert len(bench.scripts) == 2
@@ -833,7 +833,7 @@ class TestFlush:
         bench.filter.flush(7)
         bench.hear(("B", b"beat.7"), ("O",))
         assert not any(isinstance(m, Flushed) for m in bench.work(1.0))
-        bench.hear(("S", 1, 0))
+        bench.hear(("S", 1, 0, 0))
 
         assert bench.work()[-1] == Flushed(7)
 
@@ -853,7 +853,7 @@ class TestFlush:
         (bench.root / ".psync").rmdir()
         bench.filter.flush(7)
         assert bench.scripts[0].rescans == 1
-        bench.hear(("S", 1, 0))
+        bench.hear(("S", 1, 0, 0))
 
         assert bench.work()[-1] == Flushed(7)
 
@@ -1071,7 +1071,7 @@ class TestWalk:
             os.close(fd)
 
         assert [e[-1] for e in events[:-1]] == [b"", b"a", b"b", b"b/a", b"b/z", b"b.x"]
-        assert events[-1] == ("S", 6, 5)
+        assert events[-1] == ("S", 6, 5, 1)
 
 
 @contextmanager
@@ -1098,7 +1098,7 @@ class TestFallback:
             events += polling.step(0.0005)
         os.close(fd)
 
-        assert events[-1] == ("S", 51, 50)
+        assert events[-1] == ("S", 51, 50, 0)
         assert polling.fd == -1
         assert polling.read() == []
 
@@ -1232,10 +1232,10 @@ class TestTroubles:
 
     def test_end_with_a_scan_that_does_not_tell_of_them_again(self, troubled: Bench) -> None:
         troubled.filter.rescan()
-        troubled.hear(("D", False, b"0" * 16, 0, b""), ("N", b"d/m"), ("S", 1, 0))
+        troubled.hear(("D", False, b"0" * 16, 0, b""), ("N", b"d/m"), ("S", 1, 0, 0))
         assert self.troubles(troubled) == {("unreadable", b"d/x"): False}
 
-        troubled.hear(("D", False, b"0" * 16, 0, b""), ("S", 1, 0))
+        troubled.hear(("D", False, b"0" * 16, 0, b""), ("S", 1, 0, 0))
         assert self.troubles(troubled) == {("mount", b"d/m"): False}
 
     def test_go_along_with_a_rename(self, troubled: Bench) -> None:

@@ -31,7 +31,7 @@ def encode(event: tuple) -> bytes:
     elif kind == "M":
         body = struct.pack("<BI", values[0], len(values[1])) + values[1] + values[2]
     elif kind == "S":
-        body = struct.pack("<IQQ", 0, *values)
+        body = struct.pack("<IQQQ", 0, *values)
     elif kind == "X":
         body = struct.pack("<i", values[0]) + values[1]
     elif kind in "OU":
@@ -46,15 +46,16 @@ events = st.one_of(
     st.tuples(st.just("E"), u32, paths),
     st.tuples(st.just("D"), st.booleans(), st.binary(min_size=16, max_size=16), u32, paths),
     st.tuples(st.just("M"), st.booleans(), paths, paths),
-    st.tuples(st.just("S"), u64, u64),
+    st.tuples(st.just("S"), u64, u64, u64),
     st.tuples(st.just("X"), st.integers(-(1 << 31), (1 << 31) - 1), paths),
     st.tuples(st.sampled_from("OU")),
     st.tuples(st.sampled_from("LNB"), paths),
 )
 frames = st.builds(frame, st.sampled_from("EDMSXOULNB?"), st.binary(max_size=30))
 FIELDS = {
-    "E": (int, bytes), "D": (bool, bytes, int, bytes), "M": (bool, bytes, bytes), "S": (int, int),
-    "X": (int, bytes), "O": (), "U": (), "L": (bytes,), "N": (bytes,), "B": (bytes,),
+    "E": (int, bytes), "D": (bool, bytes, int, bytes), "M": (bool, bytes, bytes),
+    "S": (int, int, int), "X": (int, bytes), "O": (), "U": (), "L": (bytes,), "N": (bytes,),
+    "B": (bytes,),
 }  # fmt: skip
 
 
@@ -107,7 +108,7 @@ class TestStream:
             pytest.param(
                 frame("M", struct.pack("<BI", 0, 5) + b"path"), id="a rename cut in its old path"
             ),
-            pytest.param(frame("S", b"\0" * 19), id="a scan without all counts"),
+            pytest.param(frame("S", b"\0" * 27), id="a scan without all counts"),
             pytest.param(frame("X", b"\0"), id="trouble without a number"),
         ],
     )

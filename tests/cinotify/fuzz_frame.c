@@ -88,7 +88,7 @@ static void say(struct frames *f, const struct call *c) {
 		frame_directory(f, c->number[0] != 0, c->digest, (uint32_t) c->number[1], c->path);
 		break;
 	case 'S':
-		frame_scanned(f, (uint32_t) c->number[0], c->number[1], c->number[2]);
+		frame_scanned(f, (uint32_t) c->number[0], c->number[1], c->number[2], c->number[1]);
 		break;
 	case 'E':
 		frame_event(f, (uint32_t) c->number[0], c->path);
@@ -119,8 +119,9 @@ static size_t read_back(const uint8_t *p, size_t size, const struct call *c) {
 		REQUIRE(little(body + 17, 4) == c->number[1] && same(c->path, body + 21, rest - 21));
 		break;
 	case 'S':
-		REQUIRE(rest == 20 && little(body, 4) == c->number[0]);
+		REQUIRE(rest == 28 && little(body, 4) == c->number[0]);
 		REQUIRE(little(body + 4, 8) == c->number[1] && little(body + 12, 8) == c->number[2]);
+		REQUIRE(little(body + 20, 8) == c->number[1]);
 		break;
 	case 'M':
 		REQUIRE(rest >= 5 && body[0] == c->number[0]);

@@ -52,7 +52,7 @@ def decode(type_: int, body: bytes) -> Frame:
         live, digest, entries = struct.unpack_from("<B16sI", body)
         return Frame(kind, (live, digest, entries), body[21:])
     if kind == "S":
-        return Frame(kind, struct.unpack("<IQQ", body))
+        return Frame(kind, struct.unpack("<IQQQ", body))
     if kind == "E":
         return Frame(kind, struct.unpack_from("<I", body), body[4:])
     if kind == "M":

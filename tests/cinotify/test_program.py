@@ -117,7 +117,7 @@ class TestText:
         assert re.fullmatch(f"SCANNED::2:{digest}:\n", lines[0])
         assert re.fullmatch(f"SCANNED:d:0:{digest}:\n", lines[1])
         assert lines[2:] == [
-            "WATCHING:1:2:2:\n",
+            "WATCHING:1:2:2:0:\n",
             "MOVE:x\\012y\\072z:d/\\303\\251:\n",
             "DELETE:d/\\303\\251:\n",
         ]

@@ -73,6 +73,15 @@ def grow(path: bytes, choose: random.Random, depth: int) -> None:
         os.utime(path, ns=(5, 1_600_000_000_000_000_007))
 
 
+def count_local(root: Path) -> int:
+    """How many names stay where they are because of their suffix."""
+    count = 0
+    for _, directories, files in os.walk(os.fsencode(root)):
+        count += sum(name.endswith(b".psync.ignore") for name in directories + files)
+        directories[:] = [n for n in directories if not n.endswith(b".psync.ignore")]
+    return count
+
+
 class TestDigests:
     @pytest.mark.parametrize("seed", range(12))
     def test_equal_python_digests_of_random_trees(self, start, root, seed):
@@ -81,6 +90,7 @@ class TestDigests:
         frames = start(scanned=False).scanned()
 
         assert scanned_digests(frames) == digests_of(root)
+        assert frames[-1].fields[3] == count_local(root)
 
     @pytest.mark.parametrize("owners", [True, False])
     @pytest.mark.parametrize("special", [True, False])
@@ -182,8 +192,8 @@ class TestFullScan:
 
         watcher = start(scanned=False)
 
-        assert watcher.scanned()[-1].fields == (1, 2, 3)
-        assert watcher.rescan()[-1].fields == (2, 2, 3)
+        assert watcher.scanned()[-1].fields == (1, 2, 3, 0)
+        assert watcher.rescan()[-1].fields == (2, 2, 3, 0)
 
     def test_reaches_paths_longer_than_the_kernel_takes(self, start, root):
         name = b"d" * 100
@@ -278,7 +288,7 @@ class TestFullScan:
 
         assert sorted(f.path for f in frames if f.type == "N") == [b"bind", b"m"]
         assert [f.path for f in frames if f.type == "D"] == [b"", b"d", b"d/e"]
-        assert frames[-1].fields == (1, 3, 2)
+        assert frames[-1].fields == (1, 3, 2, 0)
 
     def test_survives_bind_mounts_that_the_kernel_does_not_mark(self, root, old_kernel):
         for name in ["d/e", "loop/inner", "twin"]:

@@ -46,7 +46,7 @@ class Meeting:
         for side in Side:
             self.session.receive(SideUp(side), 0.0)
             self.session.receive(Said(side, Digests(1, [(b"", b"x"), (b"d", b"y")])), 0.0)
-            self.session.receive(Said(side, Scanned(1, 2, 2)), 0.0)
+            self.session.receive(Said(side, Scanned(1, 2, 2, 0)), 0.0)
         self.session.commands(0.0)
         for side in Side:
             d = directory(10 + side, 100 - side)

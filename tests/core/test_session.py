@@ -180,7 +180,7 @@ class Hand:
         ]
         return [
             Digests(self.generation, digests),
-            Scanned(self.generation, len(digests), len(self.tree)),
+            Scanned(self.generation, len(digests), len(self.tree), 0),
         ]
 
     def answers(self, message: Message) -> list[Message]:

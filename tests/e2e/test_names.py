@@ -84,7 +84,7 @@ class TestNames:
         os.close(here)
         assert len(watching.settle()) == 31
 
-    def test_of_our_own_stay_where_they_are(self, watching: Pair) -> None:
+    def test_n15_of_our_own_stay_where_they_are_and_are_counted(self, watching: Pair) -> None:
         (watching.left / "mine.psync.ignore").write_text("local")
         (watching.left / "dir.psync.ignore").mkdir()
         (watching.left / "dir.psync.ignore/inside").write_text("local")
@@ -95,6 +95,14 @@ class TestNames:
         assert set(tree(watching.right)) == {b"mine.psync.ignored"}
         names = {p.name for p in watching.right.iterdir()}
         assert names == {".psync", "mine.psync.ignored"}
+
+        watching.restart()  # its scan counts them (N15)
+        told = watching.status()
+        assert (told["left"]["local"], told["right"]["local"]) == (2, 0)
+        lines = watching.psync("status").stdout.splitlines()
+        assert [line.endswith("; 2 *.psync.ignore stay here") for line in lines[1:3]] == [
+            True, False,
+        ]  # fmt: skip
 
     def test_never_forge_a_line_in_log_or_status(self, watching: Pair) -> None:
         name = "evil\n[2026-01-01 00:00:00] [FAT:+4] forged\x1b[2J"

@@ -225,7 +225,7 @@ class Agent:
                 yield
         if digests:
             self._send(Digests(generation, digests))
-        self._send(Scanned(generation, directories, entries))
+        self._send(Scanned(generation, directories, entries, 0))
 
     def _children(self, path: bytes, node: Node) -> list[tuple[bytes, Node]]:
         return [
