@@ -537,6 +537,16 @@ class TestState:
 
         assert [duo.session.entries(side) for side in (LEFT, RIGHT)] == [4, 2]
 
+    def test_counts_what_stays_on_a_side(self) -> None:
+        duo = Duo({b"f": b"one"})
+        digests, scanned = duo.left.scan()
+        assert isinstance(scanned, Scanned)
+
+        duo.say(LEFT, digests)
+        duo.say(LEFT, scanned._replace(local=3))
+
+        assert [duo.session.local(side) for side in (LEFT, RIGHT)] == [3, 0]
+
     def test_counts_at_least_what_was_scanned_while_much_is_new(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
