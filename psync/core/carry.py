@@ -368,6 +368,7 @@ class Carrier:
         if entry.kind == Kind.FILE and not entry.digest:
             entry = entry._replace(digest=expected.digest)
         self._pair.look_at_links(side, path, entry)
+        self._pair.take_on(path, side, expected, entry)
         met = entry.same_meta(wanted) or unmet
         agreed = shown.same_meta(wanted) or self._holds(path, side.other, shown, wanted)
         if op.intact and met and agreed:

@@ -107,6 +107,13 @@ class Pair:
         for key in [key for key in self.conflicts if key[0] == side]:
             del self.conflicts[key]
 
+    def take_on(self, path: bytes, side: Side, was: Entry, now: Entry) -> None:
+        """A version has got other metadata from us: what a person has chosen is the same still."""
+        if path in self.taken:
+            chosen, *versions = self.taken[path]
+            versions[side] = now if versions[side].same_identity(was) else versions[side]
+            self.taken[path] = (chosen, versions[0], versions[1])
+
     def look(self, side: Side, path: bytes, want: int) -> None:
         """Have a path looked at on a side, if somebody is there to do it."""
         replica = self.replicas[side]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from psync.core.entry import META_FIELDS, Entry, Side
-from psync.core.events import Said
+from psync.core.events import Paused, Resumed, Said
 from psync.core.reconcile import Decision, Verb, View, agree, decide, with_meta_of
 from psync.wire import META, META_ONLY, PUT, Observed
 from tests.core.test_session import LEFT, TINY, Duo
@@ -92,6 +92,23 @@ class TestSession:
 
         assert modes(duo) == [0o640, 0o640]
         assert duo.shape(side) == {b"f": b"two!" if mtime_ns == 9 else b"one"}
+
+    @pytest.mark.parametrize("agreed", [{}, {b"f": b"one"}], ids=["new", "agreed"])
+    @pytest.mark.parametrize("taken", Side)
+    def test_leaves_a_persons_word_as_it_was(self, side: Side, agreed: dict, taken: Side) -> None:
+        duo = Duo(agreed, TINY._replace(meta_from=side, ask=True))
+        duo.receive(Paused())
+        for each in Side:
+            duo.write(each, b"f", b"by %d" % each, mode=0o600 + 0o40 * each)
+        duo.receive(Resumed())
+        duo.settle()
+        duo.session.take(b"f", taken)
+        duo.pump()
+
+        duo.assert_rest()
+        assert duo.left.content[b"f"] == b"by %d" % taken
+        assert modes(duo) == [0o600 + 0o40 * side] * 2
+        assert [t.keep for t in duo.sent() if t.verb == PUT] == [True]
 
     def test_counts_where_two_trees_meet(self, side: Side) -> None:
         duo = duo_of(side, start=False)
