@@ -363,12 +363,12 @@ class News:
     _at_once: ClassVar[dict[type, Callable[[News, Replica, Any], None]]] = {
         Digests: _on_digests,
         Scanned: _on_scanned,
-        Kept: _on_kept,
     }
     _in_order: ClassVar[dict[type, Callable[[News, Replica, Any], None]]] = {
         Listing: _on_listing,
         Observed: _on_observed,
         Results: _on_results,
+        Kept: _on_kept,
         Dropped: _on_dropped,
         Trouble: _on_trouble,
     }

@@ -25,7 +25,7 @@ from psync.core.events import Limits
 from psync.core.plan import Plan
 from psync.core.reconcile import View
 from psync.core.survey import Survey
-from psync.wire import META_ONLY, Credit, Dropped, Listing, Look, Message, Observed, Results
+from psync.wire import META_ONLY, Credit, Dropped, Kept, Listing, Look, Message, Observed, Results
 
 __all__ = ["NOTHING", "Link", "Move", "Replica", "Views"]
 
@@ -326,7 +326,7 @@ class Replica:
         outcomes: deque[Message] = deque()
         for message in self.stream:
             self.waste(message)
-            if isinstance(message, (Results, Dropped)):
+            if isinstance(message, (Results, Kept, Dropped)):
                 outcomes.append(message)
         self.stream = outcomes
         self.turning = ROOT

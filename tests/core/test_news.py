@@ -492,6 +492,23 @@ class TestKept:
         duo.say(LEFT, Dropped(b"0001"), Dropped(b"0002"))
         assert duo.session.conflicts() == []
 
+    def test_in_the_place_of_one_that_was_restored_stays_known(self) -> None:
+        """Also if that is told while the side's talk waits for a directory's rename."""
+        duo = Duo({b"d/f": b"one"})
+        duo.say(LEFT, Kept(b"f", b"0001"))
+        duo.move(LEFT, b"d", b"e")
+        duo.say(LEFT, Dropped(b"0001"), Kept(b"g", b"0001"))
+        duo.settle()
+
+        assert duo.session.conflicts() == [(LEFT, b"g", b"0001")]
+
+    def test_is_heard_of_though_the_side_is_scanned_anew(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.move(LEFT, b"d", b"e")
+        duo.say(LEFT, Kept(b"g", b"0001"), *duo.left.scan())
+
+        assert duo.session.conflicts() == [(LEFT, b"g", b"0001")]
+
     def test_is_not_told_again_after_a_restart(self) -> None:
         duo = Duo()
         duo.say(LEFT, Kept(b"f", b"0001", fresh=False))
