@@ -338,17 +338,17 @@ class Agent:
         for message in messages:
             self._send(message)
 
-    def _report_kept(self) -> None:
+    def _report_kept(self) -> list[Dropped]:
+        """Tell what is kept; let the users have it, where they are to have both versions.
+
+        Returns:
+            What of that is kept no more, which has been told, too.
+        """
         assert self._helpers is not None
         kept = self._helpers.kept
         if kept:
             self._send_all(kept)
             kept.clear()
-        self._put_beside()
-
-    def _put_beside(self) -> list[Dropped]:
-        """Let the users have what has lost a conflict, where they are to have both versions."""
-        assert self._helpers is not None
         dropped = self._helpers.put_beside()
         self._send_all(dropped)
         return dropped
@@ -564,14 +564,13 @@ class Agent:
         outcomes = self._helpers.apply(message.transitions)
         observer.applied(message.transitions, outcomes)
         # Before the outcome by which it lost: who waits for that waits for the loser, too.
-        given = {dropped.kept for dropped in self._put_beside()}
+        given = {dropped.kept for dropped in self._report_kept()}
         outcomes = [o._replace(kept=b"") if o.kept in given else o for o in outcomes]
         self._send(Results(message.batch, outcomes))
         if self._helpers.unheld and not self._told_unheld:
             self._told_unheld = True
             self._send(Trouble("metadata", b"", self._helpers.unheld))
         self._out.flush()
-        self._report_kept()
         if self._tick_at is None:
             self._tick()
 

@@ -15,11 +15,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from psync import wire
+from psync.agent import Agent
 from psync.core.entry import Entry, Kind, content_digest
 from psync.effects.bootstrap import agent_zip
 from psync.lock import COMM
@@ -70,6 +72,7 @@ from psync.wire import (
     Unstage,
     Watch,
 )
+from tests.support.replica import Replica, file
 
 PATIENCE = 10.0
 REPO = Path(__file__).resolve().parent.parent.parent
@@ -1190,6 +1193,36 @@ class TestBothVersions:
         assert dropped.path.startswith(b"f.conflict-RIGHT-")
         beside = brain.content(dropped.path, b"lost").entry
         assert beside is not None and beside.ino == old.ino
+
+
+    def test_are_so_where_one_was_displaced_by_mistake(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """That it is kept no more is not told before that it is."""
+        replica = Replica(tmp_path, keep_both=True)
+        old = replica.write(b"f", b"seen")
+        sent: list[Any] = []
+        agent = Agent(*os.pipe())
+        observer = SimpleNamespace(applied=lambda *_: None)
+        for name, value in {
+            "_helpers": replica.helpers, "_filter": observer, "_send": sent.append,
+            "_check_root": lambda: None,
+        }.items():  # fmt: skip
+            monkeypatch.setattr(agent, name, value)
+
+        def save(at: str) -> None:
+            if at in ("held", "displaced"):
+                (tmp_path / "new").write_text(at)
+                (tmp_path / "new").rename(tmp_path / "f")
+
+        replica.helpers.step = save
+        agent._on_apply(Apply(1, [replica.put(b"f", file(b"ours"), b"ours", old)]))
+
+        told = {m.kept: type(m) for m in sent if isinstance(m, (wire.Kept, wire.Dropped))}
+        assert list(told.values()) == [wire.Dropped]
+        assert sorted(replica.tree().values()) == [b"displaced", b"held"]
+        assert replica.conflicts() == {}
+        replica.close()
 
 
 class TestLargeFiles:
