@@ -674,7 +674,9 @@ class Helpers:
             break
         else:
             if held is not None:
-                self._retire(held, intent)
+                kept = self._retire(held, intent)
+                if kept:
+                    quarantine.kept.append(Kept(intent.path, kept))
             else:
                 quarantine.report(intent.path, quarantine.keep(intent, Reason.DISPLACED))
             return

@@ -666,6 +666,24 @@ class TestLateWrites:
 
         assert replica.conflicts() == {b"f": (b"late", "conflict")}
 
+    def test_a_loser_that_cannot_go_back_is_told_of(self, replica):
+        """Its user has set its mode in the very moment in which its directory was removed."""
+
+        def meddle(at: str) -> None:
+            if at == "displaced":
+                (displaced,) = (replica.root / ".psync/quarantine").iterdir()
+                displaced.chmod(0o600)
+                (replica / b"d/f").unlink()
+                (replica / b"d").rmdir()
+
+        old = replica.write(b"d/f", b"old")
+        replica.helpers.step = meddle
+        (outcome,) = replica.apply(replica.put(b"d/f", file(b"new"), b"new", old, keep=True))
+
+        assert outcome.status == CHANGED
+        assert replica.conflicts() == {b"d/f": (b"old", "conflict")}
+        assert [kept.path for kept in replica.helpers.kept] == [b"d/f"]
+
     def test_is_found_by_the_next_agent_too(self, replica, tmp_path):
         old = replica.write(b"f", b"old")
         writer = os.open(replica.root / "f", os.O_WRONLY)
