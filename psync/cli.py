@@ -490,6 +490,8 @@ def _stop(chosen: argparse.Namespace) -> int:
 
 def _versions(chosen: argparse.Namespace) -> int:
     """List, or do something with, what is kept of conflicts, or in the trash."""
+    from psync.control import Refused
+
     store = chosen.store
     if chosen.to is not None and chosen.restore is None:
         raise UsageError("--to says where --restore puts a version")
@@ -512,6 +514,9 @@ def _versions(chosen: argparse.Namespace) -> int:
     if chosen.empty:
         for kept in filter(None, (each.get("kept") for each in versions)):
             _ask(chosen, store, action="drop", kept=kept)
+        away = [str(each["trouble"]) for each in versions if each.get("trouble")]
+        if away:
+            raise Refused(f"some of it may be left: {'; '.join(away)}")
         return 0
     if chosen.json:
         print(json.dumps({store: versions}))
