@@ -44,6 +44,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _REPLACED = "replaced"  # by a version that was restored
+_UNKNOWN = "unknown"  # its note says nothing
 _NAME_MAX = 255
 _EXTENSION_MAX = 16
 _BESIDE_MAX = 1000  # of one name in one second
@@ -103,7 +104,7 @@ class Conflicts:
                 continue
             try:
                 yield self._note(name)
-            except (OSError, ValueError, KeyError, TypeError):
+            except OSError:
                 self._log(logging.WARNING, f"{self._name}/{printable(name)} has no readable note")
 
     def find(self, name: bytes) -> Note:
@@ -116,10 +117,6 @@ class Conflicts:
         except FileNotFoundError:
             raise OSError(
                 errno.ENOENT, f"there is no {printable(name)} in .psync/{self._name}"
-            ) from None
-        except (ValueError, KeyError, TypeError):
-            raise OSError(
-                errno.EIO, f"the note .psync/{self._name}/{printable(name)}.json cannot be read"
             ) from None
 
     def show(self, root_fd: int, note: Note) -> tuple[Optional[bytes], Optional[bytes]]:
@@ -174,15 +171,27 @@ class Conflicts:
             os.close(parent_fd)
 
     def _exchange(self, note: Note, parent_fd: int, name: bytes, path: bytes) -> None:
-        """What is displaced keeps the version's name here; a directory is not displaced."""
-        renameat2(self._fd, note.name, parent_fd, name, EXCHANGE)
-        st = os.stat(note.name, dir_fd=self._fd, follow_symlinks=False)
-        if stat.S_ISDIR(st.st_mode):
-            renameat2(self._fd, note.name, parent_fd, name, EXCHANGE)
-            raise OSError(errno.EISDIR, "there is a directory now, name another path")
+        """What is displaced keeps the version's name here; a directory is not displaced.
+
+        Its own note is there first: with the version's it would expire too early.
+        """
+        st = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
         mode, size, mtime_ns = stat.S_IMODE(st.st_mode), st.st_size, st.st_mtime_ns
         entry = Entry(0, mode, st.st_uid, st.st_gid, size, mtime_ns, b"", b"", st.st_ino, 0)
-        self._write(note.name, path, _REPLACED, entry)
+        new, current = self._write_new(note.name, path, _REPLACED, entry), note.name + b".json"
+        renameat2(self._fd, new, self._fd, current, EXCHANGE)
+        try:
+            renameat2(self._fd, note.name, parent_fd, name, EXCHANGE)
+            st = os.stat(note.name, dir_fd=self._fd, follow_symlinks=False)
+            if stat.S_ISDIR(st.st_mode):
+                renameat2(self._fd, note.name, parent_fd, name, EXCHANGE)
+                raise OSError(errno.EISDIR, "there is a directory now, name another path")
+        except OSError:
+            renameat2(self._fd, new, self._fd, current, EXCHANGE)
+            raise
+        finally:
+            with suppress(OSError):
+                os.unlink(new, dir_fd=self._fd)
 
     # --- what both sides are to keep -------------------------------------------------------
 
@@ -244,6 +253,13 @@ class Conflicts:
         self, name: bytes, path: bytes, reason: str, entry: Entry, *, beside: bool = False
     ) -> None:
         """Write a note, whole or not at all."""
+        new = self._write_new(name, path, reason, entry, beside=beside)
+        os.rename(new, name + b".json", src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
+    def _write_new(
+        self, name: bytes, path: bytes, reason: str, entry: Entry, *, beside: bool = False
+    ) -> bytes:
+        """Write a note that does not count yet; return what it is called."""
         note = {
             "path": printable(path) if path else "",
             "path_hex": path.hex(),
@@ -260,7 +276,7 @@ class Conflicts:
         new = name + b".json.new"
         with open(os.open(new, _NEW, 0o600, dir_fd=self._fd), "wb") as stream:
             stream.write(json.dumps(note, indent=1).encode() + b"\n")
-        os.rename(new, name + b".json", src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        return new
 
     def _told(self, name: bytes) -> dict[str, Any]:
         """A note as it stands there. Raises OSError, ValueError."""
@@ -271,15 +287,20 @@ class Conflicts:
         return told
 
     def _note(self, name: bytes) -> Note:
-        told = self._told(name)
-        return Note(
-            name,
-            bytes.fromhex(told["path_hex"]),
-            calendar.timegm(time.strptime(told["time"], _TIME)) * 10**9,
-            str(told["reason"]),
-            int(told["entry"]["size"]),
-            int(told["entry"]["mtime_ns"]),
-        )
+        """What is known of a version. A power cut may have left of a note no more than its name."""
+        try:
+            told = self._told(name)
+            return Note(
+                name,
+                bytes.fromhex(told["path_hex"]),
+                calendar.timegm(time.strptime(told["time"], _TIME)) * 10**9,
+                str(told["reason"]),
+                int(told["entry"]["size"]),
+                int(told["entry"]["mtime_ns"]),
+            )
+        except (ValueError, KeyError, TypeError):
+            st = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+            return Note(name, b"", st.st_ctime_ns, _UNKNOWN, st.st_size, st.st_mtime_ns)
 
 
 def name_beside(name: bytes, side: Side, time_ns: int, number: int = 1) -> bytes:
@@ -357,6 +378,8 @@ def _read(parent_fd: int, name: bytes) -> Optional[bytes]:
     st = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
     if stat.S_ISLNK(st.st_mode):
         return os.readlink(name, dir_fd=parent_fd)
+    if not stat.S_ISREG(st.st_mode):
+        return None
     with open(os.open(name, _OPEN, dir_fd=parent_fd), "rb") as stream:
         st = os.fstat(stream.fileno())
         if not stat.S_ISREG(st.st_mode) or st.st_size > SHOWN_MAX:

@@ -1194,7 +1194,6 @@ class TestBothVersions:
         beside = brain.content(dropped.path, b"lost").entry
         assert beside is not None and beside.ino == old.ino
 
-
     def test_are_so_where_one_was_displaced_by_mistake(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

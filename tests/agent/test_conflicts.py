@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from psync.conflicts import SHOWN_MAX, Conflicts, name_beside
 from psync.core.entry import Entry, Kind, Side, valid_path
 from psync.helpers import Helpers
+from psync.syscalls import renameat2
 from psync.wire import (
     APPLIED,
     DROP,
@@ -92,15 +95,25 @@ class TestTaking:
 
         assert (store.directory / NAME.decode()).read_bytes() == b"first"
 
-    def test_without_a_readable_note_is_left_alone(self, store: Store) -> None:
-        store.take()
-        (store.directory / (NAME.decode() + ".json")).write_text("{")
+    def test_without_a_note_is_left_alone(self, store: Store) -> None:
         (store.directory / "README").write_text("somebody's")
 
         assert [*store.store.notes()] == []
         assert "no readable note" in store.logged[0]
-        with pytest.raises(OSError, match="cannot be read"):
-            store.store.find(NAME)
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"path_hex": 1}', "\0" * 99])
+    def test_is_told_of_though_a_power_cut_has_emptied_its_note(
+        self, store: Store, text: str
+    ) -> None:
+        store.take()
+        (store.directory / (NAME.decode() + ".json")).write_text(text)
+        (note,) = store.store.notes()
+
+        assert note._replace(time_ns=0) == (NAME, b"", 0, "unknown", 4, 10**18 + 7)
+        assert note == store.store.find(NAME)
+        assert [*store.store.expire(note.time_ns)] == []
+        assert not store.store.restore(store.root_fd, note, b"f")
+        assert store.names() == set()
 
     @pytest.mark.parametrize("name", [b"f" * 16, b"../marker", b"..", b".", b"", NAME + b".json"])
     def test_is_found_by_its_name_only(self, store: Store, name: bytes) -> None:
@@ -129,6 +142,13 @@ class TestShowing:
         (store.directory / NAME.decode()).symlink_to("elsewhere")
 
         assert store.store.show(store.root_fd, note) == (b"elsewhere", b"/etc/passwd")
+
+    def test_holds_nothing_open_of_a_directory(self, store: Store) -> None:
+        (store.root / "d/f").mkdir(parents=True)
+        note, before = store.take(), os.listdir("/proc/self/fd")
+
+        assert store.store.show(store.root_fd, note) == (b"lost", None)
+        assert os.listdir("/proc/self/fd") == before
 
     def test_follows_no_link_out_of_the_root(self, store: Store, tmp_path: Path) -> None:
         (tmp_path / "secret").write_bytes(b"secret")
@@ -175,6 +195,49 @@ class TestRestoring:
 
         assert (store.root / "d/f/inside").is_dir()
         assert (store.directory / NAME.decode()).read_bytes() == b"lost"
+        assert [*store.store.notes()] == [note]
+        assert store.names() == {NAME.decode(), NAME.decode() + ".json"}
+
+    def test_changes_nothing_on_a_full_disk(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The note of what it would have displaced could not be written."""
+
+        def refuse(*args: object, **more: object) -> bytes:
+            raise OSError(28, "No space left on device")
+
+        (store.root / "f").write_bytes(b"newer")
+        note = store.take()
+        monkeypatch.setattr("psync.conflicts.json.dumps", refuse)
+        with pytest.raises(OSError, match="cannot restore f: No space left"):
+            store.store.restore(store.root_fd, note, b"f")
+
+        assert (store.root / "f").read_bytes() == b"newer"
+        assert store.store.find(NAME) == note
+
+    def test_keeps_what_is_there_for_as_long_as_any_if_it_is_killed(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class KilledError(BaseException):
+            pass
+
+        def exchange(*args: Any) -> None:
+            renameat2(*args)
+            if args[1] == NAME:
+                raise KilledError
+
+        (store.root / "f").write_bytes(b"newer")
+        store.take()
+        note = store.directory / (NAME.decode() + ".json")
+        told = json.loads(note.read_text())
+        note.write_text(json.dumps({**told, "time": "2001-01-01T00:00:00Z"}))
+        monkeypatch.setattr("psync.conflicts.renameat2", exchange)
+        with pytest.raises(KilledError):
+            store.store._exchange(store.store.find(NAME), store.root_fd, b"f", b"f")
+
+        assert (store.directory / NAME.decode()).read_bytes() == b"newer"
+        assert store.store.find(NAME)[1:2] == (b"f",)
+        assert [*store.store.expire((int(time.time()) - 60) * 10**9)] == []
 
     @pytest.mark.parametrize(
         "path", [b"", b"..", b"../f", b"/f", b"d/../../f", b".psync/marker", b"d/f.psync.ignore"]
