@@ -32,6 +32,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
+from heapq import heappop, heappush
 from typing import Any, Callable, Optional
 
 from psync.core.entry import CONTROL_NAME, Entry, Kind, below_or_at, is_below, join, parent
@@ -215,6 +216,8 @@ class Filter:
         self._unread: set[bytes] = set()
         self._listing: Optional[Iterator[None]] = None
         self._listed = (b"", 0)
+        self._answering: Optional[bytes] = None  # the directory whose listing was asked for
+        self._overtaken: set[bytes] = set()  # names in it that were told of meanwhile
         self._credit = CREDIT
         self._taken = 0
         self._flushes: list[_Flush] = []
@@ -319,6 +322,10 @@ class Filter:
             self._scan_again = True
         else:
             self._scan_begins()
+        self._flush_after_scan()
+
+    def _flush_after_scan(self) -> None:
+        """What has happened before a flush may have been lost: it waits for the scan, too."""
         for flush in self._flushes:
             flush.generation = self._generation + self._scan_again
             flush.target = -1
@@ -373,11 +380,16 @@ class Filter:
         if created:
             self._complete_when_born(created, now)
         if self._settle.overflowed:
-            self._log(30, f"more than {PENDING_MAX} paths are pending: scanning everything")
-            self._settle.clear()
-            self._turning.clear()
-            self._absent_lost = now
-            self.rescan()
+            self._overflow(now)
+
+    def _overflow(self, now: float) -> None:
+        """Too much is pending to be kept."""
+        self._log(30, f"more than {PENDING_MAX} paths are pending: scanning everything")
+        self._settle.clear()
+        self._turning.clear()
+        self._absent_lost = now
+        self.rescan()
+        self._flush_after_scan()
 
     def _directory(self, live: bool, digest: bytes, path: bytes, now: float) -> None:
         if self._ignored(path):
@@ -478,9 +490,11 @@ class Filter:
         for path in [p for p in self._told_in if below_or_at(p, old)]:
             when, inode = self._told_in.pop(path)
             there = new + path[len(old) :]
+            if now - when >= _ABSENT_AGE:
+                continue  # heard of by now, if it was renamed then
             if self._leads_to(there, inode):
                 self._told_in[there] = (when, inode)
-            elif now - when < _ABSENT_AGE:
+            else:
                 self._settle.note(there, LIST | DIRECTORY, now)
 
     def _other(self, event: Event, now: float) -> None:
@@ -618,6 +632,8 @@ class Filter:
                 settle.note(path, MOVED_IN, now)
         finally:
             self._looker.forget()
+        if self._settle.overflowed:  # by what looks have led to
+            self._overflow(now)
         if self._flushes:
             self._go_on_flushing()
 
@@ -630,6 +646,7 @@ class Filter:
             path = d.path
             if path in held:
                 continue
+            self._overtake(path)
             if d.mask & PASSED:
                 self._look_onward(d, items)
                 continue
@@ -878,14 +895,13 @@ class Filter:
             if self._settle.is_ready(directory):
                 continue  # if it is new, its listing is to be the first that is told of it
             try:
-                fd = self._looker.parent(directory)
-                if fd < 0:
-                    self._remember_absent(directory, ATTRIBUTES | DIRECTORY)
-                    continue
-                entry = self._looker.entry_of(fd)
+                entry = self._looker.look(directory).entry
             except OSError:
                 continue  # whoever lists it will tell
-            if entry is not None and not self._known.shows(directory, entry, written=False):
+            if entry is None or entry.kind != _DIR:
+                self._remember_absent(directory, ATTRIBUTES | DIRECTORY)
+            elif not self._known.shows(directory, entry, written=False):
+                self._overtake(directory)
                 self._tell_of(directory)
                 self._known.tell(directory, entry)
                 items.append(Item(directory, entry))
@@ -901,8 +917,17 @@ class Filter:
                 yield
             yield
 
+    def _overtake(self, path: bytes) -> None:
+        """Of a path is told: what goes on with a listing later must not deny that it is there."""
+        directory, _, name = path.rpartition(b"/")
+        if name and directory == self._answering:
+            self._overtaken.add(name)
+
     def _list(self, path: bytes, *, live: bool, deep: bool) -> Iterator[None]:
         """List a directory; yields between slices.
+
+        What is found is told before anything else can be, but for what we do ourselves meanwhile
+        (`applied`): else news would be followed by what was there before.
 
         Args:
             path: the directory.
@@ -937,7 +962,10 @@ class Filter:
                 self._known.tell(path, entry)
             after = b""
             size = 0
-            for name in names:
+            if not live:
+                self._answering, self._overtaken = path, set()
+            while names:  # sorted, and so a heap
+                name = heappop(names)
                 sub = join(path, name)
                 item = self._list_item(fd, name, sub, live)
                 if item is None:
@@ -954,7 +982,14 @@ class Filter:
                     yield
                     if not self._is_at(path, st.st_ino):
                         raise OSError(errno.ENOENT, "was moved", path)
-                elif len(items) % _SLICE == 0:
+                    entry = self._looker.entry_of(fd)
+                    assert entry is not None
+                    if not live:
+                        for new in self._overtaken.difference(names):
+                            if new > after:
+                                heappush(names, new)
+                        self._overtaken = set()
+                elif live and len(items) % _SLICE == 0:
                     yield
             self._send(Listing(path, entry, after, None, items))
         except OSError as error:
@@ -964,6 +999,8 @@ class Filter:
             self._cannot_list(path, error, live)
         finally:
             os.close(fd)
+            if not live:
+                self._answering, self._overtaken = None, set()
 
     def _close(self, path: bytes) -> None:
         """A directory keeps us out; the watcher may have nothing to say when that ends."""
@@ -1006,6 +1043,7 @@ class Filter:
             if not live:
                 seen = looker.look_at(fd, name)
             else:
+                self._overtake(sub)
                 ours = self._known.ours(sub)
                 seen = ABSENT
                 if ours is not None and ours is not NOT_OURS:
@@ -1140,17 +1178,22 @@ class Filter:
             self._absent.pop(path, None)
             if outcome.status != APPLIED or not path:
                 continue
-            echoes.pop(path, None)
-            echoes[path] = now + _ECHO_WAIT
-            self._doubt(path, now)
+            self._done_at(path, now)
             if transition.verb == RENAME:
-                echoes.pop(transition.source, None)
-                echoes[transition.source] = now + _ECHO_WAIT
-                self._doubt(transition.source, now)
+                self._done_at(transition.source, now)
         while len(echoes) > REMEMBERED_MAX:
             oldest = next(iter(echoes))
             del echoes[oldest]
             self._settle.note(oldest, MOVED_IN, now)
+
+    def _done_at(self, path: bytes, now: float) -> None:
+        """We have changed something: wait for the echo."""
+        self._echoes.pop(path, None)
+        self._echoes[path] = now + _ECHO_WAIT
+        self._doubt(path, now)
+        self._overtake(path)
+        if self._listing is not None and self._listed[0] in (path, parent(path)):
+            self.again(path)  # what is still to come of the listing may deny it
 
     def _doubt(self, path: bytes, now: float) -> None:
         """The brain takes an outcome for one of before a rename that it is to be told yet.

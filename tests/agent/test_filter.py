@@ -464,6 +464,28 @@ class TestLateRenames:
         assert (first.path, first.after, len(first.items)) == (b"d", b"", 500)
         assert last == Listing(b"d", None, b"", None, [])  # it is asked for anew
 
+    def test_do_not_stop_a_look_at_the_state_of_a_directory_in_what_was_renamed(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from psync import scan
+
+        (bench.root / "d/sub").mkdir(parents=True)
+        (bench.root / "d/sub/f").write_bytes(b"x")
+        bench.hear(("E", CREATED | CLOSED, b"d/sub/f"))
+        bench.work()
+        whole = scan.open_beneath
+
+        def rename(root: int, path: bytes, flags: int) -> int:
+            fd = whole(root, path, flags)
+            if (bench.root / "d").exists():
+                (bench.root / "d").rename(bench.root / "e")
+            return fd
+
+        monkeypatch.setattr(scan, "open_beneath", rename)
+        sent = bench.work(1.0)
+
+        assert [[i.path for i in m.items] for m in sent] == [[b"d/sub"]]
+
     def test_looks_again_for_what_an_answer_called_absent(self, bench: Bench) -> None:
         (bench.root / "e/sub").mkdir(parents=True)
         (bench.root / "e/f").write_bytes(b"text")
@@ -679,6 +701,21 @@ class TestLosingEvents:
         assert len(bench.filter._settle) == 0
         assert bench.logged
 
+    def test_scans_everything_when_looks_lead_to_too_many_others(
+        self, make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing has to happen any more for that."""
+        monkeypatch.setattr("psync.filter.PENDING_MAX", 5)
+        bench = make()
+        bench.hear(("E", CLOSED, b"d"))
+        bench.work()
+        for i in range(10):
+            (bench.root / f"e/{i}").mkdir(parents=True)
+        bench.hear(("M", True, b"d", b"e"))
+        bench.work(1.0)
+
+        assert bench.scripts[0].rescans == 1
+
     def test_starts_another_watcher_when_it_dies(self, bench: Bench) -> None:
         bench.scripts[0].dead = True
         bench.filter.read()
@@ -772,6 +809,90 @@ class TestTrouble:
         assert bench.items()[0].content == b"x"  # what was not sent is not known
 
 
+class TestAListingThatGoesOnLater:
+    """The brain has asked for it; its user goes on meanwhile."""
+
+    @pytest.fixture
+    def large(self, bench: Bench) -> Bench:
+        (bench.root / "d").mkdir()
+        for i in range(600):
+            (bench.root / f"d/{i:03}").write_bytes(b"x")
+        return bench
+
+    def listed(self, bench: Bench, meanwhile: Callable[[], None]) -> list[Listing]:
+        listing = bench.filter.list_([b"d"])
+        while not bench.sent:
+            next(listing)
+        bench.sent.clear()
+        meanwhile()
+        bench.sent.clear()
+        for _ in listing:
+            pass
+        return [m for m in bench.sent if isinstance(m, Listing)]
+
+    @pytest.mark.parametrize("how", ["heard of", "listed", "made by us"])
+    def test_does_not_deny_what_was_told_of_since(self, large: Bench, how: str) -> None:
+        """Else the brain takes it for removed, and nobody would say otherwise."""
+        bench = large
+
+        def meanwhile() -> None:
+            (bench.root / "d/zz").write_bytes(b"new")
+            if how == "heard of":
+                bench.hear(("E", CREATED | CLOSED, b"d/zz"))
+            elif how == "listed":
+                bench.hear(("D", True, b"0" * 16, 601, b"d"))
+            else:
+                wanted = bench.filter._looker.state(b"d/zz")
+                transition = Transition(1, PUT, b"d/zz", None, wanted)
+                bench.filter.applied([transition], [Outcome(1, APPLIED, wanted)])
+            bench.work()
+
+        (last,) = self.listed(bench, meanwhile)
+
+        assert last.items[-1].path == b"zz"
+        assert last.upto is None
+
+    def test_does_not_tell_what_was_there_before(self, large: Bench) -> None:
+        bench = large
+
+        def meanwhile() -> None:
+            (bench.root / "d/599").write_bytes(b"new")
+            bench.hear(("E", MODIFIED | CLOSED, b"d/599"))
+            bench.work(1.0)
+
+        (last,) = self.listed(bench, meanwhile)
+
+        assert last.items[-1].entry == bench.filter._looker.state(b"d/599")
+        assert last.entry == bench.filter._looker.state(b"d")
+
+    def test_is_all_told_at_once_or_given_up(self, bench: Bench) -> None:
+        """Nothing waits to be told while its directory is renamed."""
+        (bench.root / "d").mkdir()
+        for i in range(300):
+            (bench.root / f"d/{i:03}").touch()
+        listing = bench.filter.list_([b"d"])
+        next(listing)
+
+        assert [(m.path, len(m.items), m.upto) for m in bench.sent] == [(b"d", 300, None)]
+
+    def test_of_a_new_directory_is_put_right_about_what_we_did_meanwhile(
+        self, large: Bench
+    ) -> None:
+        bench = large
+        bench.hear(("D", True, b"0" * 16, 600, b"d"))
+        for _ in range(2):
+            bench.filter.live(bench.now)  # one slice of it
+        (bench.root / "d/zz").write_bytes(b"new")
+        wanted = bench.filter._looker.state(b"d/zz")
+        bench.own[b"d/zz"] = wanted
+        transition = Transition(1, PUT, b"d/zz", None, wanted)
+        bench.filter.applied([transition], [Outcome(1, APPLIED, wanted)])
+        sent = bench.work()
+
+        assert isinstance(sent[-1], Observed)
+        assert [i.path for i in sent[-1].items if i.path != b"d"] == [b"d/zz"]
+
+
 class TestMetadata:
     def test_is_told_without_content_but_not_of_a_file_that_could_not_be_read(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
@@ -832,6 +953,18 @@ class TestFlush:
     def test_waits_for_a_scan_that_an_overflow_made_necessary(self, bench: Bench) -> None:
         bench.filter.flush(7)
         bench.hear(("B", b"beat.7"), ("O",))
+        assert not any(isinstance(m, Flushed) for m in bench.work(1.0))
+        bench.hear(("S", 1, 0, 0))
+
+        assert bench.work()[-1] == Flushed(7)
+
+    def test_waits_for_a_scan_after_too_much_was_pending(
+        self, make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("psync.filter.PENDING_MAX", 5)
+        bench = make()
+        bench.filter.flush(7)
+        bench.hear(("B", b"beat.7"), *(("E", CLOSED, b"f%d" % i) for i in range(6)))
         assert not any(isinstance(m, Flushed) for m in bench.work(1.0))
         bench.hear(("S", 1, 0, 0))
 
