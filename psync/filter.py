@@ -787,7 +787,10 @@ class Filter:
             self._absent.pop(path, None)
         if self._troubles:
             if entry.kind == _DIR and ("unreadable", path) in self._troubles:
-                if path not in self._closed or not self._may_list(path):
+                if path not in self._closed:  # nothing tells when that ends
+                    self._settle.hold(path, self._now(), _TROUBLE_RETRY, LIST | DIRECTORY)
+                    return self._look_flawed(d, entry, UNREADABLE, items)
+                if not self._may_list(path):
                     return self._look_flawed(d, entry, UNREADABLE, items)
                 self._untrouble("unreadable", path)
                 self._list_soon(path, LIST | DIRECTORY)
@@ -1088,9 +1091,10 @@ class Filter:
         elif number == errno.EXDEV:
             self._trouble("mount", path, "is a mount point: what is in it stays here", again=True)
         else:
-            if number in (errno.EACCES, errno.EPERM):
+            is_closed = number in (errno.EACCES, errno.EPERM)
+            if is_closed:
                 self._close(path)
-            if live:
+            if live or not is_closed:
                 self._settle.note(path, ATTRIBUTES | DIRECTORY, self._now())
             self._trouble("unreadable", path, os.strerror(number), again=True)
 

@@ -276,11 +276,11 @@ class Settle:
         record = self._ready.pop(path, None)
         return record if record is not None else self._waiting.pop(path, None)
 
-    def hold(self, path: bytes, now: float, delay: float) -> None:
+    def hold(self, path: bytes, now: float, delay: float, mask: int = 0) -> None:
         """Give a path out again after `delay` seconds (or earlier, if something happens to it).
 
-        For a path just given out, with all that was known of it, or one that is due and
-        only gone.
+        For a path just given out, with all that was known of it (and `mask`), or one that is due
+        and only gone.
         """
         due = self._ready.get(path)
         if due is not None and not due.mask & ~(MOVED_OUT | DIRECTORY | HELD):
@@ -288,7 +288,7 @@ class Settle:
         else:
             record = self._again(path)
         if record is not None:
-            record.mask |= HELD
+            record.mask |= HELD | mask
             record.until = now + delay
             record.first = record.first or now
             self._waiting[path] = record

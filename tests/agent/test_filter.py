@@ -808,6 +808,29 @@ class TestTrouble:
         bench.hear(("E", CLOSED, b"d/a"))
         assert bench.items()[0].content == b"x"  # what was not sent is not known
 
+    @pytest.mark.parametrize("live", [True, False])
+    def test_with_a_listing_is_tried_again(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, live: bool
+    ) -> None:
+        (bench.root / "d").mkdir()
+        (bench.root / "d/a").write_bytes(b"x")
+
+        def fail(fd: int) -> list[bytes]:
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("psync.filter.list_names", fail)
+            if live:
+                bench.hear(("D", True, b"0" * 16, 1, b"d"))
+            else:
+                assert not list(bench.filter.list_([b"d"]))[1:]
+            sent = bench.work(60.0)
+        assert sum(isinstance(m, Trouble) for m in sent) == 5  # at once, and each 15 s
+        sent = bench.work(60.0)
+
+        assert [m.items[0].content for m in sent if isinstance(m, Listing)] == [b"x"]
+        assert Trouble("unreadable", b"d", "") in sent
+
 
 class TestAListingThatGoesOnLater:
     """The brain has asked for it; its user goes on meanwhile."""
