@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from psync.wire import Message
 
-__all__ = ["GREETING_MAX", "Line", "Link"]
+__all__ = ["FORCED", "GREETING_MAX", "Line", "Link"]
 
 GREETING_MAX = 32 * 1024
 _STDERR_MAX = 4096
@@ -43,9 +43,9 @@ _SAID_MAX = 300  # characters of what a remote shell said, in an error message
 _TURN_S = 0.02
 _BITE = 64 * 1024  # what is taken at once: some hundred entries
 _UNHEARD_MAX = 8 * 1024 * 1024
-_FORCED = re.compile(  # the program's own name, and no directory's
-    r"\bpsync['\u2019]?: [^:]*(not found|[Pp]ermission denied|[Nn]o such file)"
-    r"|not found: (\S*/)?psync\b"
+_REASON = r"([Nn]ot found|[Pp]ermission denied|[Nn]o such file[^:]*)"
+FORCED = re.compile(  # the program's own name, and no directory's; some shells name it last
+    rf"\bpsync['\u2019]?: .*{_REASON}|{_REASON}: (\S*/)?psync\s*$", re.MULTILINE
 )
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # exit statuses of every shell
 
@@ -347,7 +347,7 @@ class Link:
                 f"{name}: python3 there is {version}, psync needs {needed} or newer: install one "
                 "that comes first in the PATH of a non-interactive shell"
             )
-        if status in (_NOT_FOUND, _NOT_EXECUTABLE) and _FORCED.search(errors):
+        if status in (_NOT_FOUND, _NOT_EXECUTABLE) and FORCED.search(errors):
             return RefusedError(
                 f"{name}: the key is bound to psync agent, and psync cannot be started there: "
                 f"install it, and name it by its whole path in authorized_keys{self._said()}"

@@ -22,7 +22,7 @@ import pytest
 
 import psync
 from psync.effects import link as link_module
-from psync.effects.link import GREETING_MAX, Line, Link
+from psync.effects.link import FORCED, GREETING_MAX, Line, Link
 from psync.effects.remote import SshHost
 from psync.effects.spawn import listen
 from psync.effects.ssh import trust
@@ -497,6 +497,41 @@ class TestConnection:
         await host.close()
 
         await gone(pid)
+
+
+class TestForcedCommand:
+    """What a shell says when the command that a key is bound to cannot be started."""
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            "sh: 1: psync: not found",
+            "bash: line 1: psync: command not found",
+            "bash: line 1: exec: psync: not found\n(and more)",
+            "sh: 1: /opt/x/psync: Permission denied",
+            "bash: /opt/psync: No such file or directory",
+            "bash: line 1: /opt/psync: cannot execute: required file not found",
+            "/opt/psync: /usr/bin/python: bad interpreter: No such file or directory",
+            "env: \u2018psync\u2019: No such file or directory",
+            "zsh:1: command not found: psync",
+            "zsh:1: no such file or directory: /opt/psync",
+            "zsh:1: permission denied: /opt/psync",
+        ],
+    )
+    def test_is_recognised(self, said: str) -> None:
+        assert FORCED.search(said)
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            "sh: 1: python3: not found",
+            "/srv/psync.d/wrapper: 1: exec: python3: not found",
+            "sh: 1: exec: /opt/psync.d/python3: not found",
+            "zsh:1: command not found: /opt/psync.d/python3",
+        ],
+    )
+    def test_is_not_taken_for_python(self, said: str) -> None:
+        assert not FORCED.search(said)
 
 
 class TestRefusal:
