@@ -37,7 +37,7 @@ from psync.core.entry import (
 )
 from psync.core.flights import Op
 from psync.core.pair import Pair
-from psync.core.reconcile import Decision, Verb, View
+from psync.core.reconcile import COPIED_FIELDS, Decision, Verb, View
 from psync.core.replica import Link, Move, Replica
 from psync.wire import META_ONLY, RENAME, Item, Outcome, Transition
 
@@ -289,7 +289,11 @@ class Moves:
         there = target.shows(old)
         if there is None and self._both_moved(replica, old, new, base):
             return False
-        if there is None or not self._may_follow(target, old, new, base, there):
+        if (
+            there is None
+            or self._would_change_meta(target.side, new, base)
+            or not self._may_follow(target, old, new, base, there)
+        ):
             self._give_up(replica, new)
             return False
         if self._is_in_the_way(replica, old, new, base):
@@ -303,6 +307,16 @@ class Moves:
             return True
         self._send(replica, target, old, new, base, there)
         return True
+
+    def _would_change_meta(self, side: Side, new: bytes, base: Agreed) -> bool:
+        """Tell whether a rename would replace metadata that only its side may set.
+
+        As one who saves by rename does: the content goes there, and the metadata stay.
+        """
+        over = self._archive.get(new)
+        if over is None or self._pair.limits.meta_from is not side or base.kind == Kind.DIRECTORY:
+            return False
+        return any(getattr(over, field) != getattr(base, field) for field in COPIED_FIELDS)
 
     def _has_asked(self, replica: Replica, old: bytes, new: bytes) -> bool:
         """What was found at a new path may have left its old one, and nobody has said so yet."""

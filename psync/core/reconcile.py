@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from psync.core.entry import META_FIELDS, Agreed, Entry, Kind, Side
 
 __all__ = [
+    "COPIED_FIELDS",
     "RIVALS",
     "Decision",
     "Standing",
@@ -39,7 +40,7 @@ __all__ = [
 
 RIVALS = "both sides changed it"
 
-_COPIED = tuple(field for field in META_FIELDS if field != "mtime_ns")  # it is the content's
+COPIED_FIELDS = tuple(field for field in META_FIELDS if field != "mtime_ns")  # it is the content's
 
 
 class View(NamedTuple):
@@ -230,7 +231,7 @@ def _carry_edit(base: Agreed, source: Side, edited: Entry, kept: Entry) -> Decis
     """
     if edited.kind == kept.kind:
         merged = edited
-        for field in _COPIED:
+        for field in COPIED_FIELDS:
             agreed, moved = getattr(base, field), getattr(kept, field)
             if moved != agreed and getattr(edited, field) == agreed:
                 merged = merged._replace(**{field: moved})
@@ -354,7 +355,7 @@ def with_meta_of(
         return decision
     if base is not None:
         left, right = base.as_agreed(Side.LEFT, left), base.as_agreed(Side.RIGHT, right)
-    fields = {field: getattr((left, right)[side], field) for field in _COPIED}
+    fields = {field: getattr((left, right)[side], field) for field in COPIED_FIELDS}
     if decision.verb is Verb.COPY or decision.partial:
         source = (left, right)[decision.source]
         wanted = source._replace(**fields)

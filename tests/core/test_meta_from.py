@@ -75,6 +75,24 @@ class TestSession:
         assert modes(duo) == [0o644, 0o644]
         assert duo.shape(side.other) == {b"f": b"two"}
 
+    @pytest.mark.parametrize("mode", [0o600, 0o644])
+    def test_stay_when_a_file_that_both_have_is_renamed_over_another(
+        self, side: Side, mode: int
+    ) -> None:
+        """Who saves by rename may be slow: then the new file is there already."""
+        duo = duo_of(side, {b"f": b"one"})
+        duo.hands[side].edit(b"f", mode=0o640)
+        duo.see(side, b"f", flags=META_ONLY)
+        duo.write(side.other, b"new", b"two", mode=mode, mtime_ns=5)
+        duo.settle()
+        assert modes(duo) == [0o640, 0o640]
+
+        duo.move(side.other, b"new", b"f")
+        duo.assert_rest()
+
+        assert modes(duo) == [0o640, 0o640]
+        assert duo.shape(side) == {b"f": b"two"}
+
     def test_takes_those_of_what_is_new_over_there(self, side: Side) -> None:
         duo = duo_of(side)
         duo.write(side.other, b"f", b"one", mode=0o600)
