@@ -124,6 +124,9 @@ class Agent:
         self._settle = Settle(50, 1000)
         self._inbox: deque[Message] = deque()
         self._work: Iterator[None] | None = None
+        self._later: deque[Iterator[None]] = deque()  # answers, between which all else goes on
+        self._answering: bytes | None = None  # the directory that is listed in one of them
+        self._overtaken: set[bytes] = set()  # names in it that were told of meanwhile
         self._own: dict[bytes, Entry | None] = {}
         self._moved_on: dict[int, tuple[set[int], int]] = {}  # as `psync.holding.Links`
         self._absent: dict[bytes, int] = {}
@@ -160,6 +163,8 @@ class Agent:
         choices: list[Callable[[], None]] = []
         if self._inbox:
             choices.append(self._serve)
+        if self._later:
+            choices.append(self._go_on_answering)
         if self.due:
             choices.append(self._put_beside)
         if self._scan is not None:
@@ -181,9 +186,13 @@ class Agent:
     def idle(self) -> bool:
         """Tell whether nothing is to be done without an event."""
         return not (
-            self._work or self._inbox or self.due or self._scan or self._disk.events
+            self._work or self._inbox or self._later or self.due or self._scan or self._disk.events
             or self._disk.overflowed or self._touched or len(self._settle)
         )  # fmt: skip
+
+    def _go_on_answering(self) -> None:
+        if next(self._later[0], self) is self:
+            self._later.popleft()
 
     # --- the scan ---
 
@@ -336,6 +345,7 @@ class Agent:
         items: list[Item] = []
         for d in due:
             node = self._node(d.path)
+            self._overtake(d.path)
             if d.mask & PASSED:
                 self._look_onward(d, items)
             elif d.mask & LIST and node is not None and node.kind is Kind.DIRECTORY:
@@ -344,7 +354,8 @@ class Agent:
                 if items:
                     self._send(Observed(items))
                     items = []
-                self._list(d.path, live=True)
+                for _ in self._list(d.path, live=True):
+                    raise AssertionError("a live listing is told at once")
             elif d.mask & (MOVED | MOVED_OUT) and not d.moved_from and self._is_directory(node):
                 self._appeared(d.path)  # as after an exchange
             else:
@@ -438,13 +449,19 @@ class Agent:
             node = self._node(path)
             if path and node is not None and node.kind is Kind.DIRECTORY:
                 if not self._is_echo(path, node.entry()):
+                    self._overtake(path)
                     self._tell_of(path)
                     items.append(Item(path, node.entry()))
         self._touched = {}
         if items:
             self._send(Observed(items))
 
-    def _list(self, path: bytes, *, live: bool) -> None:
+    def _overtake(self, path: bytes) -> None:
+        """Of a path is told: what goes on with a listing later must not deny that it is there."""
+        if path and parent(path) == self._answering:
+            self._overtaken.add(split(path)[1])
+
+    def _list(self, path: bytes, *, live: bool) -> Iterator[None]:
         node = self._node(path)
         if node is None or node.kind is not Kind.DIRECTORY:
             if live:
@@ -456,8 +473,16 @@ class Agent:
         self._is_echo(path, node.entry())  # whatever we left there, the listing tells what is
         items: list[Item] = []
         after = b""
-        children = self._children(path, node)
-        for position, (name, child) in enumerate(children, 1):
+        names = [name for name, _ in self._children(path, node)]
+        if not live:
+            self._answering, self._overtaken = path, set()
+        while names:
+            name = names.pop(0)
+            child = node.children.get(name)
+            if child is None:
+                continue
+            if live:
+                self._overtake(join(path, name))
             entry, content, flags = self._read(child, want=live)
             if flags & BUSY:
                 self._settle.busy(join(path, name), self._now())
@@ -465,13 +490,24 @@ class Agent:
             if content is not None:
                 self.credit -= len(content)
             items.append(Item(name, entry, content, b"", flags))
-            if len(items) >= self._options.listing_names and position < len(children):
+            if len(items) >= self._options.listing_names and names:
                 self._send(Listing(path, node.entry(), after, name, items))
                 after, items = name, []
+                if live:
+                    continue
+                yield
+                if self._node(path) is not node:
+                    self._send(Listing(path, None, b"", None, []))
+                    self._answering = None
+                    return
+                names = sorted({*names, *(new for new in self._overtaken if new > after)})
+                self._overtaken = set()
         for left in [p for p in self._own if parent(p) == path and p]:
             if self._node(left) is None:
                 self._is_echo(left, None)
         self._send(Listing(path, node.entry(), after, None, items))
+        if not live:
+            self._answering = None
 
     # --- what the brain asks ---
 
@@ -480,9 +516,9 @@ class Agent:
         if isinstance(message, Apply):
             self._work = self._apply(message)
         elif isinstance(message, List_):
-            self._work = self._list_all(message.paths)
+            self._later.append(self._list_all(message.paths))
         elif isinstance(message, Look):
-            self._work = self._answer(message)
+            self._later.append(self._answer(message))
         elif isinstance(message, Credit):
             self.credit = min(self.credit + message.size, self._options.credit)
         elif isinstance(message, Rescan):
@@ -523,13 +559,14 @@ class Agent:
 
     def _list_all(self, paths: list[bytes]) -> Iterator[None]:
         for path in paths:
-            self._list(path, live=False)
+            yield from self._list(path, live=False)
             yield
 
     def _answer(self, message: Look) -> Iterator[None]:
         # A rename that has been heard of is told before anything is said to be absent.
         while due := self._settle.due(self._now()):
-            yield from self._looking(due)
+            for _ in self._looking(due):
+                pass
         items = []
         for path in message.paths:
             node = self._node(path)
@@ -605,6 +642,7 @@ class Agent:
                 self._own[t.source] = None
             for path in (t.path, t.source):
                 self._doubt(path)
+                self._overtake(path)
         outcome = self._outcome(t, status)
         if self._disk.kept > kept:
             outcome = outcome._replace(kept=b"%d" % self._disk.kept)

@@ -341,6 +341,8 @@ class SmallWorld(World):
         while agent._work is not None:
             if next(agent._work, agent) is agent:
                 agent._work = None
+        while agent._later:  # here answers are given in one step
+            agent._go_on_answering()
 
     def operate(self, side: Side, action: Action) -> bool:
         """Let a user do something; False: there is nothing to do it to."""
