@@ -357,7 +357,9 @@ class Carrier:
     def _holds(self, path: bytes, side: Side, entry: Entry, wanted: Entry) -> bool:
         """Tell whether a side holds all of the wanted metadata that it can, as far as is known."""
         base = self._archive.get(path)
-        return base is not None and base.as_agreed(side, entry).same_meta(wanted)
+        if base is None:
+            return entry.same_identity(self._pair.at_most.get(path))
+        return base.as_agreed(side, entry).same_meta(wanted)
 
     def _adjusted(self, op: Op, entry: Entry, shown: Entry, *, unmet: bool) -> None:
         """Metadata was brought over to a side; its content is as it was."""
@@ -378,6 +380,8 @@ class Carrier:
             if base is not None and not op.intact and met:
                 # The content is still to be copied; what the other side had changed has arrived.
                 self._archive.put(path, _with_meta_of(base, wanted, side, entry, shown))
+            elif unmet and base is None and op.decision.partial:
+                self._pair.at_most[path] = entry  # is known as such once there is a record
             elif unmet:
                 self._pair.fail(path, side, "its mode, owner or time cannot be set")
         self._pair.note("transition.applied", side, path, "metadata")

@@ -57,6 +57,7 @@ class Pair:
         self.renames: dict[bytes, Intent] = {}
         self.conflicts: dict[tuple[Side, bytes], bytes] = {}
         self.taken: dict[bytes, tuple[Side, Entry, Entry]] = {}
+        self.at_most: dict[bytes, Entry] = {}  # what a side has made of metadata, if not all of it
         self.out: list[Command] = []
 
     def replay(self, record: Intend) -> None:
@@ -160,6 +161,7 @@ class Pair:
         self.suspects.pop(path, None)
         self.intents.pop(path, None)
         self.taken.pop(path, None)
+        self.at_most.pop(path, None)
         self.pending.rest(path)
 
     def has_parent(self, path: bytes, target: Side | None) -> bool:

@@ -335,7 +335,12 @@ def decide(
 
 
 def with_meta_of(
-    side: Side, decision: Decision, base: Agreed | None, left: Entry | None, right: Entry | None
+    side: Side,
+    decision: Decision,
+    base: Agreed | None,
+    left: Entry | None,
+    right: Entry | None,
+    at_most: Entry | None = None,
 ) -> Decision:
     """Change a decision so that one side's mode, owner and attributes count, and mtime for both.
 
@@ -348,6 +353,8 @@ def with_meta_of(
         base: what was agreed, None for nothing.
         left: what the left side shows now.
         right: what the right side shows now.
+        at_most: what the other side has made of such metadata where nothing was agreed yet, if
+            it cannot hold all of them.
     """
     if left is None or right is None or left.kind != right.kind:
         return decision
@@ -359,7 +366,8 @@ def with_meta_of(
     if decision.verb is Verb.COPY or decision.partial:
         source = (left, right)[decision.source]
         wanted = source._replace(**fields)
-        if not source.same_meta(wanted):
+        tried = at_most is not None and base is None and source.same_identity(at_most)
+        if not (tried or source.same_meta(wanted)):
             return Decision(Verb.ADJUST, decision.source, wanted.bare(), partial=True)
         return Decision(Verb.COPY, decision.source, wanted.bare(), decision.conflict)
     assert decision.wanted is not None

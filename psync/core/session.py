@@ -554,8 +554,8 @@ class Session:
         decision = decide(base, *views, trust_times=not self.met, favoured=favoured)
         asks = self._limits.ask and path not in self._pair.taken
         if self._limits.meta_from is not None and not (asks and decision.conflict):
-            entries = (view.entry for view in views)
-            decision = with_meta_of(self._limits.meta_from, decision, base, *entries)
+            shown = (views[0].entry, views[1].entry, self._pair.at_most.get(path))
+            decision = with_meta_of(self._limits.meta_from, decision, base, *shown)
         decision = self._with_survivors(path, self._without_cuts(decision, views), views)
         verb = decision.verb
         if verb is Verb.NOTHING:

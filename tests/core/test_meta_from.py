@@ -111,6 +111,26 @@ class TestSession:
         assert modes(duo) == [0o640, 0o640]
         assert duo.shape(side) == {b"f": b"two!" if mtime_ns == 9 else b"one"}
 
+    @pytest.mark.parametrize("mtime_ns", [1, 9])
+    def test_keep_nobody_waiting_where_two_trees_meet_and_one_cannot_hold_them(
+        self, side: Side, mtime_ns: int
+    ) -> None:
+        duo = duo_of(side, start=False)
+        poor = duo.hands[side.other]
+        poor.holds = lambda entry: entry._replace(mode=0o755)  # type: ignore[method-assign]
+        duo.hands[side].make(b"f", b"one", mode=0o640, mtime_ns=5)
+        poor.make(b"f", b"two!", mtime_ns=mtime_ns)
+        duo.start()
+        duo.settle()
+
+        assert duo.session.problems() == []
+        assert duo.shape(side) == duo.shape(side.other)
+        assert duo.left.content[b"f"] == (b"two!" if mtime_ns == 9 else b"one")
+        assert (duo.hands[side].tree[b"f"].mode, poor.tree[b"f"].mode) == (0o640, 0o755)
+        agreed = duo.archive.get(b"f")
+        assert agreed is not None
+        assert [agreed.on(s).mode for s in (side, side.other)] == [0o640, 0o755]
+
     @pytest.mark.parametrize("agreed", [{}, {b"f": b"one"}], ids=["new", "agreed"])
     @pytest.mark.parametrize("taken", Side)
     def test_leaves_a_persons_word_as_it_was(self, side: Side, agreed: dict, taken: Side) -> None:
