@@ -424,15 +424,18 @@ static int doubt(struct watcher *w, struct node *parent, struct bytes name) {
 	return 0;
 }
 
+/* Nobody knows where it has gone: have its old place visited. */
+static int forget_move(struct watcher *w, const struct move *m) {
+	struct bytes name = { m->name, m->name_size };
+	return m->is_directory ? doubt(w, m->parent, name) : 0;
+}
+
 /* The first half of a rename turned out to be all there is. */
 static int move_out(struct watcher *w, const struct move *m) {
 	struct bytes name = { m->name, m->name_size };
 	uint32_t directory = m->is_directory ? EVENT_DIRECTORY : 0;
 	int r = tell_event(w, EVENT_MOVED_OUT | directory, m->parent, name);
-
-	if (r == 0 && m->is_directory)
-		r = doubt(w, m->parent, name);
-	return r;
+	return r < 0 ? r : forget_move(w, m);
 }
 
 /* Give up all moves but the `keep` newest. */
@@ -455,12 +458,8 @@ int watcher_give_up_moves(struct watcher *w) {
 static int forget_moves(struct watcher *w) {
 	int r = 0;
 
-	for (size_t i = 0; i < w->moves_size && r == 0; i++) {
-		const struct move *m = &w->moves[i];
-		struct bytes name = { m->name, m->name_size };
-		if (m->is_directory)
-			r = doubt(w, m->parent, name);
-	}
+	for (size_t i = 0; i < w->moves_size && r == 0; i++)
+		r = forget_move(w, &w->moves[i]);
 	w->moves_size = 0;
 	return r;
 }
