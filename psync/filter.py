@@ -202,7 +202,7 @@ class Filter:
         self._next_poll = 0.0
 
         self._absent: dict[bytes, tuple[float, int]] = {}
-        self._absent_lost = -_ABSENT_AGE
+        self._told_lost = -_ABSENT_AGE
         self._told_in: dict[bytes, tuple[float, int]] = {}  # directories' inodes, by their names
         self._echoes: dict[bytes, float] = {}
         self._touched: dict[bytes, None] = {}
@@ -387,7 +387,7 @@ class Filter:
         self._log(30, f"more than {PENDING_MAX} paths are pending: scanning everything")
         self._settle.clear()
         self._turning.clear()
-        self._absent_lost = now
+        self._told_lost = now
         self.rescan()
         self._flush_after_scan()
 
@@ -479,7 +479,7 @@ class Filter:
                 self._settle.note(path, mask, now)
         if self._ignored(new):
             return
-        if now - self._absent_lost < _ABSENT_AGE:
+        if now - self._told_lost < _ABSENT_AGE:
             self._settle.note(new, LIST | DEEP | DIRECTORY, now)
             return
         for path in [p for p in self._absent if is_below(p, new)]:
@@ -868,7 +868,7 @@ class Filter:
         if len(absent) >= REMEMBERED_MAX:
             oldest = next(iter(absent))
             if now - absent.pop(oldest)[0] < _ABSENT_AGE:
-                self._absent_lost = now
+                self._told_lost = now
         if mask & DIRECTORY:
             mask = LIST | DEEP | DIRECTORY if mask & (MOVED | LIST) else mask
         else:
@@ -885,11 +885,12 @@ class Filter:
         now = self._now()
         told = self._told_in
         told.pop(directory, None)  # the youngest comes last
-        if len(told) >= REMEMBERED_MAX:
-            oldest = next(iter(told))
-            if now - told.pop(oldest)[0] < _ABSENT_AGE:
-                self._absent_lost = now
         told[directory] = (now, inode)
+        while now - told[oldest := next(iter(told))][0] >= _ABSENT_AGE:
+            del told[oldest]
+        if len(told) > REMEMBERED_MAX:
+            del told[oldest]
+            self._told_lost = now
 
     def _look_at_touched(self) -> None:
         touched, self._touched = self._touched, {}

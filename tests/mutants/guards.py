@@ -719,8 +719,8 @@ _FILTER = [
     ),
     (
         "drops what is too much to wait",
-        "        self._absent_lost = now\n        self.rescan()\n",
-        "        self._absent_lost = now\n",
+        "        self._told_lost = now\n        self.rescan()\n",
+        "        self._told_lost = now\n",
         f"{FILTER} -k TestLosingEvents",
     ),
     (
