@@ -44,7 +44,7 @@ from typing import Any
 
 from psync.core.archive import Archive
 from psync.core.carry import Carrier, intent_of, is_recorded
-from psync.core.entry import ROOT, Agreed, Entry, Kind, Side, below_or_at, is_ours, parent
+from psync.core.entry import ROOT, Agreed, Entry, Kind, Side, below_or_at, is_ours, split
 from psync.core.events import (
     Command,
     Event,
@@ -487,10 +487,10 @@ class Session:
         if holder is None:
             holder = self._moves.holder(path)
         if holder is None:
-            directory = parent(path)
+            directory, name = split(path)
             if (
-                directory in left.survey.pending
-                or directory in right.survey.pending
+                left.survey.hides(directory, name)
+                or right.survey.hides(directory, name)
                 or (directory in self._flights.at and not self._archive.has_directory(directory))
             ):
                 holder = directory
@@ -612,7 +612,7 @@ class Session:
             if replica.busy.get(path):
                 self._pair.fail(path, replica.side, _IN_USE)
                 return
-        directory = parent(path)
+        directory = split(path)[0]
         if not directory:
             return
         self._pending.hold(path, directory)
