@@ -87,7 +87,7 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         trash: how long what is deleted because it was on the other side is kept; empty: it is not.
         max_delete: entries, or per cent of a replica, that may go at once.
         suppress_echoes: an optimisation; off for tests.
-        poll_interval: how often to look where the kernel reports nothing (NFS, FUSE).
+        poll_interval: how often to look where the kernel reports nothing (FUSE).
         sync_interval: how often what was applied is made durable and enters the archive.
     """
 

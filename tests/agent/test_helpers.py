@@ -108,6 +108,23 @@ class TestPrepare:
         assert not list((tmp_path / ".psync/stage").iterdir())
         replica.close()
 
+    def test_c15_refuses_a_file_system_that_folds_case(self, tmp_path, monkeypatch):
+        """What such a one says is said for it: none can be mounted on every kernel."""
+
+        def fold(path, **options):
+            return real(path.lower() if isinstance(path, bytes) else path, **options)
+
+        real = os.stat
+        monkeypatch.setattr("psync.staging.os.stat", fold)
+        replica = Replica(tmp_path, prepare=False)
+
+        with pytest.raises(OSError, match="upper and lower case in names for the same"):
+            replica.helpers.prepare("pair", 0)
+
+        monkeypatch.undo()
+        assert not list((tmp_path / ".psync/stage").iterdir())
+        replica.close()
+
 
 class TestCreate:
     def test_makes_a_file_whole_with_mode_and_time(self, replica):

@@ -100,6 +100,33 @@ def memory(at: Path, size: str) -> Iterator[None]:
         _run("umount", "-l", str(at))
 
 
+@contextlib.contextmanager
+def fuse(program: str, at: Path, behind: Path) -> Iterator[None]:
+    """Mount a file system of a program's; skips the test where that is not possible.
+
+    Args:
+        program: `fuse-overlayfs`, which can do what psync needs, or `bindfs`, which cannot.
+        at: where.
+        behind: the directory that it shows.
+    """
+    behind.mkdir()
+    try:
+        if program == "fuse-overlayfs":
+            empty = [behind.with_name(behind.name + suffix) for suffix in ("-lower", "-work")]
+            for directory in empty:
+                directory.mkdir()
+            options = f"lowerdir={empty[0]},upperdir={behind},workdir={empty[1]}"
+            _run(program, "-o", options, str(at))
+        else:
+            _run(program, str(behind), str(at))
+    except OSError as error:
+        pytest.skip(f"no {program} can be mounted here: {error}")
+    try:
+        yield
+    finally:
+        _run("umount", "-l", str(at))
+
+
 def resize(at: Path, size: str) -> None:
     """Give a file system in memory another size."""
     _run("mount", "-o", f"remount,size={size}", str(at))

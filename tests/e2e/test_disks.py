@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.disks import Disk, disk, memory, resize
+from tests.e2e.disks import Disk, disk, fuse, memory, resize
 from tests.e2e.pair import Pair, tree, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
@@ -119,6 +119,34 @@ class TestAway:
             pair.wait_for("watching")
             assert set(pair.settle()) == {b"precious", b"new"}
             pair.stop()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+class TestFuse:
+    def test_e09_is_polled_and_says_so(self, pair: Pair, side: str) -> None:
+        here, there = pair.root(side), other(pair, side)
+        with fuse("fuse-overlayfs", here, pair.base / "behind"):
+            (here / "first").write_text("first")
+            pair.start("--set", "poll_interval=0.5")
+            (here / "through").write_text("through")
+            (there / "f").write_text("one")
+            assert set(pair.settle()) == {b"first", b"through", b"f"}
+            (there / "f").write_text("two")
+            (there / "first").rename(there / "second")
+            after = pair.settle()
+            assert set(after) == {b"second", b"through", b"f"}
+            assert after[b"f"][-1] == b"two"
+            (told,) = pair.status()["problem_list"]
+            assert "they are looked for every 0.5 s" in told["message"]
+            pair.stop()
+
+    def test_e09_that_cannot_exchange_names_is_refused(self, pair: Pair, side: str) -> None:
+        with fuse("bindfs", pair.root(side), pair.base / "behind"):
+            process = pair.launch()
+
+            assert process.wait(60) == 2
+            (line,) = [each for each in pair.output().splitlines() if "exchange" in each]
+            assert str(pair.root(side)) in line
 
 
 class TestFull:
