@@ -57,6 +57,7 @@ from psync.host import (
 )
 from psync.lock import LockedError, RootLock
 from psync.plumbing import BrainGone, Output, Worker
+from psync.quarantine import Reason
 from psync.scan import Looker, Seen, entry_from_stat, forget_cached, hash_file
 from psync.syscalls import has_holes, open_beneath
 from psync.watch import find_cinotify
@@ -329,7 +330,7 @@ class Agent:
         self._expire_at = time.monotonic() + _EXPIRE_EVERY
 
         def job() -> Callable[[], None]:
-            dropped = helpers.expire(start.conflict_keep_s, start.trash_s)
+            dropped = helpers.expire(start.conflict_keep_s, start.trash_s, start.versions_s)
             return lambda: self._send_all(dropped)
 
         self._worker.submit(job)
@@ -498,7 +499,14 @@ class Agent:
             quarantine_ms=start.quarantine_ms,
             log=self._log,
             keep_both=start.keep_both,
-            trash=start.trash_s > 0,
+            for_trash=[
+                reason
+                for reason, keep_s in (
+                    (Reason.DELETED, start.trash_s),
+                    (Reason.EDITED, start.versions_s),
+                )
+                if keep_s
+            ],
             attributes=attributes_of(start),
         )
         try:
@@ -512,7 +520,7 @@ class Agent:
             raise _Refusal("unwritable", f"{printable(self._root)}: {reason}") from None
         self._report_kept()
         self._tick_at = time.monotonic()
-        if start.conflict_keep_s or start.trash_s:
+        if start.conflict_keep_s or start.trash_s or start.versions_s:
             self._expire_at = self._tick_at
         if start.distrust_cache:
             forget_cached(self._root_fd)

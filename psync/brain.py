@@ -368,6 +368,7 @@ class Brain:
             distrust_cache=self._is_unstored(peer),
             keep_both=options.conflict == "keep-both",
             trash_s=options.keep_deleted_s,
+            versions_s=options.keep_edited_s,
             xattrs=options.xattrs,
         )
 
@@ -942,11 +943,15 @@ def _running(banned: str) -> str:
     return ""
 
 
+def _share(text: str) -> float | int:
+    return float(text[:-1]) / 100 if text.endswith("%") else int(text)
+
+
 def _limits(options: Options) -> Limits:
-    text = options.max_delete
     return Limits(
         inline_max=options.inline_max,
-        max_delete=float(text[:-1]) / 100 if text.endswith("%") else int(text),
+        max_delete=_share(options.max_delete),
+        max_rewrite=_share(options.max_rewrite) if options.max_rewrite else None,
         compare=not options.skip_initial_sync,
         favoured=Side.__members__.get(options.conflict.upper()),
         ask=options.conflict == "ask",

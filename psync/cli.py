@@ -189,7 +189,8 @@ def _grammar() -> argparse.ArgumentParser:
     verb("pause", _pause, "Stop replicating for a while; what happens meanwhile is not lost.")
     resume = verb("resume", _resume, "Go on after a pause or a halt.")
     resume.add_argument(
-        "--accept-deletes", action="store_true", help="make the deletions that halted the session"
+        "--accept", "--accept-deletes", dest="accept_deletes", action="store_true",
+        help="what halted the session is right: make the deletions, or go on with the edits",
     )
     end = verb("stop", _stop, "End a session, and wait until it is gone.")
     end.add_argument(

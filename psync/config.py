@@ -85,7 +85,10 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         conflict: which version wins when both sides changed; the loser is kept.
         conflict_keep: how long; `forever`: until somebody drops it.
         trash: how long what is deleted because it was on the other side is kept; empty: it is not.
+        versions: likewise, what is replaced because it was edited there.
         max_delete: entries, or per cent of a replica, that may go at once.
+        max_rewrite: files, or per cent of a replica's entries, that may be replaced within a minute
+            because they were edited on the other side; empty: any number.
         suppress_echoes: an optimisation; off for tests.
         poll_interval: how often to look where the kernel reports nothing (FUSE).
         sync_interval: how often what was applied is made durable and enters the archive.
@@ -122,7 +125,9 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     conflict: Literal["newest", "left", "right", "keep-both", "ask"] = "newest"
     conflict_keep: str = "30d"
     trash: str = ""
+    versions: str = ""
     max_delete: str = "50%"
+    max_rewrite: str = ""
     suppress_echoes: bool = True
     poll_interval: _Seconds = 10.0
     sync_interval: _Seconds = 5.0
@@ -136,6 +141,11 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     def keep_deleted_s(self) -> int:
         """How long what is deleted is kept, in seconds; 0: it is not."""
         return _duration(self.trash) if self.trash else 0
+
+    @property
+    def keep_edited_s(self) -> int:
+        """How long what an edit replaces is kept, in seconds; 0: it is not."""
+        return _duration(self.versions) if self.versions else 0
 
     def all_excludes(self) -> list[str]:
         """Every rule for what is not replicated, as a regular expression."""
@@ -217,7 +227,7 @@ def _spread(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in _LISTS:
         if isinstance(spread.get(key), str):
             spread[key] = [spread[key]] if spread[key] else []
-    for key in ("max_delete", "conflict_keep", "trash"):
+    for key in ("max_delete", "max_rewrite", "conflict_keep", "trash", "versions"):
         if type(spread.get(key)) is int:
             spread[key] = str(spread[key])
     return spread
@@ -230,13 +240,16 @@ def _check(options: Options, where: str) -> None:
             _compile(pattern, f"{where}: {key}: {pattern!a} is no regular expression")
     for pattern in options.rsync_excludes:
         _compile(_from_rsync(pattern), f"{where}: rsync_excludes: {pattern!a} is no pattern")
-    if not re.fullmatch(r"\d{1,12}%?", options.max_delete, re.ASCII) or (
-        options.max_delete.endswith("%") and int(options.max_delete[:-1]) > 100
-    ):
-        raise ConfigError(
-            f"{where}: max_delete: {options.max_delete!a} is neither a number of entries "
-            "nor a percentage like 50%"
-        )
+    for key in ("max_delete", "max_rewrite"):
+        text = getattr(options, key)
+        if key == "max_rewrite" and not text:
+            continue
+        if not re.fullmatch(r"\d{1,12}%?", text, re.ASCII) or (
+            text.endswith("%") and int(text[:-1]) > 100
+        ):
+            raise ConfigError(
+                f"{where}: {key}: {text!a} is neither a number of entries nor a percentage like 50%"
+            )
     try:
         options.keep_conflicts_s  # noqa: B018
     except ValueError:
@@ -244,12 +257,14 @@ def _check(options: Options, where: str) -> None:
             f"{where}: conflict_keep: {options.conflict_keep!a} is neither a time like 30d, 12h or "
             "90s nor forever"
         ) from None
-    try:
-        options.keep_deleted_s  # noqa: B018
-    except ValueError:
-        raise ConfigError(
-            f"{where}: trash: {options.trash!a} is neither a time like 30d, 12h or 90s nor empty"
-        ) from None
+    for key in ("trash", "versions"):
+        text = getattr(options, key)
+        try:
+            _duration(text or "1s")
+        except ValueError:
+            raise ConfigError(
+                f"{where}: {key}: {text!a} is neither a time like 30d, 12h or 90s nor empty"
+            ) from None
     if options.translate is not None and options.translate.find(":") < 1:
         raise ConfigError(f"{where}: translate: {options.translate!a} is not FROM:TO")
     if options.banned == "":

@@ -234,10 +234,10 @@ class Conflicts:
         with suppress(FileNotFoundError):
             os.unlink(name + b".json", dir_fd=self._fd)
 
-    def expire(self, before_ns: int) -> Iterator[Note]:
-        """Destroy what came here before a time; yields each when it is gone."""
+    def expire(self, is_old: Callable[[Note], bool]) -> Iterator[Note]:
+        """Destroy what has been here for long enough; yields each when it is gone."""
         for note in self.notes():
-            if note.time_ns < before_ns:
+            if is_old(note):
                 try:
                     self.drop(note.name)
                 except OSError as error:

@@ -26,7 +26,7 @@ import os
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Optional, Union
@@ -131,7 +131,7 @@ class Helpers:
         attributes: reads and sets the extended attributes that are replicated.
         now: the clock, in seconds.
         keep_both: what loses a conflict goes back beside the version that won.
-        trash: what is deleted goes to the trash in the end.
+        for_trash: see `Quarantine`.
     """
 
     stage_fd: int
@@ -155,7 +155,7 @@ class Helpers:
         attributes: Optional[Attributes] = None,
         now: Callable[[], float] = time.monotonic,
         keep_both: bool = False,
-        trash: bool = False,
+        for_trash: Container[str] = (),
     ) -> None:
         self._attributes = attributes
         self.own: OrderedDict[bytes, Optional[Entry]] = OrderedDict()
@@ -171,7 +171,7 @@ class Helpers:
         self._log = log
         self._now = now
         self._keep_both = keep_both
-        self._trash = trash
+        self._for_trash = for_trash
         self._side = Side.LEFT
         self._here: Optional[Directory] = None
         self._control_fd = -1
@@ -191,7 +191,7 @@ class Helpers:
             self._control_fd, self._owners, self._strip, self._strict, self._attributes
         )
         self._quarantine = Quarantine(
-            self._control_fd, self._delay_s, self._strict, self._log, self._now, self._trash
+            self._control_fd, self._delay_s, self._strict, self._log, self._now, self._for_trash
         )
         self._quarantine.kept = self.kept
         self._quarantine.conflicts.keep_both = self._keep_both
@@ -308,23 +308,29 @@ class Helpers:
             f".psync/conflicts/{printable(name)}",
         )
 
-    def expire(self, keep_s: int, trash_s: int = 0) -> list[Dropped]:
+    def expire(self, keep_s: int, trash_s: int = 0, versions_s: int = 0) -> list[Dropped]:
         """Destroy what has been in the stores for so long. Blocks.
 
         Args:
             keep_s: the age of what goes from the conflict store, in seconds; 0: nothing goes.
             trash_s: likewise, from the trash.
+            versions_s: likewise, of what an edit has replaced.
 
         Returns:
             What is not in the conflict store any more.
         """
         now_ns, quarantine = time.time_ns(), self._quarantine
-        if trash_s:
-            for _ in quarantine.trash.expire(now_ns - trash_s * 10**9):
+
+        def is_old(note: Note) -> bool:
+            age_s = versions_s if note.reason == Reason.EDITED else trash_s
+            return age_s != 0 and note.time_ns < now_ns - age_s * 10**9
+
+        if trash_s or versions_s:
+            for _ in quarantine.trash.expire(is_old):
                 pass
         if not keep_s:
             return []
-        gone = quarantine.conflicts.expire(now_ns - keep_s * 10**9)
+        gone = quarantine.conflicts.expire(lambda note: note.time_ns < now_ns - keep_s * 10**9)
         return [Dropped(note.name) for note in gone]
 
     def sync(self, generation: str = "") -> bool:

@@ -410,6 +410,7 @@ class Start(NamedTuple):
     keep_both: bool = False  # a loser goes back beside the version that won
     trash_s: int = 0  # how long what is deleted is kept; 0: it is not
     xattrs: bool = False
+    versions_s: int = 0  # likewise, what an edit of the other side replaces
 
 
 class Watch(NamedTuple):

@@ -579,6 +579,8 @@ class Session:
             self._ask(path, decision)
         elif not emptied and self._guard.holds(path, decision, views):
             pass  # how much goes with it is to be counted first
+        elif verb is Verb.COPY and (why := self._guard.stops(path, decision, views)):
+            self.halt(decision.source, why)
         elif verb is Verb.COPY:
             self._carrier.copy(path, decision, *views, emptied=emptied)
         elif verb is Verb.REMOVE:

@@ -1395,7 +1395,7 @@ class TestTrouble:
             assert replica.leftovers() == []
 
         def test_keeps_what_is_deleted_even_then(self, replica):
-            made = Replica(replica.root, trash=True)
+            made = Replica(replica.root, for_trash=("deleted",))
             texts = {b"%d" % i: b"deleted %d" % i for i in range(3)}
             olds = [made.write(path, text) for path, text in texts.items()]
             made.apply(*(made.delete(p, old) for p, old in zip(texts, olds, strict=True)))

@@ -483,6 +483,28 @@ class TestTrash:
         assert after[b"docs/old/notes"][-1] == b"notes"
         assert set(self.listed(deleted)) == {"docs/report.txt", "keep"}
 
+    def test_r11_has_what_a_program_gone_wild_has_rewritten(self, pair: Pair) -> None:
+        options = {"versions": "7d", "quarantine": "0.1", "max_rewrite": "5"}
+        pair.start(*(word for option in options.items() for word in ("--set", "=".join(option))))
+        for number in range(20):
+            (pair.left / f"{number:02}").write_text(f"good {number}")
+        pair.settle()
+        for number in range(20):
+            (pair.left / f"{number:02}").write_text(f"encrypted {number}")
+
+        told = pair.wait_for("halted")
+
+        assert "left has rewritten more than 5 files within a minute" in told["halted"]
+        found = until(lambda: len(self.listed(pair)) == 5 and self.listed(pair), "their versions")
+        assert {each["reason"] for each in found.values()} == {"edited"}
+        there = {name.decode(): entry[-1].decode() for name, entry in tree(pair.right).items()}
+        assert {name for name, text in there.items() if "encrypted" in text} == set(found)
+        for name, each in found.items():
+            kept = pair.psync("trash", "--show", each["kept"]).stdout
+            assert kept == f"good {int(name)}"
+        assert pair.psync("resume", "--accept").returncode == 0
+        assert {e[-1] for e in pair.settle().values()} == {b"encrypted %d" % n for n in range(20)}
+
     def test_lets_go_of_it(self, deleted: Pair) -> None:
         kept = self.listed(deleted)["keep"]["kept"]
         assert deleted.psync("trash", "--drop", kept).returncode == 0

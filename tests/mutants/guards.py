@@ -273,6 +273,12 @@ _HOLDING = [
 
 _QUARANTINE = [
     (
+        "unlinks what is to go to the trash",
+        "            if verdict == _EQUAL and not self._trash_reason(waiting.intent, waiting.entry):\n",
+        "            if verdict == _EQUAL:\n",
+        "tests/agent/test_trash.py",
+    ),
+    (
         "drops what waits without the last look",
         "            verdict = self._inspect(waiting, in_time)\n",
         "            verdict = _EQUAL\n",
@@ -781,7 +787,28 @@ _RECONCILE = [
     ),
 ]
 
+_SURVEY = [
+    (
+        "decides names that a listing has not come to",
+        '        return directory in self.pending and name > self._passed.get(directory, b"")\n',
+        "        return False\n",
+        "tests/core/test_news.py tests/core/test_survey.py",
+    ),
+    (
+        "takes a range for told that was not",
+        "        if path in self.pending and after in (b\"\", self._passed.get(path)):\n",
+        "        if path in self.pending:\n",
+        "tests/core/test_survey.py",
+    ),
+]
+
 _GUARD = [
+    (
+        "lets a program gone wild rewrite all",
+        "        if path in rewrites.paths or len(rewrites.paths) < most:\n",
+        "        if True:\n",
+        "tests/core/test_guard.py -k Rewrites",
+    ),
     (
         "does not count deletions",
         "        flood, now = self._floods[decision.source], self._pending.now\n",
@@ -893,8 +920,8 @@ _NEWS = [
     ),
     (
         "compares the names of a whole directory with a part of its listing",
-        "            if name <= message.after or (message.upto is not None and name > message.upto):\n",
-        "            if False:\n",
+        "        known = self._archive.names(directory, after, upto)\n",
+        '        known = self._archive.names(directory, b"", None)\n',
         "tests/core/test_news.py",
     ),
     (
@@ -1174,6 +1201,7 @@ GUARDS: list[Guard] = [
         ("psync/filter.py", _FILTER),
         ("psync/core/reconcile.py", _RECONCILE),
         ("psync/core/guard.py", _GUARD),
+        ("psync/core/survey.py", _SURVEY),
         ("psync/core/session.py", _SESSION),
         ("psync/core/news.py", _NEWS),
         ("psync/core/carry.py", _CARRY),
