@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,35 @@ class TestFull:
             assert found[b"large"][-1] == b"l" * 8_000_000
             assert found[b"first"][-1] == b"edited"
             assert not pair.leftovers()
+            pair.stop()
+
+    def test_what_a_full_replica_cannot_vouch_for_stays_out_of_the_archive(
+        self, pair: Pair
+    ) -> None:
+        """There is no room to name the state that is durable: the older one counts."""
+        with memory(pair.right, "2m"):
+            (pair.left / "old").write_text("text")
+            pair.start("--set", "sync_interval=0.2")
+            pair.settle()
+            pair.restart()  # commits
+            ballast = pair.right / "ballast.psync.ignore"
+            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as stream:
+                while True:
+                    stream.write(b"b" * 4096)
+            (pair.left / "old").rename(pair.left / "new")
+            assert set(pair.settle()) == {b"new"}
+
+            until(lambda: "archive.delayed" in pair.log(), "a commit that is put off")
+
+            pair.kill()
+            (archive,) = pair.state.glob("sessions/*/archive.db")
+            with contextlib.closing(sqlite3.connect(archive)) as rows:
+                names = [name for (name,) in rows.execute("SELECT name FROM entry")]
+            assert names == [b"old"]
+            ballast.unlink()
+            pair.start()
+            assert set(pair.settle()) == {b"new"}
+            assert pair.status()["conflicts"] == 0
             pair.stop()
 
     def test_a06_the_state_directory_goes_on_when_there_is_room_again(self, pair: Pair) -> None:

@@ -1055,6 +1055,12 @@ _FORCED = [
 
 _BRAIN = [
     (
+        "commits what a replica has not made durable",
+        "        if not all(answer.ok for answer in answers):\n",
+        "        if False:\n",
+        "tests/e2e/test_disks.py -k vouch",
+    ),
+    (
         "forgets that a root has lost its marker, or is empty",
         "        if not self._archive.count or (peer.ready.marker_pair and not peer.ready.empty):\n",
         "        if True:\n",

@@ -372,8 +372,8 @@ _FORGOTTEN = frozenset(
         "_agent_numbers", "_number", "_count", "_count_chmods", "kept", "lines",
         # what is the same in all worlds, durations among it
         "rng", "_rng", "options", "limits", "_options", "_limits", "_actions", "Settle._settle",
-        "Settle._max_delay", "_paths_max", "_reuse", "_queue_max", "grain", "has_modes", "has_owners",
-        "has_attributes", "local_names",
+        "Settle._max_delay", "_paths_max", "_reuse", "_queue_max", "grain", "has_modes",
+        "has_owners", "has_attributes", "local_names",
         # caches, and bounds that no small world comes near to
         "_read", "_ids", "_fresh_digests", "credit", "_credit", "_listed", "_asking",
     )
@@ -482,8 +482,8 @@ def _slots(kind: type) -> tuple[str, ...]:
 @cache
 def _forgotten(kind: type) -> frozenset[str]:
     """The attributes of a class that make no difference."""
-    prefix = f"{kind.__name__}."
-    return _FORGOTTEN | {name.removeprefix(prefix) for name in _FORGOTTEN if name.startswith(prefix)}
+    own = f"{kind.__name__}."
+    return _FORGOTTEN | {name.removeprefix(own) for name in _FORGOTTEN if name.startswith(own)}
 
 
 # --- all of them ------------------------------------------------------------------------------
