@@ -84,12 +84,26 @@ class Guard:
         if side in self._accepted:
             self._accepted.remove(side)
             self._floods[side].accepted = math.inf
-        elif entries < agreed - self._most(agreed):
+            return ""
+        lacking = agreed - self._most(agreed) - entries
+        if lacking > 0 and lacking > self._hidden(side, lacking):
             return (
                 f"{side.name.lower()} shows {entries} entries where {agreed} were agreed: "
                 f"{self._consequence}"
             )
         return ""
+
+    def _hidden(self, side: Side, enough: int) -> int:
+        """How many agreed entries, up to `enough`, a scan could not see: they may well be there."""
+        troubles = self._replicas[side].troubles
+        tops = {path for code, path in troubles if code in ("unreadable", "mount", "io")}
+        below = (
+            path
+            for top in sorted(tops)
+            if not tops & set(ancestors(top))
+            for path in self._archive.walk_up(top)
+        )
+        return sum(1 for _ in islice(below, max(enough, 0)))
 
     # --- what a person says --------------------------------------------------------------
 

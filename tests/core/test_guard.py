@@ -9,7 +9,7 @@ import pytest
 from psync.core import guard
 from psync.core.entry import Side
 from psync.core.events import Limits, Resumed, SideUp, State
-from psync.wire import Observed
+from psync.wire import Observed, Trouble
 from tests.core.test_session import Duo
 
 LEFT, RIGHT = Side.LEFT, Side.RIGHT
@@ -85,6 +85,30 @@ class TestScans:
         duo.assert_rest()
         assert duo.session.halted == ""
         assert duo.shape(RIGHT) == {}
+
+    @pytest.mark.parametrize(
+        ("hidden", "halts"),
+        [
+            pytest.param([b"d"], False, id="all of it"),
+            pytest.param([b"d/e", b"d"], False, id="twice"),
+            pytest.param([b"d/e"], True, id="a part of it"),
+        ],
+    )
+    def test_takes_what_cannot_be_seen_for_no_deletion(
+        self, hidden: list[bytes], halts: bool
+    ) -> None:
+        inside = {b"d/%d" % i: b"x" for i in range(4)} | {b"d/e/f": b"x", b"f": b"x"}
+        duo = Duo(inside, Limits(max_delete_min=4), start=False)
+        for path in [p for p in duo.left.tree if p.startswith(b"d/")]:
+            duo.left.remove(path)
+        for side in Side:
+            duo.up(side)
+            if side == LEFT:
+                duo.say(side, *(Trouble("unreadable", p, "Permission denied") for p in hidden))
+            duo.say(side, *duo.hands[side].scan())
+
+        assert (duo.session.state is State.HALTED) == halts
+        assert not duo.transitions(RIGHT)
 
     def test_says_it_once(self) -> None:
         duo = self.scanned(1, Limits(max_delete_min=4))
