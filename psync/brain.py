@@ -71,6 +71,7 @@ from psync.errors import (
     UnwritableError,
     UsageError,
 )
+from psync.overseer import Facts, Overseer
 from psync.peer import Peer
 from psync.transfers import Transfers
 from psync.wire import (
@@ -135,9 +136,16 @@ class Brain:
     """One session's loop; see the module's text."""
 
     def __init__(
-        self, options: Options, state: SessionDir, log: Logger, console: Console, hosts: list[Host]
+        self,
+        options: Options,
+        state: SessionDir,
+        log: Logger,
+        console: Console,
+        hosts: list[Host],
+        overseer: Overseer,
     ) -> None:
         self._options = options
+        self._overseer = overseer
         self._log = log
         self._console = console
         self._state = state
@@ -197,7 +205,9 @@ class Brain:
             loop.add_signal_handler(number, self._end, Exit.STOPPED)
         control = ControlServer(self._state.path, self._control)
         await control.start()
-        works: list[Coroutine[Any, Any, None]] = [self._ping(), self._commit_often()]
+        works: list[Coroutine[Any, Any, None]] = [
+            self._ping(), self._commit_often(), self._overseer.watch(self._facts)
+        ]  # fmt: skip
         for peer in self._peers:
             works += [self._keep_connected(peer), self._transfers.carry(peer.side)]
         if self._options.banned:
@@ -235,6 +245,7 @@ class Brain:
 
     async def _shut_down(self, tasks: list[asyncio.Task[None]], control: ControlServer) -> None:
         """End everything within seconds, whatever hangs."""
+        self._overseer.stopping()
         self._console.finish()
         with contextlib.suppress(TimeoutError, PsyncError):
             async with asyncio.timeout(2.0):
@@ -334,6 +345,7 @@ class Brain:
         """Say what the session does, once it is clear that it can."""
         if not all(peer.was_up for peer in self._peers):
             return
+        self._overseer.wake()
         options = self._options
         where = f"{options.host}:" if options.host else ""
         self._log.info(
@@ -462,6 +474,7 @@ class Brain:
                 "side.lost", side=peer.side, message=f"{peer.name}: {error}; trying again"
             )
         peer.trouble = str(error)
+        self._overseer.wake()
         self._drop(peer, error)
         self._pump()
 
@@ -662,6 +675,10 @@ class Brain:
             "session.halted": f"HALTED: {note.text}",
         }.get(note.event, f"{note.event.replace('.', ' ')}{where}: {path}{note.text}")
         self._log.warning(note.event, side=note.side, path=note.path, message=message)
+        if note.event.startswith("conflict."):
+            self._overseer.conflict(message)
+        elif note.event == "session.halted":
+            self._overseer.wake()
 
     def _report_progress(self) -> None:
         """Show how far the first synchronization is; say so when it is over."""
@@ -765,6 +782,8 @@ class Brain:
             asyncio.get_running_loop().call_soon(self._end, Exit.STOPPED)
         elif verb == "flush":
             await self._flush_within(args.get("timeout"))
+        elif verb == "beat":
+            return await self._beat(float(args["within"]))
         elif verb == "pause":
             self._tell(Paused())
         elif verb == "resume":
@@ -827,6 +846,7 @@ class Brain:
             **session.status(),
             **sides,
             "trouble": next((why for why in self._unwritable.values() if why), ""),
+            "alerts": self._overseer.tells,
             "started": self._started,
             "last_change": self._last_change,
             "conflict_list": [printable(path) for path, _, _ in session.asked()[:100]],
@@ -835,6 +855,59 @@ class Brain:
                 for side, path, message in problems[:100]
             ],
         }
+
+    def _facts(self) -> Facts:
+        """Say how things stand, to who looks after the session."""
+        session, now = self._session, asyncio.get_running_loop().time()
+        told = session.status()
+        counts = [f"{told[key]:,} {key}" for key in ("pending", "conflicts", "problems")]
+        troubles = [("state", why) for why in self._unwritable.values() if why]
+        if not session.halted:  # which explains why a side is away
+            troubles += [
+                (f"away {p.side}", f"{p.name} is not connected: {p.trouble}")
+                for p in self._peers
+                if not p.up and p.trouble
+            ]
+        found = [(p.side, p.path, p.message) for p in session.problems()]
+        found += [(side, path, message) for side, _, path, message in session.troubles()]
+        troubles += [
+            (f"{side} {printable(path)}", f"{side.name.lower()} {printable(path)}: {message}")
+            for side, path, message in found
+        ]
+        return Facts(
+            state=told["state"],
+            told=f"{told['state']}: {', '.join(counts)}",
+            halted=session.halted,
+            troubles=troubles,
+            alive=all(not p.up or now - p.heard <= 2 * self._options.timeout for p in self._peers),
+            ready=all(p.was_up for p in self._peers) or any(p.trouble for p in self._peers),
+        )
+
+    async def _beat(self, within: float) -> dict[str, float | None]:
+        """Prove that what happens on either side comes here, and say how far behind we are.
+
+        Each agent writes a file to its replica's disk and waits until the kernel, cinotify and
+        its filter have told it of that file, and of all that was before it; then what it has told
+        us of has to be on the other side.
+
+        Args:
+            within: seconds for all of it.
+
+        Returns:
+            `heartbeat_s` and `lag_s`, in seconds; None: it took longer.
+        """
+        loop = asyncio.get_running_loop()
+        began, number = loop.time(), self._number()
+        beaten: float | None = None
+        try:
+            async with asyncio.timeout(within):
+                asked = (peer.ask(Flush(number), Flushed, number) for peer in self._peers)
+                await asyncio.gather(*asked)
+                beaten = loop.time() - began
+                await self._until_settled(self._session.mark())
+        except (TimeoutError, TransportError):
+            return {"heartbeat_s": beaten, "lag_s": None}
+        return {"heartbeat_s": beaten, "lag_s": loop.time() - began}
 
     async def _flush_within(self, seconds: float | None) -> None:
         if self._session.halted:
@@ -959,7 +1032,9 @@ def _limits(options: Options) -> Limits:
     )
 
 
-async def run(options: Options, state: SessionDir, log: Logger, console: Console) -> Exit:
+async def run(
+    options: Options, state: SessionDir, log: Logger, console: Console, overseer: Overseer
+) -> Exit:
     """Run a session until it is stopped, and return its exit code.
 
     Args:
@@ -967,6 +1042,7 @@ async def run(options: Options, state: SessionDir, log: Logger, console: Console
         state: locked by this process.
         log: the session's.
         console: the terminal.
+        overseer: who is told how it goes.
 
     Raises:
         PsyncError: it cannot start, or cannot go on; the message is for the user.
@@ -978,7 +1054,8 @@ async def run(options: Options, state: SessionDir, log: Logger, console: Console
         right = SshHost(options.host, options.ssh_options, options.timeout)
     while True:
         try:
-            return await Brain(options, state, log, console, [LocalHost(), right]).run()
+            brain = Brain(options, state, log, console, [LocalHost(), right], overseer)
+            return await brain.run()
         except _StaleError as stale:
             aside = set_aside(state.database, "stale")
             intents = Intents(state.path)

@@ -7,12 +7,14 @@
     psync conflicts [NAME]              list what lost a conflict; show, compare, restore, drop it;
                                         say which side is to win one that waits for a word
     psync trash [NAME]                  likewise, for what was deleted
+    psync start [NAME...]               run configured sessions in the background
+    psync runcheck [NAME...]            is each alive from end to end? start what is dead
     psync trust HOST                    accept a host's key after a look at it
     psync agent                         what runs on the other side
 
 **Invariants.** Whatever is wrong with the input, the answer is one line on stderr that starts
 with `psync:` and an exit code that says which kind of wrong; never a traceback. A verb
-that is not `run` or `sync` reads and writes nothing but the session's socket.
+that asks a session reads and writes nothing but its socket.
 
 What a verb needs is imported when it runs: `psync status` from cron costs no more than Python
 itself. This file also runs on Python 3.9 (`psync agent` on an old host).
@@ -38,13 +40,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from psync.alerts import Alerts
     from psync.config import Options
 
 __all__ = ["QUESTIONS", "VERBS", "main"]
 
 VERBS = (
     "run", "sync", "status", "flush", "pause", "resume", "stop", "conflicts", "trash", "trust",
-    "agent",
+    "start", "runcheck", "agent",
 )  # fmt: skip
 QUESTIONS = frozenset(VERBS) - {"run", "sync"}  # what runs no session itself
 _ANSWER_S = 10.0  # it takes milliseconds, but seconds where many share a busy machine
@@ -196,6 +199,7 @@ def _grammar() -> argparse.ArgumentParser:
     end.add_argument(
         "--timeout", metavar="S", type=_seconds, default=30.0, help="at most so long (%(default)g)"
     )
+    end.add_argument("--all", action="store_true", help="every session that runs")
     what = _version_options(
         verb("conflicts", _versions, "List the versions that lost a conflict."), "conflicts"
     )
@@ -212,8 +216,31 @@ def _grammar() -> argparse.ArgumentParser:
     trust.add_argument("host", metavar="HOST")
     trust.add_argument("-y", "--yes", action="store_true", help="do not ask")
     trust.add_argument("--set", metavar="KEY=VALUE", action="append", default=[])
+    begin = verb("start", _start, "Run configured sessions in the background.", session=False)
+    begin.add_argument(
+        "names", metavar="NAME", nargs="*", help="else all, but for what `psync stop` has ended"
+    )
+    begin.add_argument("--config", metavar="FILE", help="where they are configured")
+    _runcheck_options(verb("runcheck", _runcheck, _RUNCHECK_ABOUT, session=False))
     verbs.add_parser("agent", help="Serve a session from the other side.", add_help=False)
     return parser
+
+
+_RUNCHECK_ABOUT = "See whether every session is alive from end to end; start what is dead."
+
+
+def _runcheck_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "exit codes: 0 all is well, 1 warning, 2 critical, 3 unknown, as for monitoring plugins. "
+        "[alerts] and [runcheck] of the configuration say who is told, and when."
+    )
+    add = parser.add_argument
+    add("names", metavar="NAME", nargs="*", help="else all that are configured")
+    add("--config", metavar="FILE", help="where they are configured")
+    add("--lag", metavar="S", type=_seconds, help="seconds that a change may take")
+    add("--after", metavar="N", type=int, help="so many times in a row before people are told")
+    add("--no-restart", action="store_true", help="only look")
+    add("--json", action="store_true", help="for programs")
 
 
 def _version_options(parser: argparse.ArgumentParser, store: str) -> Any:
@@ -325,9 +352,24 @@ def _run(chosen: argparse.Namespace) -> int:
     _check_places(options, session_dir)
     session_dir.lock()
     try:
-        return _serve(options, session_dir)
+        session_dir.mark_stopped(on_purpose=False)
+        return _serve(options, session_dir, _alerts(chosen))
     finally:
         session_dir.unlock()
+
+
+def _alerts(chosen: argparse.Namespace) -> Alerts:
+    """Read who is told of a session: one that is configured, or whose --config is given."""
+    from psync.alerts import exposed, load_alerts
+    from psync.config import config_file
+
+    if len(chosen.roots) != 1 and chosen.config is None:
+        return load_alerts(None)
+    file = config_file(chosen.config)
+    alerts = load_alerts(file)
+    if warning := exposed(file, alerts):
+        _complain(warning, 0)
+    return alerts
 
 
 def _check_places(options: Options, session_dir: SessionDir) -> None:
@@ -350,7 +392,7 @@ def _check_places(options: Options, session_dir: SessionDir) -> None:
                 )
 
 
-def _serve(options: Options, session_dir: SessionDir) -> int:
+def _serve(options: Options, session_dir: SessionDir, alerts: Alerts) -> int:
     gc.disable()  # what is imported stays: looking for garbage in it is a waste
     import asyncio
     from pathlib import Path
@@ -358,6 +400,8 @@ def _serve(options: Options, session_dir: SessionDir) -> int:
     from psync.brain import run
     from psync.effects.console import Console
     from psync.effects.log import Bridge, WatchedFile, make_logger
+    from psync.effects.notify import Notifier
+    from psync.overseer import Overseer
 
     console = Console()
     file = WatchedFile(Path(options.log_file) if options.log_file else session_dir.log_file)
@@ -391,7 +435,8 @@ def _serve(options: Options, session_dir: SessionDir) -> int:
     gc.enable()
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
-            code = runner.run(run(options, session_dir, log, console))
+            overseer = Overseer(session_dir, alerts, log, Notifier())
+            code = runner.run(run(options, session_dir, log, console, overseer))
             _mind_no_more_signals()
     except PsyncError as error:
         log.error("session.failed", message=str(error))
@@ -485,8 +530,104 @@ def _resume(chosen: argparse.Namespace) -> int:
 def _stop(chosen: argparse.Namespace) -> int:
     from psync.control import stop
 
-    stop(_running(chosen, "stop", {}), chosen.timeout)
+    state = state_directory(chosen.state_dir)
+    if chosen.all and chosen.name is not None:
+        raise UsageError("either --all or a NAME")
+    names = _live(state) if chosen.all else [chosen.name]
+    for name in names:
+        chosen.name = name
+        if name is not None and SessionDir(state, name).path.is_dir():
+            SessionDir(state, name).mark_stopped(on_purpose=True)  # also if it is dead already
+        request = _running(chosen, "stop", {})
+        SessionDir(state, request.name).mark_stopped(on_purpose=True)
+        stop(request, chosen.timeout)
     return 0
+
+
+def _configured(chosen: argparse.Namespace) -> tuple[Path | None, list[str]]:
+    """The configuration file, if there is one, and the names in it."""
+    from psync.config import config_file, load_file
+
+    try:
+        file = config_file(chosen.config)
+    except ConfigError:
+        return None, []
+    return file, list(load_file(file))
+
+
+def _start(chosen: argparse.Namespace) -> int:
+    """Start sessions, one after the other; a line for each."""
+    import asyncio
+    from pathlib import Path
+
+    from psync.launch import find_unit, is_answered, start
+
+    state = state_directory(chosen.state_dir)
+    file, names = _configured(chosen)
+    if file is None:
+        raise UsageError("there is no configuration file: psync start starts what is in it")
+    code = 0
+    for name in chosen.names or names:
+        session = SessionDir(state, name)
+        if name not in names:
+            code = _complain(f"{file}: no session {name!a}", Exit.FAILED)
+        elif is_answered(session):
+            print(f"{harmless(name)}: runs already")
+        elif session.stopped and not chosen.names:
+            print(f"{harmless(name)}: stopped on purpose; psync start {harmless(name)} starts it")
+        else:
+            try:
+                unit = asyncio.run(find_unit(name))
+                config = Path(chosen.config).absolute() if chosen.config else None
+                asyncio.run(start(session, config, unit))
+                print(f"{harmless(name)}: started")
+            except PsyncError as error:
+                code = _complain(str(error), Exit.FAILED)
+    return code
+
+
+def _runcheck(chosen: argparse.Namespace) -> int:
+    """Look at every session; a line for each, and the code of the worst."""
+    import asyncio
+    from pathlib import Path
+
+    import msgspec
+
+    from psync.alerts import exposed, load_alerts
+    from psync.runcheck import UNKNOWN, WORDS, load_rules, runcheck
+
+    try:
+        state = state_directory(chosen.state_dir)
+        file, names = _configured(chosen)
+        known = names or [each.name for each in sessions(state)]
+        wanted = chosen.names or known
+        for name in wanted:
+            if name not in known and not SessionDir(state, name).path.is_dir():
+                raise UsageError(f"no session {name!a} is configured, or has run here")
+        rules, alerts = load_rules(file), load_alerts(file)
+        restart = False if chosen.no_restart else None
+        given = {"lag": chosen.lag, "after": chosen.after, "restart": restart}
+        rules = msgspec.structs.replace(rules, **{k: v for k, v in given.items() if v is not None})
+        if file is not None and (warning := exposed(file, alerts)):
+            _complain(warning, 0)
+        config = Path(chosen.config).absolute() if chosen.config else None
+        dirs = [SessionDir(state, name) for name in wanted]
+        found, failed = asyncio.run(runcheck(dirs, rules, alerts, config, names))
+    except PsyncError as error:
+        print(f"UNKNOWN: {harmless(str(error))}")
+        return UNKNOWN
+    if chosen.json:
+        told = [{"name": f.session, "status": WORDS[f.code], "code": f.code, "text": f.text,
+                 **f.figures} for f in found]  # fmt: skip
+        print(json.dumps({"sessions": told}))
+    else:
+        for each in found:
+            print(harmless(f"{WORDS[each.code]}: {each.session}: {each.text}"))
+        if not found:
+            print("UNKNOWN: there is no session: write /etc/psync/psync.toml")
+    for line in failed:
+        _complain(line, 1)
+    return max((each.code for each in found), default=UNKNOWN)
 
 
 def _versions(chosen: argparse.Namespace) -> int:

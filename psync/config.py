@@ -25,7 +25,7 @@ import shlex
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -37,9 +37,12 @@ __all__ = [
     "TEMPFILES",
     "Options",
     "config_file",
+    "load_file",
     "load_session",
+    "load_table",
     "make_options",
     "parse_setting",
+    "seconds_of",
 ]
 
 # What is replicated by default is everything but the lock files of editors and office
@@ -48,6 +51,7 @@ __all__ = [
 EXCLUDES: list[str] = []
 TEMPFILES = [r"\.~tmp~$", r"/~\$[^/]*$", r"/\.#[^/]*$", r"/\.~lock\.[^/]*#$"]
 
+_S = TypeVar("_S", bound=msgspec.Struct)
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 
@@ -135,24 +139,24 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     @property
     def keep_conflicts_s(self) -> int:
         """How long a conflict's loser is kept, in seconds; 0: for ever."""
-        return 0 if self.conflict_keep == "forever" else _duration(self.conflict_keep)
+        return 0 if self.conflict_keep == "forever" else seconds_of(self.conflict_keep)
 
     @property
     def keep_deleted_s(self) -> int:
         """How long what is deleted is kept, in seconds; 0: it is not."""
-        return _duration(self.trash) if self.trash else 0
+        return seconds_of(self.trash) if self.trash else 0
 
     @property
     def keep_edited_s(self) -> int:
         """How long what an edit replaces is kept, in seconds; 0: it is not."""
-        return _duration(self.versions) if self.versions else 0
+        return seconds_of(self.versions) if self.versions else 0
 
     def all_excludes(self) -> list[str]:
         """Every rule for what is not replicated, as a regular expression."""
         return self.excludes + [_from_rsync(pattern) for pattern in self.rsync_excludes]
 
 
-def _duration(text: str) -> int:
+def seconds_of(text: str) -> int:
     """The seconds in a text like `30d`. Raises ValueError."""
     match = re.fullmatch(r"([1-9]\d{0,5})([smhdw])", text, re.ASCII)
     if match is None:
@@ -171,6 +175,7 @@ def _from_rsync(pattern: str) -> str:
     return ("^/" if anchored else "/") + body + "(/|$)"
 
 
+_OTHER_TABLES = ("alerts", "runcheck")
 _KEYS = [f for f in Options.__struct_fields__ if f != "name"]
 _WORDS = ("ssh_options", "rsync_extra")  # a string is split as a shell would
 _LISTS = ("excludes", "tempfiles", "rsync_excludes")  # a string is a list of one
@@ -193,21 +198,26 @@ def make_options(values: Mapping[str, Any], where: str) -> Options:
             near = difflib.get_close_matches(key, _KEYS, 1)
             hint = f": did you mean {near[0]}?" if near else f"; there are: {', '.join(_KEYS)}"
             raise ConfigError(f"{where}: unknown key {_word(key)}{hint}")
+    options = _convert(_spread(values, where), Options, where)
+    _check(options, where)
+    if not options.name:
+        options.name = SessionDir.name_for(options.host, options.left, options.right)
+    return options
+
+
+def _convert(values: Mapping[str, Any], kind: type[_S], where: str) -> _S:
+    """Check types and bounds. Raises ConfigError."""
     try:
-        options = msgspec.convert(_spread(values, where), Options)
+        return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
         text = str(error)
         at = _FIELD_OF.search(text)
         key = at[1] + ": " if at and at[1] else ""
         said = _FIELD_OF.sub("", text).replace("Object missing required field", "missing key")
-        choices = get_args(get_type_hints(Options).get(at[1])) if at else ()
+        choices = get_args(get_type_hints(kind).get(at[1])) if at else ()
         if choices and said.startswith("Invalid enum value"):
             said += f"; there are: {', '.join(choices)}"
         raise ConfigError(f"{where}: {key}{said.replace('`', '')}") from None
-    _check(options, where)
-    if not options.name:
-        options.name = SessionDir.name_for(options.host, options.left, options.right)
-    return options
 
 
 def _word(text: str) -> str:
@@ -260,7 +270,7 @@ def _check(options: Options, where: str) -> None:
     for key in ("trash", "versions"):
         text = getattr(options, key)
         try:
-            _duration(text or "1s")
+            seconds_of(text or "1s")
         except ValueError:
             raise ConfigError(
                 f"{where}: {key}: {text!a} is neither a time like 30d, 12h or 90s nor empty"
@@ -351,21 +361,7 @@ def load_session(file: Path, name: str) -> tuple[dict[str, Any], str]:
     Raises:
         ConfigError: the file cannot be read, is no TOML, or has no such session.
     """
-    try:
-        with open(file, "rb") as stream:
-            document = tomllib.load(stream)
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigError(f"{file} is no TOML: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{file} is no TOML: it is nested too deep") from None
-    for key in document:
-        if key != "session":
-            raise ConfigError(f"{file}: unknown table [{_word(key)}]: sessions are [session.NAME]")
-    tables = document.get("session", {})
-    if not isinstance(tables, dict):
-        raise ConfigError(f"{file}: session is no table: sessions are [session.NAME]")
+    tables = load_file(file)
     if name not in tables:
         near = difflib.get_close_matches(name, tables, 1)
         names = ", ".join(map(_word, tables)) or "none"
@@ -378,3 +374,52 @@ def load_session(file: Path, name: str) -> tuple[dict[str, Any], str]:
     if "name" in table:
         raise ConfigError(f"{where}: unknown key name: the table's name is the session's")
     return table, where
+
+
+def load_file(file: Path) -> dict[str, Any]:
+    """Read a file; return what it has under the names of sessions, not looked at yet.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no TOML of sessions.
+    """
+    document = _read(file)
+    for key in document:
+        if key != "session" and key not in _OTHER_TABLES:
+            raise ConfigError(f"{file}: unknown table [{_word(key)}]: sessions are [session.NAME]")
+    tables = document.get("session", {})
+    if not isinstance(tables, dict):
+        raise ConfigError(f"{file}: session is no table: sessions are [session.NAME]")
+    return tables
+
+
+def load_table(file: Path | None, name: str, kind: type[_S]) -> _S:
+    """Read a table that is no session's, like `[alerts]`; what is missing has its default.
+
+    What it may hold can be secret: no message shows a value.
+
+    Raises:
+        ConfigError: the file cannot be read, or there is something wrong with the table.
+    """
+    table = _read(file).get(name, {}) if file is not None else {}
+    where = f"{file}: [{name}]"
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where} is no table")
+    keys = kind.__struct_fields__
+    for key in table:
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, 1)
+            hint = f": did you mean {near[0]}?" if near else f"; there are: {', '.join(keys)}"
+            raise ConfigError(f"{where}: unknown key {_word(key)}{hint}")
+    return _convert(table, kind, where)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with open(file, "rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{file} is no TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{file} is no TOML: it is nested too deep") from None

@@ -219,7 +219,8 @@ class TestDependencies:
                     imported.add(str(node.module).split(".")[0])
         foreign = imported - sys.stdlib_module_names - {"psync"}
 
-        declared = {r.name.replace("-", "_") for r in project(checkout)[""]}
+        groups = project(checkout)
+        declared = {r.name.replace("-", "_") for r in groups[""] + groups["alerts"]}
         assert foreign == declared
 
 

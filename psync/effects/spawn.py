@@ -11,7 +11,8 @@ everything that the child has started. A signal never goes to a pid that has bee
 reaped. Descriptors are inherited only when named.
 
 It reads no output by itself: callers pass descriptors, and `listen` makes one that
-reports what a child writes to it.
+reports what a child writes to it. `run_to_end` is for a program that is given a text and says
+little: both are in memory files, so that nobody has to pump.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Listener", "Process", "listen", "spawn"]
+__all__ = ["Listener", "Process", "listen", "run_to_end", "spawn"]
+
+_SAID_MAX = 2000
+_KILLED_S = 1.0  # for a killed one to be gone
 
 Stream = int | IO[bytes]
 
@@ -120,6 +124,47 @@ async def spawn(
         start_new_session=True,
     )
     return Process(child)
+
+
+async def run_to_end(
+    argv: Sequence[str],
+    text: bytes = b"",
+    *,
+    within: float,
+    env: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
+    """Run a program that reads `text`, until its end or until it is killed.
+
+    Args:
+        argv: as `spawn`'s.
+        text: its standard input.
+        within: seconds; then it, and all that it has started, is killed. Cancelling does the same.
+        env: as `spawn`'s.
+
+    Returns:
+        its exit status, negative for a signal, and the beginning of what it printed.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    given, said = os.memfd_create("psync-text"), os.memfd_create("psync-said")
+    try:
+        os.write(given, text)
+        os.lseek(given, 0, os.SEEK_SET)
+        process = await spawn(argv, stdin=given, stdout=said, stderr=said, env=env)
+        try:
+            async with asyncio.timeout(within):
+                status = await process.wait()
+        except TimeoutError:
+            status = -signal.SIGKILL
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await asyncio.wait([asyncio.ensure_future(process.wait())], timeout=_KILLED_S)
+        return status, os.pread(said, _SAID_MAX, 0).decode("utf-8", "replace").strip()
+    finally:
+        os.close(given)
+        os.close(said)
 
 
 class Listener(asyncio.Protocol):

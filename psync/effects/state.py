@@ -7,6 +7,8 @@
         archive.db      the state that both replicas agreed on   (`effects/store.py`)
         intents.<n>     what was sent but is not in the archive yet
         psync.log       the log, unless the configuration names another file
+        stopped         an administrator has stopped it on purpose; gone at the next start
+        alerts.json     what the session has told people of; runcheck.json: what `runcheck` has
 
 **Invariants.** One process at a time uses a session's directory: whoever holds `lock`. All of it
 is private to the user (directories 0700, files 0600). Standard library only, because
@@ -98,9 +100,31 @@ class SessionDir:
         return self.path / "psync.log"
 
     @property
+    def stopped(self) -> bool:
+        """Whether an administrator has stopped it, and nobody has started it since."""
+        return os.path.exists(self.path / "stopped")
+
+    def mark_stopped(self, *, on_purpose: bool) -> None:
+        """Write down that the session is to stay stopped, or that it is not any more."""
+        try:
+            if on_purpose:
+                os.close(os.open(self.path / "stopped", os.O_WRONLY | os.O_CREAT, 0o600))
+            else:
+                (self.path / "stopped").unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot write {self.path / 'stopped'}: {reason(error)}") from None
+
+    @property
     def fresh(self) -> bool:
         """Whether this session has never run: it has no archive."""
         return not os.path.exists(self.database)  # a name that is too long is no error yet
+
+    def make(self) -> None:
+        """Make the directory where it is missing, and private. Raises OSError."""
+        for directory in (self.path.parent, self.path):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if directory.stat().st_mode & 0o077:
+                directory.chmod(0o700)
 
     def lock(self) -> None:
         """Take the session for this process, until `unlock` or its end.
@@ -110,10 +134,7 @@ class SessionDir:
             StoreError: the state directory cannot be used.
         """
         try:
-            for directory in (self.path.parent, self.path):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if directory.stat().st_mode & 0o077:
-                    directory.chmod(0o700)
+            self.make()
             fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(
@@ -144,10 +165,18 @@ class SessionDir:
             os.close(self._lock)
             self._lock = None
 
-    def describe(self, facts: Mapping[str, Any]) -> None:
-        """Write `session.json` anew, whole or not at all."""
-        target = self.path / "session.json"
-        draft = self.path / "session.json.new"
+    def described(self, name: str = "session.json") -> dict[str, Any]:
+        """Read what `describe` wrote; empty where there is none that can be read."""
+        try:
+            facts = json.loads((self.path / name).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+    def describe(self, facts: Mapping[str, Any], name: str = "session.json") -> None:
+        """Write `session.json`, or another such file, anew, whole or not at all."""
+        target = self.path / name
+        draft = self.path / f"{name}.new"
         try:
             with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 json.dump(facts, file, indent=2)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from psync.effects.spawn import Process, listen, spawn
+from psync.effects.spawn import Process, listen, run_to_end, spawn
 
 
 async def output_of(*argv: str, **options: object) -> tuple[int, str]:
@@ -153,3 +153,31 @@ class TestSignal:
         process.kill()
 
         assert process.returncode == 0
+
+
+class TestRunToEnd:
+    async def test_gives_status_and_what_was_said(self) -> None:
+        said = await run_to_end(["sh", "-c", "cat; echo done >&2; exit 3"], b"given ", within=60)
+
+        assert said == (3, "given done")
+
+    async def test_takes_more_than_a_pipe_holds(self) -> None:
+        status, said = await run_to_end(["wc", "-c"], b"x" * 300_000, within=60)
+
+        assert (status, said) == (0, "300000")
+
+    async def test_kills_what_takes_too_long(self) -> None:
+        status, _ = await run_to_end(["sleep", "1000"], within=0.1)
+
+        assert status == -signal.SIGKILL
+
+    async def test_leaves_nothing_when_it_is_cancelled(self, tmp_path: Path) -> None:
+        script = f"echo $$ >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 1000"
+        work = asyncio.create_task(run_to_end(["sh", "-c", script], within=1000))
+        while not (tmp_path / "pid").exists():
+            await asyncio.sleep(0.01)
+        pid = int((tmp_path / "pid").read_text())
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+        assert not Path(f"/proc/{pid}").exists()  # noqa: ASYNC240

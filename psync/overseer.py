@@ -1,0 +1,276 @@
+"""What a session says of itself to who looks after it: to systemd, and to people.
+
+The brain gives a look at how things stand (`Facts`) as often as it is asked. To systemd goes
+READY when the session watches or is trying to, what it does (STATUS), and the watchdog's food,
+which is proof of progress: this loop runs, and every agent that should have answered a ping
+has. People are told at once when the session halts; of what has gone wrong for `lasting`
+seconds; of conflicts, gathered, every `every` seconds at most; and, of what they were told, when
+it is over.
+
+**Invariants.** Nobody is told the same twice, not even over a restart: what was told is in the
+session's directory. What cannot be delivered is kept, `_UNSENT_MAX` alerts of it, and tried again.
+Where there is neither a manager nor anybody to tell nothing here ever wakes up. An alert
+that hangs keeps back other alerts only, and neither the watchdog nor the end.
+
+It decides nothing about the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from psync.alerts import Alert, Alerts, deliver
+from psync.effects.log import Logger
+from psync.effects.notify import Notifier
+from psync.effects.state import SessionDir
+from psync.errors import StoreError
+
+__all__ = ["Facts", "Overseer", "Reporter"]
+
+_LOOK_S = 15.0
+_RETRY_MIN_S, _RETRY_MAX_S = 60.0, 3600.0  # between two tries to deliver
+_UNSENT_MAX = 20
+_LISTED_MAX = 20  # lines of a kind in an alert
+_SEEN_MAX = 1000  # problems whose age is known
+
+
+class Facts(NamedTuple):
+    """How a session stands.
+
+    Attributes:
+        state: as in `psync status`.
+        told: the same in one line, with figures.
+        halted: why; empty: it has not.
+        troubles: what is wrong now and may pass: a key, and a line.
+        alive: every agent that should answer does.
+        ready: both replicas are watched, or a side is away and tried again.
+    """
+
+    state: str
+    told: str
+    halted: str
+    troubles: list[tuple[str, str]]
+    alive: bool
+    ready: bool
+
+
+class Reporter:
+    """What of all that people are to be told; see the module's text.
+
+    Times come in as `now`: it has no clock.
+    """
+
+    def __init__(self, session: str, alerts: Alerts, told: dict[str, str]) -> None:
+        """Begin with what people know already: by key, in words; `halted` is one."""
+        self._session = session
+        self._alerts = alerts
+        self.told = told
+        self._since: dict[str, float] = {}
+        self._conflicts: list[str] = []
+        self._conflicts_more = 0
+        self._quiet_until = float("-inf")  # about conflicts
+
+    def conflict(self, line: str) -> None:
+        """Take notice of a conflict."""
+        if len(self._conflicts) < _LISTED_MAX:
+            self._conflicts.append(line)
+        else:
+            self._conflicts_more += 1
+
+    def look(self, facts: Facts, now: float) -> list[Alert]:
+        """Return what is to be told now."""
+        return [*self._halt(facts), *self._troubles(facts, now), *self._gathered(now)]
+
+    def _halt(self, facts: Facts) -> list[Alert]:
+        known = self.told.get("halted", "")
+        if facts.halted and not known:
+            self.told["halted"] = facts.halted
+            text = [
+                f"Session {self._session} has halted and replicates nothing:",
+                "",
+                f"  {facts.halted}",
+                "",
+                "Nothing was deleted for it. When the cause is gone: psync resume "
+                f"{self._session}. If it is meant to be so: psync resume --accept {self._session}",
+            ]
+            return [self._alert("halted", f"session {self._session} has HALTED", text)]
+        if known and not facts.halted and facts.state == "watching":
+            del self.told["halted"]
+            text = [f"Session {self._session} replicates again. It had halted:", "", f"  {known}"]
+            return [self._alert("recovered", f"session {self._session} goes on", text)]
+        return []
+
+    def _troubles(self, facts: Facts, now: float) -> list[Alert]:
+        present = dict(facts.troubles[:_SEEN_MAX])
+        self._since = {key: self._since.get(key, now) for key in present}
+        due = [
+            key
+            for key, since in self._since.items()
+            if key not in self.told and now - since >= self._alerts.lasting
+        ]
+        alerts = []
+        if due:
+            self.told.update((key, present[key]) for key in due)
+            minutes = self._alerts.lasting / 60
+            text = [
+                f"Session {self._session} has had this trouble for {minutes:,.0f} minutes; all "
+                "else is replicated, and this is tried again:",
+                "",
+                *_listed([present[key] for key in due]),
+            ]
+            subject = f"session {self._session}: {_count(len(due), 'problem')} that last"
+            alerts.append(self._alert("problems", subject, text))
+        known = [key for key in self.told if key != "halted"]
+        if known and not due and not any(key in present for key in known):
+            if facts.state != "watching":  # nothing is known of what is not watched
+                return alerts
+            text = [f"Session {self._session} has got over this:", ""]
+            text += _listed([self.told.pop(key) for key in known])
+            subject = f"session {self._session}: {_count(len(known), 'problem')} solved"
+            alerts.append(self._alert("recovered", subject, text))
+        return alerts
+
+    def _gathered(self, now: float) -> list[Alert]:
+        if not self._conflicts or now < self._quiet_until:
+            return []
+        self._quiet_until = now + self._alerts.every
+        lines, more = self._conflicts, self._conflicts_more
+        self._conflicts, self._conflicts_more = [], 0
+        text = [
+            "Both sides have changed the same. Nothing is lost: psync conflicts "
+            f"{self._session} lists what was kept.",
+            "",
+            *_listed(lines, more),
+        ]
+        count = _count(len(lines) + more, "conflict")
+        return [self._alert("conflicts", f"session {self._session}: {count}", text)]
+
+    def _alert(self, event: str, subject: str, lines: list[str]) -> Alert:
+        return Alert(event, self._session, subject, lines)
+
+
+def _listed(lines: list[str], more: int = 0) -> list[str]:
+    more += max(0, len(lines) - _LISTED_MAX)
+    listed = [f"  {line}" for line in lines[:_LISTED_MAX]]
+    return [*listed, f"  and {more:,} more"] if more else listed
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+class Overseer:
+    """Looks at the session from time to time, and passes on what it sees."""
+
+    def __init__(
+        self, state: SessionDir, alerts: Alerts, log: Logger, notifier: Notifier | None = None
+    ) -> None:
+        """Prepare to report on a session; its directory is there."""
+        self._state = state
+        self._alerts = alerts
+        self._log = log
+        self._notifier = notifier or Notifier({})
+        told = {k: v for k, v in state.described("alerts.json").items() if isinstance(v, str)}
+        self._reporter = Reporter(state.name, alerts, told)
+        self._unsent: deque[Alert] = deque(maxlen=_UNSENT_MAX)
+        self._ways: set[str] | None = None  # by which the first of them is still to go
+        self._retry_at = float("-inf")
+        self._retry_s = _RETRY_MIN_S
+        self._said: dict[str, str] = {}  # of what failed, by way
+        self._delivery: asyncio.Task[None] | None = None
+        self._is_ready = False
+        self._status = ""
+        self._look_now = asyncio.Event()
+
+    @property
+    def tells(self) -> bool:
+        """Whether people are told by the session itself."""
+        return self._alerts.enabled
+
+    def conflict(self, line: str) -> None:
+        """Take notice of a conflict, to be told of with others."""
+        if self.tells:
+            self._reporter.conflict(line)
+            self._look_now.set()
+
+    def wake(self) -> None:
+        """Look at the session now: something has happened that somebody waits for."""
+        self._look_now.set()
+
+    async def watch(self, facts: Callable[[], Facts]) -> None:
+        """Report until cancelled; returns at once where nobody listens."""
+        if not (self._notifier.listens or self.tells):
+            return
+        pause = _LOOK_S
+        if self._notifier.watchdog_s is not None:
+            pause = min(pause, self._notifier.watchdog_s / 3)
+        if self.tells:
+            pause = min(pause, max(0.1, self._alerts.lasting / 4))
+        try:
+            while True:
+                self._look_now.clear()
+                now = facts()
+                self._tell_manager(now)
+                if self.tells:
+                    self._tell_people(now)
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._look_now.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            if self._delivery is not None:
+                self._delivery.cancel()
+                await asyncio.gather(self._delivery, return_exceptions=True)
+
+    def stopping(self) -> None:
+        """Say that the session ends."""
+        self._notifier.tell("STOPPING=1")
+
+    def _tell_manager(self, facts: Facts) -> None:
+        news = []
+        if facts.ready and not self._is_ready:
+            self._is_ready = True
+            news.append("READY=1")
+        if facts.told != self._status:
+            self._status = facts.told
+            news.append(f"STATUS={facts.told}")
+        if facts.alive and self._notifier.watchdog_s is not None:
+            news.append("WATCHDOG=1")
+        if news:
+            self._notifier.tell(*news)
+
+    def _tell_people(self, facts: Facts) -> None:
+        alerts = self._reporter.look(facts, time.monotonic())
+        if alerts:
+            self._unsent.extend(alerts)
+            try:
+                self._state.describe(self._reporter.told, "alerts.json")
+            except StoreError as error:
+                self._log.warning("alert.forgotten", reason=str(error))
+        idle = self._delivery is None or self._delivery.done()
+        if self._unsent and idle and time.monotonic() >= self._retry_at:
+            self._delivery = asyncio.create_task(self._deliver())
+
+    async def _deliver(self) -> None:
+        """Deliver what waits, in order; what fails waits on, for the ways by which it did."""
+        while self._unsent:
+            alert = self._unsent[0]
+            failed = await deliver(self._alerts, alert, self._ways)
+            for way, line in failed.items():
+                if self._said.get(way) != line:
+                    self._log.warning("alert.failed", what=alert.event, reason=line)
+            self._said = failed
+            if failed:
+                self._ways = set(failed)
+                self._retry_at = time.monotonic() + self._retry_s
+                self._retry_s = min(2 * self._retry_s, _RETRY_MAX_S)
+                return
+            self._ways, self._retry_s = None, _RETRY_MIN_S
+            self._log.info("alert.sent", what=alert.event, subject=alert.subject)
+            if self._unsent and self._unsent[0] is alert:  # not pushed out meanwhile
+                self._unsent.popleft()

@@ -1,0 +1,227 @@
+"""Alerts reach people: by sendmail, by a program of theirs, and by what apprise speaks to."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import json
+import os
+import threading
+import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from psync.alerts import Alert, Alerts, audit_alert, deliver, exposed, load_alerts
+from psync.errors import ConfigError
+
+HALT = Alert("halted", "home", "session home has HALTED", ["it is empty", "a\nb\x1b[2J"])
+
+
+@pytest.fixture
+def outbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the only sendmail on PATH puts what it is given."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    script(tools / "sendmail", f'echo "$@" >{tmp_path}/arguments; cat >{tmp_path}/mail')
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    return tmp_path / "mail"
+
+
+def alive(pid: int) -> bool:
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+class TestMail:
+    async def test_is_handed_to_sendmail(self, outbox: Path) -> None:
+        alerts = Alerts(mail=["root", "ops@example.org"], mail_from="psync@example.org")
+
+        assert await deliver(alerts, HALT) == {}
+
+        raw = outbox.read_bytes()  # noqa: ASYNC240
+        letter = email.message_from_bytes(raw, policy=email.policy.default)
+        assert letter["To"] == "root, ops@example.org"
+        assert letter["From"] == "psync@example.org"
+        assert letter["Subject"].endswith(": session home has HALTED")
+        assert os.uname().nodename in letter["Subject"]
+        assert letter["Auto-Submitted"] == "auto-generated"
+        assert letter.get_content() == "it is empty\na\\nb\\x1b[2J\n"
+        assert (outbox.parent / "arguments").read_text() == "-t -oi\n"
+
+    async def test_says_what_keeps_it_from_being_sent(self, outbox: Path) -> None:
+        script(outbox.parent / "tools/sendmail", "echo no such user >&2; exit 67")
+
+        failed = await deliver(Alerts(mail="nobody"), HALT)
+
+        assert failed == {"mail": "[alerts] mail: sendmail failed (67): no such user"}
+
+    async def test_without_a_sendmail_is_a_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", "/nowhere")
+        monkeypatch.setattr("psync.alerts._MORE_PATH", "")
+
+        failed = await deliver(Alerts(mail="root"), HALT)
+
+        assert failed["mail"].startswith("[alerts] mail: sendmail cannot be started: No such file")
+
+
+class TestCommand:
+    async def test_reads_the_text_and_finds_the_rest_in_its_environment(
+        self, tmp_path: Path
+    ) -> None:
+        told = tmp_path / "told"
+        tell = script(
+            tmp_path / "tell",
+            f'{{ echo "$PSYNC_EVENT|$PSYNC_SESSION|$PSYNC_SUBJECT|$*"; cat; }} >{told}',
+        )
+
+        assert await deliver(Alerts(command=[tell, "a b"]), HALT) == {}
+
+        first, *rest = told.read_text().splitlines()
+        assert first.startswith("halted|home|psync ")
+        assert first.endswith("has HALTED|a b")
+        assert rest == ["it is empty", "a\\nb\\x1b[2J"]
+
+    async def test_that_hangs_is_killed_with_all_it_started(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("psync.alerts._WITHIN_S", 0.2)
+        pid = tmp_path / "pid"
+        tell = script(tmp_path / "tell", f"sleep 1000 & echo $! >{pid}; wait")
+
+        failed = await deliver(Alerts(command=[tell]), HALT)
+
+        assert "tell was killed by signal 9" in failed["command"]
+        assert not alive(int(pid.read_text()))
+
+
+class TestUrls:
+    """Through apprise, to a real server on loopback."""
+
+    @pytest.fixture
+    def server(self):
+        pytest.importorskip("apprise")
+        posts: list[tuple[str, dict]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                posts.append((self.path, json.loads(body)))
+                self.send_response(500 if "refuse" in self.path else 200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+            threading.Thread(target=http.serve_forever, daemon=True).start()
+            yield f"127.0.0.1:{http.server_port}", posts
+            http.shutdown()
+
+    async def test_are_told_by_apprise(self, server) -> None:
+        address, posts = server
+
+        assert await deliver(Alerts(urls=[f"json://{address}/token"]), HALT) == {}
+
+        ((path, told),) = posts
+        assert path.rstrip("/") == "/token"
+        assert told["title"].endswith("session home has HALTED")
+        assert "a\\nb\\x1b[2J" in told["message"]
+
+    async def test_that_fail_are_named_by_number_and_nothing_secret(self, server) -> None:
+        address, posts = server
+        urls = [f"json://{address}/ok", f"json://user:s3cret@{address}/refuse", "nothing://s3cret"]
+
+        failed = await deliver(Alerts(urls=urls), HALT)
+
+        assert len(posts) == 2
+        assert failed["urls"].endswith(
+            "number 2 (json) did not take it; number 3 (nothing) did not take it"
+        )
+        assert "s3cret" not in failed["urls"]
+
+    async def test_without_apprise_say_how_to_get_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "apprise.py").write_text("raise ImportError")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+        failed = await deliver(Alerts(urls=["json://127.0.0.1:1"]), HALT)
+
+        assert "pip install 'psync[alerts]'" in failed["urls"]
+
+    async def test_are_tried_by_some_ways_only_if_so_wanted(self, server, outbox: Path) -> None:
+        address, posts = server
+
+        await deliver(Alerts(mail="root", urls=[f"json://{address}/x"]), HALT, {"urls"})
+
+        assert len(posts) == 1
+        assert not outbox.exists()  # noqa: ASYNC240
+
+
+class TestConfiguration:
+    def load(self, tmp_path: Path, text: str) -> Alerts:
+        file = tmp_path / "psync.toml"
+        file.write_text(text)
+        return load_alerts(file)
+
+    def test_may_be_missing(self, tmp_path: Path) -> None:
+        assert not load_alerts(None).enabled
+        assert not self.load(tmp_path, "[session.x]\n").enabled
+
+    def test_takes_one_address_or_several(self, tmp_path: Path) -> None:
+        assert self.load(tmp_path, '[alerts]\nmail = "root"').addresses == ["root"]
+        assert self.load(tmp_path, '[alerts]\nmail = ["a", "b"]').addresses == ["a", "b"]
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            pytest.param("mial = 'x'", "unknown key mial: did you mean mail?", id="misspelt"),
+            pytest.param("urls = ['s3cret']", "urls: number 1 has no scheme", id="no scheme"),
+            pytest.param("urls = 's3cret'", "urls: Expected array, got str", id="no list"),
+            pytest.param("urls = ['a://b', 7]", "urls: Expected str, got int", id="no text"),
+            pytest.param("lasting = -1", "lasting: ", id="negative"),
+            pytest.param("mail = '-oQ/tmp'", "is no mail address", id="an option"),
+            pytest.param('mail_from = "a\\nBcc: b"', "is no mail address", id="a header"),
+        ],
+    )
+    def test_is_checked_and_shows_no_secret(self, tmp_path: Path, text: str, said: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            self.load(tmp_path, f"[alerts]\n{text}")
+
+        assert said in str(caught.value)
+        assert "[alerts]" in str(caught.value)
+        assert "s3cret" not in str(caught.value)
+
+    def test_warns_when_others_may_read_what_is_secret(self, tmp_path: Path) -> None:
+        alerts = self.load(tmp_path, "[alerts]\nurls = ['json://token@host']")
+        file = tmp_path / "psync.toml"
+
+        file.chmod(0o644)
+        assert "chmod 600" in exposed(file, alerts)
+        assert "token" not in exposed(file, alerts)
+        file.chmod(0o600)
+        assert exposed(file, alerts) == ""
+
+    def test_is_explained_key_by_key(self, checkout: Path) -> None:
+        tables = tomllib.loads((checkout / "conf/psync.toml").read_text())
+
+        assert set(tables["alerts"]) == set(Alerts.__struct_fields__)
+
+
+class TestAudit:
+    def test_is_told_with_its_differences(self) -> None:
+        alert = audit_alert("home", "2 files differ", ["a", "b"])
+
+        assert alert.event == "audit"
+        assert alert.subject == "audit alert of session home: 2 files differ"
+        assert alert.lines[1:] == ["a", "b"]

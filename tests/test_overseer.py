@@ -1,0 +1,287 @@
+"""Who looks after a session is told what counts, once, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from psync.alerts import Alerts
+from psync.effects.notify import Notifier
+from psync.effects.state import SessionDir
+from psync.overseer import Facts, Overseer, Reporter
+
+FINE = Facts("watching", "watching: 0 pending", "", [], alive=True, ready=True)
+ALERTS = Alerts(mail="root", lasting=600, every=3600)
+
+
+def troubled(*paths: str) -> Facts:
+    return FINE._replace(troubles=[(path, f"left {path}: it is full") for path in paths])
+
+
+class TestHalt:
+    def test_is_told_at_once_and_once(self) -> None:
+        reporter = Reporter("home", ALERTS, {})
+        halted = FINE._replace(state="halted", halted="left: it is empty")
+
+        (alert,) = reporter.look(halted, 0)
+
+        assert alert.event == "halted"
+        assert "session home has HALTED" in alert.subject
+        assert "  left: it is empty" in alert.lines
+        assert reporter.look(halted, 10_000) == []
+
+    def test_is_told_once_whatever_else_is_found_meanwhile(self) -> None:
+        reporter = Reporter("home", ALERTS, {})
+        reporter.look(FINE._replace(state="halted", halted="one"), 0)
+
+        assert reporter.look(FINE._replace(state="halted", halted="one; two"), 1) == []
+
+    def test_that_is_over_is_told_when_it_watches_again(self) -> None:
+        reporter = Reporter("home", ALERTS, {"halted": "left: it is empty"})
+
+        assert reporter.look(FINE._replace(state="scanning"), 0) == []
+        (alert,) = reporter.look(FINE, 1)
+        assert alert.event == "recovered"
+        assert "  left: it is empty" in alert.lines
+        assert reporter.look(FINE, 2) == []
+
+
+class TestProblems:
+    def test_are_told_when_they_last(self) -> None:
+        reporter = Reporter("home", ALERTS, {})
+
+        assert reporter.look(troubled("a", "b"), 0) == []
+        assert reporter.look(troubled("a", "b"), 599) == []
+        (alert,) = reporter.look(troubled("a", "b", "c"), 600)
+        assert alert.event == "problems"
+        assert alert.subject == "session home: 2 problems that last"
+        assert "  left a: it is full" in alert.lines
+        assert reporter.look(troubled("a", "b", "c"), 1199) == []
+        (alert,) = reporter.look(troubled("a", "b", "c"), 1200)
+        assert alert.subject == "session home: 1 problem that last"
+
+    def test_that_pass_in_time_are_never_told(self) -> None:
+        reporter = Reporter("home", ALERTS, {})
+        reporter.look(troubled("a"), 0)
+        reporter.look(FINE, 500)
+
+        assert reporter.look(troubled("a"), 700) == []
+
+    def test_that_are_solved_are_told_together(self) -> None:
+        reporter = Reporter("home", ALERTS, {"a": "left a: full", "b": "left b: full"})
+
+        assert reporter.look(troubled("a"), 0) == []
+        (alert,) = reporter.look(FINE, 1)
+        assert alert.event == "recovered"
+        assert alert.subject == "session home: 2 problems solved"
+
+    def test_are_not_taken_for_solved_while_nothing_is_watched(self) -> None:
+        reporter = Reporter("home", ALERTS, {"a": "left a: full"})
+
+        assert reporter.look(FINE._replace(state="disconnected"), 0) == []
+
+    def test_are_listed_up_to_a_bound(self) -> None:
+        reporter = Reporter("home", Alerts(mail="root", lasting=0), {})
+
+        (alert,) = reporter.look(troubled(*(f"f{i}" for i in range(100))), 0)
+
+        assert alert.lines[-1] == "  and 80 more"
+
+
+class TestConflicts:
+    def test_are_gathered(self) -> None:
+        reporter = Reporter("home", ALERTS, {})
+        reporter.conflict("conflict: a")
+
+        (first,) = reporter.look(FINE, 0)
+        for number in range(30):
+            reporter.conflict(f"conflict: b{number}")
+        assert reporter.look(FINE, 3599) == []
+        (second,) = reporter.look(FINE, 3600)
+
+        assert first.subject == "session home: 1 conflict"
+        assert second.subject == "session home: 30 conflicts"
+        assert second.lines[-1] == "  and 10 more"
+        assert reporter.look(FINE, 9000) == []
+
+
+@pytest.fixture
+def manager(tmp_path: Path):
+    """A socket as systemd's, and the environment that names it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.setblocking(False)
+        yield listening, {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
+
+
+class Told:
+    """A session that is as the test says, and what its overseer makes of it."""
+
+    def __init__(self, overseer: Overseer) -> None:
+        self.facts = FINE
+        self.overseer = overseer
+        self.looks: asyncio.Queue[None] = asyncio.Queue()
+        self.task = asyncio.create_task(overseer.watch(self._look))
+
+    def _look(self) -> Facts:
+        self.looks.put_nowait(None)
+        return self.facts
+
+    async def end(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+def overseer(tmp_path: Path, alerts: Alerts, env: dict[str, str]) -> Overseer:
+    state = SessionDir(tmp_path / "state", "home")
+    state.path.mkdir(parents=True, exist_ok=True)
+    return Overseer(state, alerts, structlog.get_logger(), Notifier(env))
+
+
+async def hear(manager: socket.socket) -> list[str]:
+    said = await asyncio.get_running_loop().sock_recv(manager, 4096)
+    return said.decode().split("\n")
+
+
+class TestManager:
+    async def test_hears_ready_once_the_session_is_and_its_state(
+        self, tmp_path: Path, manager: Any
+    ) -> None:
+        line, env = manager
+        told = Told(overseer(tmp_path, Alerts(), env))
+        told.facts = FINE._replace(state="starting", told="starting", ready=False)
+
+        first = await hear(line)
+        told.facts = FINE
+        told.overseer.wake()
+        second = await hear(line)
+        third = await hear(line)
+        await told.end()
+
+        assert first == ["STATUS=starting", "WATCHDOG=1"]
+        assert second == ["READY=1", "STATUS=watching: 0 pending", "WATCHDOG=1"]
+        assert third == ["WATCHDOG=1"]
+
+    async def test_is_not_fed_without_proof_of_progress(self, tmp_path: Path, manager: Any) -> None:
+        line, env = manager
+        told = Told(overseer(tmp_path, Alerts(), env))
+        told.facts = FINE._replace(alive=False)
+        await hear(line)
+        for _ in range(3):
+            await told.looks.get()
+        told.facts = FINE
+
+        assert await hear(line) == ["WATCHDOG=1"]  # and nothing in between
+
+        await told.end()
+
+    async def test_hears_of_the_end(self, tmp_path: Path, manager: Any) -> None:
+        line, env = manager
+        overseer(tmp_path, Alerts(), env).stopping()
+
+        assert await hear(line) == ["STOPPING=1"]
+
+    async def test_that_listens_on_an_abstract_address_is_reached(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+            line.bind("")  # the kernel chooses
+            line.setblocking(False)
+            address = line.getsockname().decode().replace("\0", "@")
+            Notifier({"NOTIFY_SOCKET": address}).tell("READY=1", "STATUS=ü")
+
+            assert await hear(line) == ["READY=1", "STATUS=ü"]
+
+    def test_is_known_to_nobody_whom_we_start(self) -> None:
+        env = {"NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "1000000", "PATH": "/bin"}
+
+        notifier = Notifier(env)
+        notifier.tell("READY=1")  # nobody listens
+
+        assert notifier.watchdog_s == 1.0
+        assert env == {"PATH": "/bin"}
+
+    def test_of_another_process_is_not_ours_to_feed(self) -> None:
+        env = {"NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}
+
+        assert Notifier(env).watchdog_s is None
+
+    async def test_and_nobody_else_lets_it_sleep(self, tmp_path: Path) -> None:
+        told = Told(overseer(tmp_path, Alerts(), {}))
+
+        await told.task
+
+        assert told.looks.empty()
+
+
+class TestPeople:
+    @pytest.fixture
+    def mailbox(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        box = tmp_path / "mail"
+        box.mkdir()
+        program = tmp_path / "tell"
+        program.write_text(
+            f'#!/bin/sh\n[ ! -e {tmp_path}/broken ] || exit 1\n'
+            f'cat >{box}/new\nmv {box}/new "{box}/$PSYNC_EVENT"\n'
+        )
+        program.chmod(0o755)
+        return box
+
+    def alerts(self, tmp_path: Path) -> Alerts:
+        return Alerts(command=[str(tmp_path / "tell")], lasting=0.4, every=0)
+
+    async def arrives(self, mailbox: Path, event: str) -> str:
+        async with asyncio.timeout(30):
+            while not (mailbox / event).exists():  # a file tells nobody
+                await asyncio.sleep(0.01)
+        return (mailbox / event).read_text()
+
+    async def test_are_told_and_what_they_know_is_remembered(
+        self, tmp_path: Path, mailbox: Path
+    ) -> None:
+        told = Told(overseer(tmp_path, self.alerts(tmp_path), {}))
+        told.facts = FINE._replace(state="halted", halted="left: it is empty")
+        told.overseer.wake()
+        assert "left: it is empty" in await self.arrives(mailbox, "halted")
+        await told.end()
+        kept = json.loads((tmp_path / "state/sessions/home/alerts.json").read_text())
+        assert kept == {"halted": "left: it is empty"}
+
+        again = Told(overseer(tmp_path, self.alerts(tmp_path), {}))
+
+        assert "replicates again" in await self.arrives(mailbox, "recovered")
+        await again.end()
+
+    async def test_are_told_later_what_cannot_be_delivered_now(
+        self, tmp_path: Path, mailbox: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("psync.overseer._RETRY_MIN_S", 0.1)
+        (tmp_path / "broken").touch()
+        with structlog.testing.capture_logs() as log:
+            told = Told(overseer(tmp_path, self.alerts(tmp_path), {}))
+            told.overseer.conflict("conflict: a")
+            async with asyncio.timeout(30):
+                while not log:
+                    await told.looks.get()
+            (tmp_path / "broken").unlink()
+
+            assert "conflict: a" in await self.arrives(mailbox, "conflicts")
+            await told.end()
+
+        assert log[0]["event"] == "alert.failed"
+        assert log[0]["reason"] == "[alerts] command: tell failed (1)"
+        assert [entry["event"] for entry in log].count("alert.failed") == 1
+
+    async def test_who_cannot_be_told_keep_no_session_from_its_end(self, tmp_path: Path) -> None:
+        program = tmp_path / "tell"
+        program.write_text(f"#!/bin/sh\n: >{tmp_path}/called\nexec sleep 1000\n")
+        program.chmod(0o755)
+        told = Told(overseer(tmp_path, self.alerts(tmp_path), {}))
+        told.overseer.conflict("conflict: a")
+        await self.arrives(tmp_path, "called")
+
+        await asyncio.wait_for(told.end(), 10)
