@@ -9,6 +9,7 @@
     psync trash [NAME]                  likewise, for what was deleted
     psync start [NAME...]               run configured sessions in the background
     psync runcheck [NAME...]            is each alive from end to end? start what is dead
+    psync install | uninstall           units, cron and logrotate files to their places, and away
     psync trust HOST                    accept a host's key after a look at it
     psync agent                         what runs on the other side
 
@@ -47,7 +48,7 @@ __all__ = ["QUESTIONS", "VERBS", "main"]
 
 VERBS = (
     "run", "sync", "status", "flush", "pause", "resume", "stop", "conflicts", "trash", "trust",
-    "start", "runcheck", "agent",
+    "start", "runcheck", "install", "uninstall", "agent",
 )  # fmt: skip
 QUESTIONS = frozenset(VERBS) - {"run", "sync"}  # what runs no session itself
 _ANSWER_S = 10.0  # it takes milliseconds, but seconds where many share a busy machine
@@ -222,6 +223,15 @@ def _grammar() -> argparse.ArgumentParser:
     )
     begin.add_argument("--config", metavar="FILE", help="where they are configured")
     _runcheck_options(verb("runcheck", _runcheck, _RUNCHECK_ABOUT, session=False))
+    put = verb("install", _install, "Put units, cron and logrotate files in place.", session=False)
+    kind = put.add_mutually_exclusive_group()
+    kind.add_argument("--systemd", action="store_true", help="units (else: if systemd runs here)")
+    kind.add_argument("--cron", action="store_true", help="a cron file, instead")
+    put.add_argument("--command", metavar="PATH", help="what they call (else: this psync)")
+    away = verb("uninstall", _install, "Remove what install has put in place.", session=False)
+    for each in (put, away):
+        each.add_argument("--root", metavar="DIR", default="/", help="below DIR, for packagers")
+        each.set_defaults(removes=each is away)
     verbs.add_parser("agent", help="Serve a session from the other side.", add_help=False)
     return parser
 
@@ -628,6 +638,32 @@ def _runcheck(chosen: argparse.Namespace) -> int:
     for line in failed:
         _complain(line, 1)
     return max((each.code for each in found), default=UNKNOWN)
+
+
+def _install(chosen: argparse.Namespace) -> int:
+    """Put files for services in place, or remove them; a line for each."""
+    import asyncio
+    from pathlib import Path
+
+    from psync.install import install, tell_systemd, uninstall
+
+    root = Path(chosen.root).absolute()
+    if chosen.removes:
+        done = uninstall(root)
+    else:
+        systemd = True if chosen.systemd else False if chosen.cron else None
+        done = install(root, systemd=systemd, command=chosen.command)
+    for each in done:
+        print(harmless(str(each)))
+    if root == Path("/"):
+        asyncio.run(tell_systemd())
+    if not chosen.removes and any(each.path.suffix == ".timer" for each in done):
+        print(
+            "next: write /etc/psync/psync.toml (see psync.toml.example there), then\n"
+            "  systemctl enable --now psync@NAME             for each session\n"
+            "  systemctl enable --now psync-runcheck.timer psync-check.timer"
+        )
+    return 0
 
 
 def _versions(chosen: argparse.Namespace) -> int:

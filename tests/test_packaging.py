@@ -117,6 +117,12 @@ class TestInstallation:
 
         assert Path(where.strip()).is_relative_to(installed.parent)
 
+    def test_brings_its_files_for_services(self, installed: Path, tmp_path: Path) -> None:
+        run(installed / "psync", "install", "--root", tmp_path, cwd=tmp_path)
+
+        unit = (tmp_path / "etc/systemd/system/psync@.service").read_text()
+        assert f"ExecStart={installed}/psync run %i" in unit
+
     def test_replicates_both_ways_with_agents_it_carries(
         self, installed: Path, tmp_path: Path
     ) -> None:

@@ -1,0 +1,193 @@
+"""A session as a service: as systemd, cron and logrotate meet it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.pair import WAIT_S, Pair, command, tree, until
+from tests.e2e.test_runcheck import Service, made
+from tests.test_install import CRON
+
+
+@pytest.fixture
+def service(local: Pair) -> Iterator[Service]:
+    yield from made(local)
+
+
+@pytest.fixture
+def manager(pair: Pair) -> Iterator[socket.socket]:
+    """What systemd listens on; the pair's sessions are told of it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+        line.bind(str(pair.base / "notify"))
+        line.settimeout(WAIT_S)
+        pair.env["NOTIFY_SOCKET"] = str(pair.base / "notify")
+        pair.env["WATCHDOG_USEC"] = "600000"
+        yield line
+
+
+def hear(manager: socket.socket, word: str) -> list[str]:
+    """Everything that the manager is told until it is told `word`."""
+    heard: list[str] = []
+    while not any(line.startswith(word) for line in heard):
+        heard += manager.recv(4096).decode().split("\n")
+    return heard
+
+
+class TestManager:
+    def test_hears_all_of_a_life(self, pair: Pair, manager: socket.socket) -> None:
+        pair.launch()
+
+        assert "READY=1" in hear(manager, "READY=1")
+        hear(manager, "STATUS=watching: 0 pending")
+        hear(manager, "WATCHDOG=1")
+        assert pair.stop() == 0
+        assert hear(manager, "STOPPING=1")
+
+    def test_hears_that_it_is_ready_when_the_other_host_is_away(
+        self, pair: Pair, manager: socket.socket
+    ) -> None:
+        """Else the unit would fail, and be started over and over."""
+        pair.host = "127.0.0.1"
+        pair.options = ["--set", "ssh_options=-p 1"]
+        pair.launch()
+
+        hear(manager, "READY=1")
+
+    def test_hears_nothing_from_a_brain_that_hangs(
+        self, pair: Pair, manager: socket.socket
+    ) -> None:
+        process = pair.launch()
+        hear(manager, "WATCHDOG=1")
+        process.send_signal(signal.SIGSTOP)
+        manager.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                manager.recv(4096)
+        manager.settimeout(2)
+        try:
+            with pytest.raises(TimeoutError):
+                manager.recv(4096)
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+    def test_is_not_spoken_to_by_anybody_else(self, pair: Pair, manager: socket.socket) -> None:
+        process = pair.launch()
+        hear(manager, "READY=1")
+
+        for agent in pair.agents():
+            assert b"NOTIFY_SOCKET" not in Path(f"/proc/{agent}/environ").read_bytes()
+        assert process.poll() is None
+
+
+class TestConfinement:
+    """What the unit takes away must not be missed: the kernel's part of it, without systemd."""
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root has what is taken away")
+    @pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not here")
+    def test_leaves_what_replication_needs(self, local: Pair, checkout: Path) -> None:
+        unit = (checkout / "conf/systemd/psync@.service").read_text()
+        listed = " ".join(re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE))
+        kept = ",".join(f"+{word.removeprefix('CAP_').lower()}" for word in listed.split())
+        assert "NoNewPrivileges=yes" in unit
+        confined = ["setpriv", "--no-new-privs", "--bounding-set", f"-all,{kept}"]
+        local.process = subprocess.Popen(
+            [*confined, *command(), str(local.left), str(local.right)],
+            env=local.env, stdin=subprocess.DEVNULL, stdout=local._printed, stderr=local._printed,
+        )  # fmt: skip
+        local.wait_for("watching")
+        script = """
+            umask 022
+            mkdir -p left/d; echo a >left/d/a; chown 12345:23456 left/d/a; chmod 4751 left/d/a
+            echo b >left/d/b; chown 12345 left/d left/d/b; chmod 0 left/d/b; chmod 2770 left/d
+            ln -s nowhere left/link; chown -h 777 left/link
+        """
+        local.shell(script)
+        local.flush()
+        local.shell("echo more >>right/d/b; mv right/d/a right/d/c")
+
+        settled = local.settle()
+
+        assert settled[b"d/c"][:4] == ("file", 0o4751, 12345, 23456)
+        assert settled[b"d/b"][-1] == b"b\nmore\n"
+        assert settled[b"link"][2] == 777
+        assert local.status()["problems"] == 0
+
+
+class TestCron:
+    def test_commands_do_what_they_are_there_for(
+        self, service: Service, checkout: Path, tmp_path: Path
+    ) -> None:
+        config = tmp_path / "etc" / "psync"
+        config.mkdir(parents=True)
+        (config / "psync.toml").write_text(service.config.read_text())
+        env = service.pair.env | {"XDG_CONFIG_HOME": str(tmp_path / "etc")}
+        lines = (checkout / "conf/cron/psync").read_text().splitlines()
+        jobs = [job["command"] for line in lines if (job := CRON.fullmatch(line.strip("# ")))]
+        (psync,) = command()
+
+        for job in jobs:
+            if " sync home" in job:
+                (service.pair.left / "by night").write_text("x")
+                service.pair.psync("stop", "home")
+            done = subprocess.run(
+                ["/bin/sh", "-c", job.replace("/usr/local/bin/psync", psync)], env=env,
+                cwd="/", capture_output=True, text=True, timeout=60, check=False,
+            )  # fmt: skip
+
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), job
+            if " sync home" in job:
+                assert tree(service.pair.left) == tree(service.pair.right)
+                service.start()
+        assert len(jobs) >= 4
+
+
+@pytest.mark.skipif(shutil.which("logrotate") is None, reason="logrotate is not here")
+class TestLogrotate:
+    def test_takes_the_log_of_a_session_and_loses_no_line(
+        self, service: Service, checkout: Path, tmp_path: Path
+    ) -> None:
+        service.start()
+        log = service.directory / "psync.log"
+        rules = (checkout / "conf/logrotate/psync").read_text()
+        config = tmp_path / "logrotate.conf"
+        config.write_text(rules.replace("/var/lib/psync", str(service.pair.state)))
+        if os.geteuid() != 0:
+            pytest.skip("logrotate insists on files of root's")
+
+        def written() -> str:
+            return "".join(
+                path.read_text() for path in sorted(service.directory.glob("psync.log*"))
+                if path.suffix != ".gz"
+            )  # fmt: skip
+
+        def again(names: list[str], since: int) -> bool:
+            names.append(f"after-{since}-{len(names)}")
+            (service.pair.left / names[-1]).write_text("x")
+            service.pair.flush()
+            return log.exists()
+
+        for round_ in range(2):
+            name = f"before-{round_}"
+            (service.pair.left / name).write_text("x")
+            service.pair.flush()
+            subprocess.run(
+                ["logrotate", "--force", "--state", tmp_path / "logrotate.state", config],
+                check=True, capture_output=True, timeout=60,
+            )  # fmt: skip
+            assert name in (service.directory / "psync.log.1").read_text()
+            names: list[str] = []
+            until(lambda names=names, since=round_: again(names, since), "a log in its place")
+            told = written()
+            assert [each for each in names if each not in told] == []
+
+        assert log.stat().st_mode & 0o777 == 0o600
+        assert list(service.directory.glob("psync.log.2.gz"))
