@@ -44,6 +44,7 @@ from psync import __version__
 from psync.claim import generation, marker, open_control
 from psync.core.entry import Entry, Kind, is_ours, printable, valid_path
 from psync.errors import AgentError, PsyncError
+from psync.examine import examine
 from psync.filter import Filter, RootLost
 from psync.forced import run_rsync
 from psync.helpers import Helpers, NotDurableError
@@ -71,6 +72,7 @@ from psync.wire import (
     CloseSource,
     Credit,
     Dropped,
+    Examine,
     Fatal,
     Flush,
     Framer,
@@ -431,6 +433,20 @@ class Agent:
             )
         )
 
+    def _on_examine(self, question: Examine) -> None:
+        if self._start is not None:
+            raise AgentError("Examine came after Start")
+        try:
+            self._open_root(question.root)
+        except _Refusal as refusal:
+            self._send(examine(question.token, -1, question.root, str(refusal)))
+            return
+        fd, self._root_fd = self._root_fd, -1
+        try:
+            self._send(examine(question.token, fd, self._root))
+        finally:
+            os.close(fd)
+
     def _open_root(self, root: bytes) -> None:
         if self._only_root is not None:
             only = os.fsencode(self._only_root)
@@ -775,6 +791,7 @@ class Agent:
 
 _HANDLERS: dict[type[Any], Callable[[Agent, Any], None]] = {
     Start: Agent._on_start,
+    Examine: Agent._on_examine,
     Watch: Agent._on_watch,
     List_: Agent._on_list,
     Look: Agent._on_look,

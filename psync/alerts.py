@@ -19,6 +19,7 @@ It does not decide, collect or repeat anything.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -37,12 +38,21 @@ from psync.effects.console import harmless
 from psync.effects.spawn import run_to_end
 from psync.errors import ConfigError
 
-__all__ = ["Alert", "Alerts", "audit_alert", "deliver", "exposed", "load_alerts"]
+__all__ = [
+    "MORE_PATH",
+    "Alert",
+    "Alerts",
+    "audit_alert",
+    "deliver",
+    "exposed",
+    "has_apprise",
+    "load_alerts",
+]
 
 _WITHIN_S = 60.0
 _TEXT_MAX = 64 * 1024  # characters
 _NO_APPRISE = 3  # exit code of `effects.push`
-_MORE_PATH = ":/usr/sbin:/usr/lib"  # where sendmail is, which cron's and a user's PATH may lack
+MORE_PATH = ":/usr/sbin:/usr/lib"  # where sendmail is, which cron's and a user's PATH may lack
 
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=31_536_000)]
 _Word = Annotated[str, msgspec.Meta(min_length=1)]
@@ -123,6 +133,11 @@ def exposed(file: Path, alerts: Alerts) -> str:
     return f"{file} holds the URLs of alerts and others may read it: chmod 600 {file}"
 
 
+def has_apprise() -> bool:
+    """Tell whether URLs can be told."""
+    return importlib.util.find_spec("apprise") is not None
+
+
 async def deliver(
     alerts: Alerts, alert: Alert, ways: Collection[str] | None = None
 ) -> dict[str, str]:
@@ -140,7 +155,7 @@ async def deliver(
     text = "\n".join(harmless(line) for line in alert.lines)[:_TEXT_MAX] + "\n"
     failed = {}
     if alerts.addresses and (ways is None or "mail" in ways):
-        sendmail = shutil.which("sendmail", path=os.environ.get("PATH", "") + _MORE_PATH)
+        sendmail = shutil.which("sendmail", path=os.environ.get("PATH", "") + MORE_PATH)
         argv = [sendmail or "sendmail", "-t", "-oi"]
         failed["mail"] = await _run(argv, "mail", _letter(alerts, subject, text))
     if alerts.command and (ways is None or "command" in ways):

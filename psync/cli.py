@@ -9,6 +9,7 @@
     psync trash [NAME]                  likewise, for what was deleted
     psync start [NAME...]               run configured sessions in the background
     psync runcheck [NAME...]            is each alive from end to end? start what is dead
+    psync doctor NAME | LEFT RIGHT      look for what would keep a session from working well
     psync install | uninstall           units, cron and logrotate files to their places, and away
     psync trust HOST                    accept a host's key after a look at it
     psync agent                         what runs on the other side
@@ -48,7 +49,7 @@ __all__ = ["QUESTIONS", "VERBS", "main"]
 
 VERBS = (
     "run", "sync", "status", "flush", "pause", "resume", "stop", "conflicts", "trash", "trust",
-    "start", "runcheck", "install", "uninstall", "agent",
+    "start", "runcheck", "doctor", "install", "uninstall", "agent",
 )  # fmt: skip
 QUESTIONS = frozenset(VERBS) - {"run", "sync"}  # what runs no session itself
 _ANSWER_S = 10.0  # it takes milliseconds, but seconds where many share a busy machine
@@ -148,7 +149,7 @@ def _legacy(argv: list[str]) -> list[str]:
         argv = [argv[at], *argv[:at], *argv[at + 1 :]]
     elif argv and argv[0] not in ("-h", "--help", "--version"):
         argv = ["run", *argv]
-    if argv[:1] not in (["run"], ["sync"]):
+    if argv[:1] not in (["run"], ["sync"], ["doctor"]):
         return argv
     joined: list[str] = []
     rest = iter(argv)
@@ -223,6 +224,10 @@ def _grammar() -> argparse.ArgumentParser:
     )
     begin.add_argument("--config", metavar="FILE", help="where they are configured")
     _runcheck_options(verb("runcheck", _runcheck, _RUNCHECK_ABOUT, session=False))
+    doctor = verb("doctor", _doctor, _DOCTOR_ABOUT, session=False)
+    doctor.epilog = "exit codes: 0 nothing is in the way, 1 something is"
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    _run_options(doctor)
     put = verb("install", _install, "Put units, cron and logrotate files in place.", session=False)
     kind = put.add_mutually_exclusive_group()
     kind.add_argument("--systemd", action="store_true", help="units (else: if systemd runs here)")
@@ -236,6 +241,7 @@ def _grammar() -> argparse.ArgumentParser:
     return parser
 
 
+_DOCTOR_ABOUT = "Look for what would keep a session from working well, and say what to do."
 _RUNCHECK_ABOUT = "See whether every session is alive from end to end; start what is dead."
 
 
@@ -377,7 +383,7 @@ def _alerts(chosen: argparse.Namespace) -> Alerts:
         return load_alerts(None)
     file = config_file(chosen.config)
     alerts = load_alerts(file)
-    if warning := exposed(file, alerts):
+    if chosen.act is not _doctor and (warning := exposed(file, alerts)):
         _complain(warning, 0)
     return alerts
 
@@ -638,6 +644,31 @@ def _runcheck(chosen: argparse.Namespace) -> int:
     for line in failed:
         _complain(line, 1)
     return max((each.code for each in found), default=UNKNOWN)
+
+
+def _doctor(chosen: argparse.Namespace) -> int:
+    """Examine both hosts; a line for each thing that was looked at."""
+    import asyncio
+
+    from psync.alerts import exposed
+    from psync.config import config_file
+    from psync.doctor import BAD, WORDS, doctor
+
+    options = _options(chosen)
+    session = SessionDir(state_directory(chosen.state_dir), options.name)
+    alerts = _alerts(chosen)
+    configured = len(chosen.roots) == 1 or chosen.config is not None
+    warning = exposed(config_file(chosen.config), alerts) if configured else ""
+    checks = asyncio.run(doctor(options, session, alerts, warning))
+    if chosen.json:
+        told = [{**each._asdict(), "level": WORDS[each.level]} for each in checks]
+        print(json.dumps({"name": options.name, "checks": told}))
+    else:
+        for each in checks:
+            todo = f": {each.todo}" if each.todo else ""
+            where = f"{each.where}: " if each.where else ""
+            print(harmless(f"{WORDS[each.level]:<5} {where}{each.what}: {each.text}{todo}"))
+    return int(any(each.level == BAD for each in checks))
 
 
 def _install(chosen: argparse.Namespace) -> int:

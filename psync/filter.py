@@ -86,7 +86,7 @@ from psync.wire import (
 )
 from psync.xattrs import attributes_of
 
-__all__ = ["Filter", "RootLost"]
+__all__ = ["Filter", "RootLost", "is_remote"]
 
 PENDING_MAX = 100_000
 _SLICE = 128  # paths a look loop takes before it looks at the clock
@@ -117,6 +117,11 @@ _REMOTE = (
     "nfs", "cifs", "smb", "9p", "ceph", "lustre", "afs", "gfs", "ocfs", "fuse", "vboxsf",
     "prl_fs", "virtiofs", "ncpfs", "beegfs", "gpfs",
 )  # fmt: skip
+
+
+def is_remote(filesystem: str) -> bool:
+    """Tell whether a file system, by its type, may be changed by hosts that tell nobody here."""
+    return filesystem.startswith(_REMOTE)
 
 
 class RootLost(Exception):
@@ -197,7 +202,7 @@ class Filter:
         self._scanning = False
         self._scan_again = False
         self._digests: list[tuple[bytes, bytes]] = []
-        self._remote = filesystem.startswith(_REMOTE)
+        self._remote = is_remote(filesystem)
         self._polling = self._remote
         self._next_poll = 0.0
 

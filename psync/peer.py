@@ -23,6 +23,7 @@ from psync.effects.transport import Host
 from psync.errors import TransportError
 from psync.wire import (
     Closed,
+    Examined,
     Flushed,
     Hello,
     Message,
@@ -35,9 +36,9 @@ from psync.wire import (
 
 __all__ = ["Peer"]
 
-Answer = Ready | Opened | Staged | Closed | Synced | Flushed | Recalled
+Answer = Ready | Opened | Staged | Closed | Synced | Flushed | Recalled | Examined
 _A = TypeVar("_A", bound=Answer)
-_ANSWERS = (Ready, Opened, Staged, Closed, Synced, Flushed, Recalled)
+_ANSWERS = (Ready, Opened, Staged, Closed, Synced, Flushed, Recalled, Examined)
 
 
 class Peer:

@@ -192,6 +192,48 @@ class Ready(NamedTuple):
     mounted: str = ""
 
 
+class Examined(NamedTuple):
+    """Answer to `Examine`; what could not be found out is 0 or empty.
+
+    Attributes:
+        token: the question's.
+        root: its path without symlinks.
+        trouble: why it cannot be used; empty: it can.
+        filesystem: its type, as the kernel names it.
+        free_bytes: what a user may still write.
+        total_bytes: the size of the file system.
+        free_inodes: how many files may still be made; counts where `total_inodes` is not 0.
+        total_inodes: 0 where it does not count them.
+        directories: how many there are in the root, with itself.
+        all_counted: False: there are more.
+        watches_max: how many of inotify's watches a user may have.
+        watches_used: how many ours has, as far as can be seen.
+        instances_max: likewise, of inotify's descriptors.
+        queue_max: how many events the kernel keeps for one of them.
+        able: what the file system was seen to do.
+        unable: what it was seen not to do; both are empty where nothing could be tried.
+        clock_ns: the host's time, when this was sent.
+    """
+
+    token: int
+    root: bytes
+    trouble: str
+    filesystem: str
+    free_bytes: int
+    total_bytes: int
+    free_inodes: int
+    total_inodes: int
+    directories: int
+    all_counted: bool
+    watches_max: int
+    watches_used: int
+    instances_max: int
+    queue_max: int
+    able: List[str]
+    unable: List[str]
+    clock_ns: int
+
+
 class Fatal(NamedTuple):
     """The agent cannot serve and ends. `code` is stable, `message` is for people.
 
@@ -527,6 +569,13 @@ DROP = 4  # destroy it
 READ = 5  # no version: what is at `path` now
 
 
+class Examine(NamedTuple):
+    """Look at your host and at a root, and change nothing; instead of `Start`."""
+
+    token: int
+    root: bytes
+
+
 class Stop(NamedTuple):
     """End: finish what is begun, leave nothing temporary, exit 0."""
 
@@ -535,17 +584,18 @@ Message = Union[
     Hello, Ready, Fatal, Digests, Scanned, Listing, Observed, Results, Opened, Staged, Closed,
     Synced, Flushed, Pong, Trouble, Log, Kept, Recalled, Dropped, Start, Watch, List_, Look, Apply,
     OpenSource, CloseSource, Stage, Unstage, Sync, Flush, Ping, Credit, Rescan, Stop, Recall,
+    Examined, Examine,
 ]  # fmt: skip
 
 messages: Dict[int, Type[Any]] = {
     # from the agent
     1: Hello, 2: Ready, 3: Fatal, 4: Digests, 5: Scanned, 6: Listing, 7: Observed, 8: Results,
     9: Opened, 10: Staged, 11: Closed, 12: Synced, 13: Flushed, 14: Pong, 15: Trouble, 16: Log,
-    17: Kept, 18: Recalled, 19: Dropped,
+    17: Kept, 18: Recalled, 19: Dropped, 21: Examined,
     # from the brain
     65: Start, 66: Watch, 67: List_, 68: Look, 69: Apply, 70: OpenSource, 71: CloseSource,
     72: Stage, 73: Unstage, 74: Sync, 75: Flush, 76: Ping, 77: Credit, 78: Rescan, 79: Stop,
-    80: Recall,
+    80: Recall, 83: Examine,
 }  # fmt: skip
 _codes = {cls: code for code, cls in messages.items()}
 

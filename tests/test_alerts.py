@@ -67,7 +67,7 @@ class TestMail:
 
     async def test_without_a_sendmail_is_a_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", "/nowhere")
-        monkeypatch.setattr("psync.alerts._MORE_PATH", "")
+        monkeypatch.setattr("psync.alerts.MORE_PATH", "")
 
         failed = await deliver(Alerts(mail="root"), HALT)
 
