@@ -24,7 +24,6 @@ import json
 import os
 import shutil
 import socket
-import sys
 from collections.abc import Collection
 from email.message import EmailMessage
 from email.utils import formatdate
@@ -34,6 +33,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from psync.config import load_table
+from psync.effects.bootstrap import own_command
 from psync.effects.console import harmless
 from psync.effects.spawn import run_to_end
 from psync.errors import ConfigError
@@ -169,8 +169,7 @@ async def deliver(
         failed["command"] = await _run(alerts.command, "command", content, env)
     if alerts.urls and (ways is None or "urls" in ways):
         request = json.dumps({"urls": alerts.urls, "title": subject, "body": text}).encode()
-        argv = [sys.executable, "-P", "-m", "psync.effects.push"]
-        failed["urls"] = await _run(argv, "urls", request)
+        failed["urls"] = await _run(own_command("psync.effects.push"), "urls", request)
     return {way: line for way, line in failed.items() if line}
 
 

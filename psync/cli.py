@@ -369,17 +369,17 @@ def _run(chosen: argparse.Namespace) -> int:
     session_dir.lock()
     try:
         session_dir.mark_stopped(on_purpose=False)
-        return _serve(options, session_dir, _alerts(chosen))
+        return _serve(options, session_dir, _alerts(chosen, quiet=options.dry_run))
     finally:
         session_dir.unlock()
 
 
-def _alerts(chosen: argparse.Namespace) -> Alerts:
+def _alerts(chosen: argparse.Namespace, *, quiet: bool = False) -> Alerts:
     """Read who is told of a session: one that is configured, or whose --config is given."""
     from psync.alerts import exposed, load_alerts
     from psync.config import config_file
 
-    if len(chosen.roots) != 1 and chosen.config is None:
+    if quiet or (len(chosen.roots) != 1 and chosen.config is None):
         return load_alerts(None)
     file = config_file(chosen.config)
     alerts = load_alerts(file)

@@ -157,7 +157,9 @@ def _files(root: Path, wanted: tuple[tuple[str, str], ...]) -> list[tuple[Path, 
 def _own_path() -> str:
     """The path by which a service finds the psync that runs."""
     beside = Path(sys.executable).with_name("psync")
-    found = str(beside) if beside.exists() else shutil.which("psync")
+    checkout = Path(__file__).resolve().parent.with_suffix(".py")
+    found = next((str(path) for path in (beside, checkout) if path.exists()), None)
+    found = found or shutil.which("psync")
     if found is None:
         raise UsageError("there is no command psync on PATH: name it with --command")
     return os.path.abspath(found)

@@ -18,17 +18,18 @@ import contextlib
 import os
 import select
 import signal
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from psync.control import Call, NoSession, Unanswered
+from psync.effects.bootstrap import own_command
 from psync.effects.spawn import run_to_end, spawn
 from psync.effects.state import SessionDir, reason
 from psync.errors import PsyncError, StoreError
 
-__all__ = ["Unit", "end_hung", "find_unit", "is_answered", "own_command", "start"]
+__all__ = ["Unit", "end_hung", "find_unit", "is_answered", "start"]
 
+_BOOTED = "/run/systemd/system"  # sd_booted(3)
 _SYSTEMCTL_S = 150.0  # longer than what a unit may take to start
 _STARTED_S = 20.0  # until a session answers
 _LOOK_S = 0.1
@@ -48,14 +49,10 @@ class Unit(NamedTuple):
     state: str
 
 
-def own_command() -> list[str]:
-    """The words that run psync as we are run."""
-    beside = Path(sys.executable).with_name("psync")
-    return [str(beside)] if beside.exists() else [sys.executable, "-m", "psync"]
-
-
 async def find_unit(name: str) -> Unit | None:
     """Find the enabled unit of a session; None: there is none, or no systemd."""
+    if not os.path.isdir(_BOOTED):  # noqa: ASYNC240  # memory
+        return None
     unit = f"psync@{name}.service"
     scope = [] if os.geteuid() == 0 else ["--user"]
     try:
@@ -98,7 +95,7 @@ async def start(session: SessionDir, config: Path | None, unit: Unit | None) -> 
     except OSError as error:
         raise StoreError(f"cannot use {session.path}: {reason(error)}") from None
     try:
-        argv = [*own_command(), "run", "--state-dir", state, *where, session.name]
+        argv = [*own_command("psync.cli"), "run", "--state-dir", state, *where, session.name]
         process = await spawn(argv, stdout=output, stderr=output)
         ended = asyncio.ensure_future(process.wait())
         try:

@@ -35,7 +35,7 @@ _LOOK_S = 15.0
 _RETRY_MIN_S, _RETRY_MAX_S = 60.0, 3600.0  # between two tries to deliver
 _UNSENT_MAX = 20
 _LISTED_MAX = 20  # lines of a kind in an alert
-_SEEN_MAX = 1000  # problems whose age is known
+_SEEN_MAX = 1000  # problems whose age is known, or that people know of
 
 
 class Facts(NamedTuple):
@@ -94,8 +94,8 @@ class Reporter:
                 "",
                 f"  {facts.halted}",
                 "",
-                "Nothing was deleted for it. When the cause is gone: psync resume "
-                f"{self._session}. If it is meant to be so: psync resume --accept {self._session}",
+                f"A person has to decide: psync status {self._session}, psync resume "
+                f"{self._session}. docs/OPERATIONS.md says what to look at.",
             ]
             return [self._alert("halted", f"session {self._session} has HALTED", text)]
         if known and not facts.halted and facts.state == "watching":
@@ -105,13 +105,11 @@ class Reporter:
         return []
 
     def _troubles(self, facts: Facts, now: float) -> list[Alert]:
-        present = dict(facts.troubles[:_SEEN_MAX])
-        self._since = {key: self._since.get(key, now) for key in present}
-        due = [
-            key
-            for key, since in self._since.items()
-            if key not in self.told and now - since >= self._alerts.lasting
-        ]
+        present = dict(facts.troubles)
+        fresh = [key for key in present if key not in self.told]
+        room = max(0, _SEEN_MAX - len(self.told))
+        self._since = {key: self._since.get(key, now) for key in fresh[:room]}
+        due = [key for key, since in self._since.items() if now - since >= self._alerts.lasting]
         alerts = []
         if due:
             self.told.update((key, present[key]) for key in due)
@@ -122,7 +120,8 @@ class Reporter:
                 "",
                 *_listed([present[key] for key in due]),
             ]
-            subject = f"session {self._session}: {_count(len(due), 'problem')} that last"
+            lasts = f"{_count(len(due), 'problem')} that last{'s' * (len(due) == 1)}"
+            subject = f"session {self._session}: {lasts}"
             alerts.append(self._alert("problems", subject, text))
         known = [key for key in self.told if key != "halted"]
         if known and not due and not any(key in present for key in known):

@@ -153,7 +153,7 @@ class TestUrls:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "apprise.py").write_text("raise ImportError")
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.syspath_prepend(tmp_path)
 
         failed = await deliver(Alerts(urls=["json://127.0.0.1:1"]), HALT)
 

@@ -64,7 +64,7 @@ class TestProblems:
         assert "  left a: it is full" in alert.lines
         assert reporter.look(troubled("a", "b", "c"), 1199) == []
         (alert,) = reporter.look(troubled("a", "b", "c"), 1200)
-        assert alert.subject == "session home: 1 problem that last"
+        assert alert.subject == "session home: 1 problem that lasts"
 
     def test_that_pass_in_time_are_never_told(self) -> None:
         reporter = Reporter("home", ALERTS, {})

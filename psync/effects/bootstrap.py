@@ -32,7 +32,15 @@ from types import CodeType
 
 from psync.wire import MAGIC
 
-__all__ = ["PYTHON_MIN", "READY", "TOO_OLD", "agent_zip", "local_command", "remote_command"]
+__all__ = [
+    "PYTHON_MIN",
+    "READY",
+    "TOO_OLD",
+    "agent_zip",
+    "local_command",
+    "own_command",
+    "remote_command",
+]
 
 # What `psync.agent` comes to import, beside the standard library.
 AGENT_MODULES = (
@@ -66,7 +74,7 @@ _LOADER = (
 
 # The same modules as the brain's, found where the brain found them: there msgspec serves too.
 _LOCAL = (
-    "import sys; sys.path[:] = {path!r}\nfrom psync.agent import main\nsys.exit(main(sys.argv[1:]))"
+    "import sys; sys.path[:] = {path!r}\nfrom {module} import main\nsys.exit(main(sys.argv[1:]))"
 )
 
 
@@ -79,8 +87,13 @@ def remote_command(size: int) -> str:
 
 def local_command() -> list[str]:
     """The argv of an agent on this host, run by our own Python from our own modules."""
+    return own_command("psync.agent")
+
+
+def own_command(module: str) -> list[str]:
+    """The argv that calls a module's `main` with what follows, likewise; wherever we came from."""
     path = [str(Path(entry).absolute()) for entry in sys.path]
-    return [sys.executable, "-I", "-c", _LOCAL.format(path=path)]
+    return [sys.executable, "-I", "-c", _LOCAL.format(path=path, module=module)]
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Send one alert to URLs, with apprise: a process of its own, `python -m psync.effects.push`.
+"""Send one alert to URLs, with apprise, in a process of its own.
 
 It reads `{"urls": [...], "title": ..., "body": ...}` from its standard input, and ends with 0 when
 every URL has taken it, with 1 when some have not (and says which, by number and scheme), and
@@ -13,14 +13,15 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Sequence
 
 __all__ = ["main"]
 
 _FAILED, _NO_APPRISE = 1, 3
 
 
-def main() -> int:
-    """Send what is on standard input."""
+def main(argv: Sequence[str] = ()) -> int:
+    """Send what is on standard input; return the exit code."""
     logging.disable(logging.CRITICAL)
     try:
         import apprise
@@ -39,7 +40,3 @@ def main() -> int:
             failed.append(f"number {number} ({url.partition('://')[0]}) did not take it")
     sys.stdout.write("; ".join(failed))
     return _FAILED if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

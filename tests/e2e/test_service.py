@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import pytest
 
 from tests.e2e.pair import WAIT_S, Pair, command, tree, until
 from tests.e2e.test_runcheck import Service, made
+from tests.sshd import Sshd
 from tests.test_install import CRON
 
 
@@ -86,6 +88,74 @@ class TestManager:
         for agent in pair.agents():
             assert b"NOTIFY_SOCKET" not in Path(f"/proc/{agent}/environ").read_bytes()
         assert process.poll() is None
+
+
+class TestAlerts:
+    """A session tells people itself, each thing once."""
+
+    ALERTS = "mail = 'root'\nlasting = 0.5\nevery = 0"
+
+    def test_of_conflicts(self, service: Service) -> None:
+        service.configure(alerts=self.ALERTS)
+        service.start()
+        pair = service.pair
+        pair.psync("pause", "home")
+        (pair.left / "f\nSubject: forged").write_text("left")
+        (pair.right / "f\nSubject: forged").write_text("right!")
+        pair.psync("resume", "home")
+
+        until(service.subjects, "the alert")
+
+        (subject,) = service.subjects()
+        assert subject.endswith("session home: 1 conflict")
+        assert pair.status()["alerts"]
+
+    def test_of_problems_that_last_and_of_their_end(self, service: Service) -> None:
+        service.configure(alerts=self.ALERTS)
+        service.start()
+        pair = service.pair
+        (pair.left / "d").mkdir()
+        pair.flush()
+        os.mkfifo(pair.left / "d/fifo")
+        (pair.right / "d").rmdir()
+
+        until(service.subjects, "the alert")
+        (pair.left / "d/fifo").unlink()
+        until(lambda: len(service.subjects()) > 1, "the other one")
+
+        first, second = service.subjects()
+        assert first.endswith("session home: 1 problem that lasts")
+        assert second.endswith("session home: 1 problem solved")
+
+    def test_of_a_host_that_is_away_and_is_back(self, breakable: Pair, sshd: Sshd) -> None:
+        for service in made(breakable):
+            service.configure(alerts=self.ALERTS)
+            service.start()
+            sshd.stop()
+            until(service.subjects, "the alert")
+            sshd.restart()
+            until(lambda: len(service.subjects()) > 1, "the other one")  # noqa: B023
+
+            text = (service.mail / "0").read_text()
+            assert "right (psync-test) is not connected: " in text
+            assert service.subjects()[1].endswith("solved")
+
+    def test_show_their_urls_in_no_log(self, service: Service) -> None:
+        service.configure(
+            session="debug = 3", alerts="urls = ['json://s3cret:s3cret@127.0.0.1:1/s3cret']"
+        )
+        service.start()
+        pair = service.pair
+        (pair.left / "f").write_text("x")
+        pair.flush()
+        (pair.left / ".psync").rename(pair.base / "gone")
+        log = service.directory / "psync.log"
+        until(lambda: "alert.failed" in log.read_text(), "a try to tell")
+
+        for path in service.directory.iterdir():
+            if path.is_file():
+                assert b"s3cret" not in path.read_bytes(), path
+        assert "s3cret" not in json.dumps(pair.status())
 
 
 class TestConfinement:
