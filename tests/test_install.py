@@ -203,7 +203,7 @@ class TestUnits:
     def test_confine_nothing_that_would_give_a_session_its_own_view_of_mounts(
         self, checkout: Path
     ) -> None:
-        """Every file would be looked at again after each start, and roots would be missing."""
+        """Roots would be missing, or look as after a power cut at each start."""
         text = (checkout / "conf/systemd/psync@.service").read_text()
         keys = set(re.findall(r"^(\w+)=", text, re.MULTILINE))
 
