@@ -172,12 +172,14 @@ class TestManager:
         line, env = manager
         told = Told(overseer(tmp_path, Alerts(), env))
         told.facts = FINE._replace(alive=False)
-        await hear(line)
+        assert await hear(line) == ["READY=1", "STATUS=watching: 0 pending"]
         for _ in range(3):
             await told.looks.get()
+        with pytest.raises(BlockingIOError):
+            line.recv(4096)
         told.facts = FINE
 
-        assert await hear(line) == ["WATCHDOG=1"]  # and nothing in between
+        assert await hear(line) == ["WATCHDOG=1"]
 
         await told.end()
 

@@ -179,6 +179,7 @@ class TestConfinement:
             mkdir -p left/d; echo a >left/d/a; chown 12345:23456 left/d/a; chmod 4751 left/d/a
             echo b >left/d/b; chown 12345 left/d left/d/b; chmod 0 left/d/b; chmod 2770 left/d
             ln -s nowhere left/link; chown -h 777 left/link
+            head -c 3000000 /dev/urandom >left/large; chmod 0 left/large; chown 12345 left/large
         """
         local.shell(script)
         local.flush()
@@ -189,6 +190,7 @@ class TestConfinement:
         assert settled[b"d/c"][:4] == ("file", 0o4751, 12345, 23456)
         assert settled[b"d/b"][-1] == b"b\nmore\n"
         assert settled[b"link"][2] == 777
+        assert settled[b"large"][:3] == ("file", 0, 12345)
         assert local.status()["problems"] == 0
 
 

@@ -1017,8 +1017,8 @@ _STATE = [
     ),
     (
         "lets others read what is remembered",
-        "                    directory.chmod(0o700)\n",
-        "                    pass\n",
+        "                directory.chmod(0o700)\n",
+        "                pass\n",
         "tests/effects/test_store.py -k TestSessionDir",
     ),
 ]
@@ -1186,6 +1186,63 @@ _WORLD_NEWS = [
     ),
 ]
 
+_OVERSEER = [
+    (
+        "feeds the watchdog of a session that makes no progress",
+        "        if facts.alive and self._notifier.watchdog_s is not None:\n",
+        "        if self._notifier.watchdog_s is not None:\n",
+        "tests/test_overseer.py -k Manager",
+    ),
+    (
+        "takes for solved what nobody watches any more",
+        '            if facts.state != "watching":  # nothing is known of what is not watched\n',
+        "            if False:\n",
+        "tests/test_overseer.py -k Problems",
+    ),
+]
+
+_RUNCHECK = [
+    (
+        "starts what systemctl has stopped",
+        '    if unit is not None and unit.state in ("inactive", "deactivating"):\n',
+        "    if False:\n",
+        "tests/test_launch.py -k Runcheck",
+    ),
+    (
+        "starts what psync stop has ended",
+        "    if session.stopped:\n",
+        "    if False:\n",
+        "tests/e2e/test_runcheck.py -k on_purpose",
+    ),
+    (
+        "takes a watcher that is deaf for well",
+        '    if beat.get("heartbeat_s") is None or beat.get("lag_s") is None:\n',
+        "    if False:\n",
+        "tests/e2e/test_runcheck.py -k Watcher",
+    ),
+    (
+        "ends what was slow once",
+        "    if rules.restart and (finding.is_dead or (finding.is_hung and times >= rules.after)):\n",
+        "    if rules.restart and (finding.is_dead or finding.is_hung):\n",
+        "tests/e2e/test_runcheck.py -k Hung",
+    ),
+]
+
+_INSTALL = [
+    (
+        "writes over what is not its own",
+        '    if present and present != manifest["files"].get(name):\n',
+        "    if False:\n",
+        "tests/test_install.py -k Install",
+    ),
+    (
+        "removes what somebody has edited",
+        "            elif _digest_of(path) != digest:\n",
+        "            elif False:\n",
+        "tests/test_install.py -k Uninstall",
+    ),
+]
+
 GUARDS: list[Guard] = [
     Guard(what, file, old, new, tests)
     for file, guards in [
@@ -1217,6 +1274,9 @@ GUARDS: list[Guard] = [
         ("psync/control.py", _CONTROL),
         ("psync/forced.py", _FORCED),
         ("psync/brain.py", _BRAIN),
+        ("psync/overseer.py", _OVERSEER),
+        ("psync/runcheck.py", _RUNCHECK),
+        ("psync/install.py", _INSTALL),
         ("tests/simulation/agent.py", _WORLD_AGENT),
         ("tests/simulation/world.py", _WORLD),
         ("psync/core/reconcile.py", _WORLD_RECONCILE),
