@@ -783,7 +783,7 @@ class Brain:
         elif verb == "flush":
             await self._flush_within(args.get("timeout"))
         elif verb == "beat":
-            return await self._beat(float(args["within"]))
+            return await self._beat(float(args.get("within") or 60.0))
         elif verb == "pause":
             self._tell(Paused())
         elif verb == "resume":

@@ -688,7 +688,11 @@ def _install(chosen: argparse.Namespace) -> int:
         print(harmless(str(each)))
     if root == Path("/"):
         asyncio.run(tell_systemd())
-    if not chosen.removes and any(each.path.suffix == ".timer" for each in done):
+    if not any(each.path.suffix == ".timer" for each in done):
+        return 0
+    if chosen.removes:
+        print("next: systemctl disable what was enabled of it; sessions that run go on until then")
+    else:
         print(
             "next: write /etc/psync/psync.toml (see psync.toml.example there), then\n"
             "  systemctl enable --now psync@NAME             for each session\n"

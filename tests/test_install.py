@@ -174,6 +174,7 @@ class TestCommand:
         assert f"wrote: {tmp_path}/etc/systemd/system/psync@.service" in done.stdout.splitlines()
         assert "systemctl enable --now psync@NAME" in done.stdout
         assert f"removed: {tmp_path}/etc/logrotate.d/psync" in gone.stdout.splitlines()
+        assert "systemctl disable" in gone.stdout
 
 
 class TestUnits:
