@@ -67,7 +67,7 @@ class Reporter:
     def __init__(self, session: str, alerts: Alerts, told: dict[str, str]) -> None:
         """Begin with what people know already: by key, in words; `halted` is one."""
         self._session = session
-        self._alerts = alerts
+        self.alerts = alerts
         self.told = told
         self._since: dict[str, float] = {}
         self._conflicts: list[str] = []
@@ -109,11 +109,11 @@ class Reporter:
         fresh = [key for key in present if key not in self.told]
         room = max(0, _SEEN_MAX - len(self.told))
         self._since = {key: self._since.get(key, now) for key in fresh[:room]}
-        due = [key for key, since in self._since.items() if now - since >= self._alerts.lasting]
+        due = [key for key, since in self._since.items() if now - since >= self.alerts.lasting]
         alerts = []
         if due:
             self.told.update((key, present[key]) for key in due)
-            minutes = self._alerts.lasting / 60
+            minutes = self.alerts.lasting / 60
             text = [
                 f"Session {self._session} has had this trouble for {minutes:,.0f} minutes; all "
                 "else is replicated, and this is tried again:",
@@ -136,7 +136,7 @@ class Reporter:
     def _gathered(self, now: float) -> list[Alert]:
         if not self._conflicts or now < self._quiet_until:
             return []
-        self._quiet_until = now + self._alerts.every
+        self._quiet_until = now + self.alerts.every
         lines, more = self._conflicts, self._conflicts_more
         self._conflicts, self._conflicts_more = [], 0
         text = [
@@ -200,24 +200,23 @@ class Overseer:
         """Look at the session now: something has happened that somebody waits for."""
         self._look_now.set()
 
+    def take_over(self, alerts: Alerts) -> None:
+        """Tell other people, or otherwise, from now on."""
+        self._alerts = self._reporter.alerts = alerts
+        self._look_now.set()
+
     async def watch(self, facts: Callable[[], Facts]) -> None:
-        """Report until cancelled; returns at once where nobody listens."""
-        if not (self._notifier.listens or self.tells):
-            return
-        pause = _LOOK_S
-        if self._notifier.watchdog_s is not None:
-            pause = min(pause, self._notifier.watchdog_s / 3)
-        if self.tells:
-            pause = min(pause, max(0.1, self._alerts.lasting / 4))
+        """Report until cancelled; where nobody listens it only sleeps."""
         try:
             while True:
                 self._look_now.clear()
-                now = facts()
-                self._tell_manager(now)
-                if self.tells:
-                    self._tell_people(now)
+                if self._notifier.listens or self.tells:
+                    now = facts()
+                    self._tell_manager(now)
+                    if self.tells:
+                        self._tell_people(now)
                 try:
-                    async with asyncio.timeout(pause):
+                    async with asyncio.timeout(self._pause()):
                         await self._look_now.wait()
                 except TimeoutError:
                     pass
@@ -225,6 +224,17 @@ class Overseer:
             if self._delivery is not None:
                 self._delivery.cancel()
                 await asyncio.gather(self._delivery, return_exceptions=True)
+
+    def _pause(self) -> float | None:
+        """Seconds until the next look; None: there is none unless something happens."""
+        if not (self._notifier.listens or self.tells):
+            return None
+        pause = _LOOK_S
+        if self._notifier.watchdog_s is not None:
+            pause = min(pause, self._notifier.watchdog_s / 3)
+        if self.tells:
+            pause = min(pause, max(0.1, self._alerts.lasting / 4))
+        return pause
 
     def stopping(self) -> None:
         """Say that the session ends."""

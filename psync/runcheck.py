@@ -236,7 +236,8 @@ def _beats(
         found.append((CRITICAL, True, f"nothing is replicated: {told['trouble']}"))
     if told.get("problems"):
         first = (told.get("problem_list") or [{}])[0]
-        text = f"{told['problems']:,} problems, like {first.get('side')} {first.get('path')}"
+        count = f"{told['problems']:,} problem{'s' * (told['problems'] != 1)}"
+        text = f"{count}, like {first.get('side')} {first.get('path')}"
         found.append((WARNING, True, f"{text}: {first.get('message')}"))
     return found
 

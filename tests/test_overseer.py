@@ -214,10 +214,15 @@ class TestManager:
 
     async def test_and_nobody_else_lets_it_sleep(self, tmp_path: Path) -> None:
         told = Told(overseer(tmp_path, Alerts(), {}))
-
-        await told.task
+        told.overseer.wake()
+        await asyncio.sleep(0)
 
         assert told.looks.empty()
+
+        told.overseer.take_over(ALERTS)  # somebody wants to know, after all
+
+        await told.looks.get()
+        await told.end()
 
 
 class TestPeople:
