@@ -71,6 +71,7 @@ from psync.errors import (
     UnwritableError,
     UsageError,
 )
+from psync.pace import Pace
 from psync.peer import Peer
 from psync.transfers import Transfers
 from psync.wire import (
@@ -187,6 +188,7 @@ class Brain:
         self._started = time.time()
         self._last_change: float | None = None
         self._in_sync_once = False
+        self._pace = Pace(asyncio.get_running_loop().time())
 
     # --- the life of a session -----------------------------------------------------------
 
@@ -572,6 +574,12 @@ class Brain:
             self._timer, self._timer_at = loop.call_at(deadline, self._on_timer), deadline
         if self._waiting:
             self._wake()
+        session, pace = self._session, self._pace
+        pace.note(
+            now, session.mark(), session.applied, session.bytes_moved,
+            at_rest=not session.pending,
+        )  # fmt: skip
+        pace.is_in(session.state, time.time())
         if not self._in_sync_once:
             self._report_progress()
         if self._archive.uncommitted > _UNCOMMITTED_MAX:
@@ -651,6 +659,8 @@ class Brain:
     def _note(self, note: Note) -> None:
         if note.event == "transition.applied":
             self._last_change = time.time()
+            assert note.side is not None
+            self._pace.changed(self._last_change, note.side, note.path, note.text)
             self._log.info(note.event, side=note.side, path=note.path, what=note.text)
             return
         where = f" on the {note.side.name.lower()}" if note.side is not None else ""
@@ -804,7 +814,11 @@ class Brain:
 
     def status(self) -> dict[str, Any]:
         """Say how things stand, as `psync status --json` prints it."""
-        session = self._session
+        session, pace = self._session, self._pace
+        now = asyncio.get_running_loop().time()
+        applied, moved = session.applied, session.bytes_moved
+        pace.is_in(session.state, time.time())
+        rates = [pace.rates(side, now, applied, moved) for side in Side]
         sides = {
             peer.side.name.lower(): {
                 "host": peer.host.describe(),
@@ -812,8 +826,10 @@ class Brain:
                 "connected": peer.up,
                 "entries": session.entries(peer.side),
                 "local": session.local(peer.side),
-                "applied": session.applied[peer.side],
-                "bytes": session.bytes_moved[peer.side],
+                "applied": applied[peer.side],
+                "bytes": moved[peer.side],
+                "changes_per_s": round(rates[peer.side][0], 2),
+                "bytes_per_s": round(rates[peer.side][1]),
                 "trouble": peer.trouble,
             }
             for peer in self._peers
@@ -828,7 +844,10 @@ class Brain:
             **sides,
             "trouble": next((why for why in self._unwritable.values() if why), ""),
             "started": self._started,
+            "state_since": pace.state_since,
+            "lag_s": round(pace.lag(session.oldest(), now), 3),
             "last_change": self._last_change,
+            "changes": pace.last_changes(),
             "conflict_list": [printable(path) for path, _, _ in session.asked()[:100]],
             "problem_list": [
                 {"side": side.name.lower(), "path": printable(path), "message": message}

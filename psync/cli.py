@@ -21,6 +21,7 @@ itself. This file also runs on Python 3.9 (`psync agent` on an old host).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from psync import __version__
 from psync.effects.console import harmless, quantity
 from psync.effects.state import SessionDir, sessions, state_directory
-from psync.errors import ConfigError, Exit, PsyncError, UsageError
+from psync.errors import ConfigError, Exit, PsyncError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,6 +183,9 @@ def _grammar() -> argparse.ArgumentParser:
     _run_options(verb("sync", _sync, "Make two trees the same once.", session=False))
     status = verb("status", _status, "Show the sessions that run.")
     status.add_argument("--json", action="store_true", help="for programs")
+    status.add_argument(
+        "--watch", action="store_true", help="go on showing them, until q or Ctrl-C"
+    )
     flush = verb("flush", _flush, "Wait until everything done so far is on the other side.")
     flush.add_argument(
         "--timeout", metavar="S", type=_seconds, default=60.0, help="at most so long (%(default)g)"
@@ -189,7 +193,10 @@ def _grammar() -> argparse.ArgumentParser:
     verb("pause", _pause, "Stop replicating for a while; what happens meanwhile is not lost.")
     resume = verb("resume", _resume, "Go on after a pause or a halt.")
     resume.add_argument(
-        "--accept", "--accept-deletes", dest="accept_deletes", action="store_true",
+        "--accept",
+        "--accept-deletes",
+        dest="accept_deletes",
+        action="store_true",
         help="what halted the session is right: make the deletions, or go on with the edits",
     )
     end = verb("stop", _stop, "End a session, and wait until it is gone.")
@@ -325,7 +332,11 @@ def _run(chosen: argparse.Namespace) -> int:
     _check_places(options, session_dir)
     session_dir.lock()
     try:
-        return _serve(options, session_dir)
+        code = _serve(options, session_dir)
+        facts = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "exit": code}
+        with contextlib.suppress(StoreError):  # it is only for who asks later how it went
+            session_dir.describe({**session_dir.described(), **facts})
+        return code
     finally:
         session_dir.unlock()
 
@@ -360,7 +371,8 @@ def _serve(options: Options, session_dir: SessionDir) -> int:
     from psync.effects.log import Bridge, WatchedFile, make_logger
 
     console = Console()
-    file = WatchedFile(Path(options.log_file) if options.log_file else session_dir.log_file)
+    log_file = Path(options.log_file) if options.log_file else session_dir.log_file
+    file = WatchedFile(log_file)
     log = make_logger(
         file,
         session=options.name,
@@ -378,6 +390,7 @@ def _serve(options: Options, session_dir: SessionDir) -> int:
             "right": options.right,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "version": __version__,
+            "log": str(log_file),
         }
     )
     _mind_hangup(file.reopen)
@@ -581,27 +594,15 @@ def _bytes(text: str | None) -> bytes | None:
 
 
 def _status(chosen: argparse.Namespace) -> int:
-    """Show every session; all are asked at once, so that a stuck one delays nobody twice."""
-    from psync.control import Call, NoSession, Refused, Unanswered
+    """Show every session."""
+    from psync.overview import ask
 
     state = state_directory(chosen.state_dir)
-    known = [SessionDir(state, chosen.name)] if chosen.name is not None else sessions(state)
-    calls = []
-    problems: list[str] = []
-    for each in known:
-        try:
-            calls.append(Call(each.path, "status"))
-        except NoSession:
-            continue
-        except Unanswered as error:
-            problems.append(str(error))
-    deadline = time.monotonic() + _ANSWER_S
-    answers = []
-    for call in calls:
-        try:
-            answers.append(call.result(deadline))
-        except (Unanswered, Refused) as error:
-            problems.append(f"{error} (pid {call.pid})")
+    if chosen.watch:
+        from psync.watchview import watch
+
+        return watch(state, chosen.name, as_json=chosen.json)
+    answers, problems = ask(state, chosen.name, _ANSWER_S)
     if chosen.json:
         print(json.dumps({"sessions": answers}))
     elif not answers and not problems:
@@ -618,6 +619,8 @@ def _describe(answer: dict[str, Any]) -> list[str]:
     lines = [f"{answer.get('name')}: {answer.get('state')} (pid {answer.get('pid')})"]
     lines += [f"  {s:<5}  {_describe_side(answer.get(s, {}))}" for s in ("left", "right")]
     counts = [f"{key} {answer.get(key, 0):,}" for key in ("pending", "conflicts", "problems")]
+    if answer.get("lag_s"):
+        counts.insert(0, f"lag {answer['lag_s']:.1f} s")
     since = [
         f"{told} {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(answer[key]))}"
         for key, told in (("started", "since"), ("last_change", "last change"))

@@ -224,6 +224,7 @@ class Session:
         return {
             "state": self.state.name.lower(),
             "pending": self.pending,
+            "in_flight": len(self._flights.ops),
             "conflicts": len(self._pair.conflicts) + len(self._pending.asked),
             "problems": len(self.problems()) + len(self.troubles()),
             "agreed": self._archive.count,
@@ -259,6 +260,17 @@ class Session:
     def mark(self) -> int:
         """A point in the order of what has been observed; see `settled`."""
         return self._pending.sequence
+
+    def oldest(self) -> int | None:
+        """The number, as of `mark`, of the oldest news that is on its way; None: nothing is.
+
+        What waits for a person, or for a problem to be solved, is on no way.
+        """
+        pending = self._pending
+        if not pending.problems and not pending.asked:
+            return min(pending.since.values(), default=None)
+        moving = (n for path, n in pending.since.items() if pending.lasting(path) is None)
+        return min(moving, default=None)
 
     def settled(self, mark: int) -> bool:
         """Tell whether everything observed up to `mark` is on both sides."""

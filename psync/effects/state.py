@@ -155,3 +155,11 @@ class SessionDir:
             os.replace(draft, target)
         except OSError as error:
             raise StoreError(f"cannot write {target}: {reason(error)}") from None
+
+    def described(self, name: str = "session.json") -> dict[str, Any]:
+        """Read what `describe` wrote; empty where there is none that can be read."""
+        try:
+            facts = json.loads((self.path / name).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return facts if isinstance(facts, dict) else {}

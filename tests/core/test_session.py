@@ -515,6 +515,7 @@ class TestState:
         assert duo.session.status() == {
             "state": "watching",
             "pending": 0,
+            "in_flight": 0,
             "conflicts": 0,
             "problems": 0,
             "agreed": 2,
@@ -830,6 +831,20 @@ class TestSettled:
         duo.assert_rest()
         assert duo.right.content[b"f"] == b"six"
 
+    def test_tells_the_oldest_news_that_is_on_its_way(self) -> None:
+        duo = Duo({b"f": b"one", b"g": b"one"})
+        assert duo.session.oldest() is None
+        duo.write(LEFT, b"f", b"two")
+        mark = duo.session.mark()
+        duo.write(LEFT, b"g", b"two")
+
+        assert duo.session.oldest() == mark
+        assert duo.session.status()["in_flight"] == 2
+
+        duo.run()
+        assert duo.session.oldest() is None
+        assert duo.session.status()["in_flight"] == 0
+
     def test_waits_for_listings_and_for_talk_that_waits(self) -> None:
         duo = Duo({b"d/f": b"one"})
         duo.say(LEFT, Observed([Item(b"d", None)]))
@@ -868,6 +883,7 @@ class TestStuck:
         assert not duo.session.settled(mark)
         assert [p.path for p in duo.session.stuck(mark)] == [b"d"]
         assert duo.session.stuck(0) == []
+        assert duo.session.oldest() is None  # no news is on its way
 
         duo.receive(Retry())
         assert duo.session.stuck(mark) == []  # it may work this time

@@ -29,6 +29,52 @@ class TestStatus:
         assert text.returncode == 0
         assert "watching" in text.stdout
 
+    def test_tells_what_was_replicated_last_and_how_fast(self, watching: Pair) -> None:
+        (watching.left / "a\nb").write_text("12345")
+        watching.flush()
+
+        told = watching.status()
+
+        assert told["changes"][0].items() >= {
+            "side": "right", "path": "a\\nb", "what": "created",
+        }.items()  # fmt: skip
+        assert told["right"]["changes_per_s"] > 0
+        assert told["lag_s"] == told["in_flight"] == 0
+        assert told["started"] <= told["state_since"] <= time.time()
+
+    def test_says_how_long_a_change_has_been_waiting(self, watching: Pair) -> None:
+        watching.psync("pause")
+        (watching.left / "x").write_text("x")
+
+        until(lambda: watching.status()["lag_s"] > 0.5, "a lag")
+
+        watching.psync("resume")
+        watching.settle()
+        assert watching.status()["lag_s"] == 0
+
+    def test_is_shown_live_on_a_terminal(self, watching: Pair) -> None:
+        primary, secondary = pty.openpty()
+        process = subprocess.Popen(
+            [*command(), "status", "--watch"],
+            env=watching.env | {"TERM": "xterm"}, stdin=secondary, stdout=secondary,
+            stderr=secondary,
+        )  # fmt: skip
+        os.close(secondary)
+        shown = b""
+        try:
+            while b"TO LEFT" not in shown:
+                shown += os.read(primary, 65536)
+            (watching.left / "live \x1b[2J").write_text("x")
+            while b"live \\x1b[2J" not in shown:
+                shown += os.read(primary, 65536)
+            os.write(primary, b"q")
+            while b"\x1b[?1049l" not in shown:
+                shown += os.read(primary, 65536)
+            assert process.wait(WAIT_S) == 0
+        finally:
+            process.kill()
+            os.close(primary)
+
     def test_without_a_session_is_an_empty_list(self, local: Pair) -> None:
         run = local.psync("status", "--json")
 
