@@ -4,6 +4,7 @@
     psync [run] NAME                    the same, as configured
     psync sync ...                      once, then end
     psync status | flush | pause | resume | stop [NAME]
+    psync web [NAME]                    show the sessions to a browser, and to Prometheus
     psync conflicts [NAME]              list what lost a conflict; show, compare, restore, drop it;
                                         say which side is to win one that waits for a word
     psync trash [NAME]                  likewise, for what was deleted
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["QUESTIONS", "VERBS", "main"]
 
 VERBS = (
-    "run", "sync", "status", "flush", "pause", "resume", "stop", "conflicts", "trash", "trust",
-    "agent",
+    "run", "sync", "status", "web", "flush", "pause", "resume", "stop", "conflicts", "trash",
+    "trust", "agent",
 )  # fmt: skip
 QUESTIONS = frozenset(VERBS) - {"run", "sync"}  # what runs no session itself
 _ANSWER_S = 10.0  # it takes milliseconds, but seconds where many share a busy machine
@@ -186,6 +187,15 @@ def _grammar() -> argparse.ArgumentParser:
     status.add_argument(
         "--watch", action="store_true", help="go on showing them, until q or Ctrl-C"
     )
+    web = verb("web", _web, "Show the sessions to a browser, and to Prometheus.")
+    web.add_argument(
+        "--listen",
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="a loopback address and a port (127.0.0.1:9464), or the path of a unix socket",
+    )
+    web.add_argument("--group", help="who may use that socket, beside its owner")
     flush = verb("flush", _flush, "Wait until everything done so far is on the other side.")
     flush.add_argument(
         "--timeout", metavar="S", type=_seconds, default=60.0, help="at most so long (%(default)g)"
@@ -612,6 +622,12 @@ def _status(chosen: argparse.Namespace) -> int:
     for problem in problems:
         _complain(problem, 1)
     return 1 if problems else 0
+
+
+def _web(chosen: argparse.Namespace) -> int:
+    from psync.web import serve
+
+    return serve(state_directory(chosen.state_dir), chosen.name, chosen.listen, chosen.group)
 
 
 def _describe(answer: dict[str, Any]) -> list[str]:

@@ -108,6 +108,14 @@ class TestWheel:
         assert {name for name in listed if name.endswith(".py")} == modules
 
 
+    def test_holds_what_is_no_module(self, wheel: Path, checkout: Path) -> None:
+        with ZipFile(wheel) as archive:
+            held = {name for name in archive.namelist() if name.startswith("psync/share/")}
+        share = checkout / "psync" / "share"
+
+        assert held == {str(p.relative_to(checkout)) for p in share.rglob("*") if p.is_file()}
+
+
 class TestInstallation:
     def test_says_its_version(self, installed: Path, tmp_path: Path) -> None:
         assert run(installed / "psync", "--version", cwd=tmp_path) == f"psync {psync.__version__}\n"
