@@ -4,6 +4,7 @@
     psync [run] NAME                    the same, as configured
     psync sync ...                      once, then end
     psync status | flush | pause | resume | stop [NAME]
+    psync log [NAME]                    read the logs, and follow them
     psync web [NAME]                    show the sessions to a browser, and to Prometheus
     psync conflicts [NAME]              list what lost a conflict; show, compare, restore, drop it;
                                         say which side is to win one that waits for a word
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["QUESTIONS", "VERBS", "main"]
 
 VERBS = (
-    "run", "sync", "status", "web", "flush", "pause", "resume", "stop", "conflicts", "trash",
+    "run", "sync", "status", "log", "web", "flush", "pause", "resume", "stop", "conflicts", "trash",
     "trust", "agent",
 )  # fmt: skip
 QUESTIONS = frozenset(VERBS) - {"run", "sync"}  # what runs no session itself
@@ -59,6 +60,7 @@ _WITH_VALUE = {
     "--rsync-excludes": "--rsync-excludes", "--set": "--set",
 }  # fmt: skip
 _WITH_VALUE |= {long: long for long in _WITH_VALUE.values()}
+_LEVELS = ("debug", "info", "warning", "error", "critical")
 _BEFORE_VERB = ("--state-dir", "--config")
 
 
@@ -187,6 +189,7 @@ def _grammar() -> argparse.ArgumentParser:
     status.add_argument(
         "--watch", action="store_true", help="go on showing them, until q or Ctrl-C"
     )
+    _log_options(verb("log", _log, "Read the logs of sessions, and follow them."))
     web = verb("web", _web, "Show the sessions to a browser, and to Prometheus.")
     web.add_argument(
         "--listen",
@@ -233,6 +236,18 @@ def _grammar() -> argparse.ArgumentParser:
     return parser
 
 
+def _log_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-f", "--follow", action="store_true", help="go on with what is written from now on")
+    add("-n", "--lines", metavar="N", type=_count, help="only the last N (with -f: 10, or --since)")
+    add("--since", metavar="TIME", help="from then on: 10m, 2h, 3d ago; 09:30; '2026-03-01 09:30'")
+    add("--level", choices=_LEVELS, default="debug", help="no less than this")
+    add("--side", choices=("left", "right"), help="what was done to, or said by, that side")
+    add("--grep", metavar="TEXT", help="with this text in it, in whatever case")
+    add("--path", metavar="GLOB", help="about such a path, or such a last name: '*.txt', 'docs/*'")
+    add("--json", action="store_true", help="for programs: a line of JSON each")
+
+
 def _version_options(parser: argparse.ArgumentParser, store: str) -> Any:
     """Declare what can be done with what is kept in a store; return the group of it."""
     parser.set_defaults(store=store, take=None, empty=False)
@@ -255,6 +270,14 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+_count.__name__ = "number"
 _seconds.__name__ = "number of seconds"  # argparse names it: "invalid ... value"
 
 
@@ -622,6 +645,23 @@ def _status(chosen: argparse.Namespace) -> int:
     for problem in problems:
         _complain(problem, 1)
     return 1 if problems else 0
+
+
+def _log(chosen: argparse.Namespace) -> int:
+    from psync.logview import Filter, show, since
+
+    begin = since(chosen.since, time.time()) if chosen.since else 0.0
+    wanted = Filter(
+        begin, _LEVELS.index(chosen.level), chosen.side or "", chosen.name or "",
+        chosen.grep or "", chosen.path or "",
+    )  # fmt: skip
+    lines = chosen.lines
+    if lines is None and chosen.follow and not chosen.since:
+        lines = 10
+    return show(
+        state_directory(chosen.state_dir), chosen.name, wanted,
+        lines=lines, follow=chosen.follow, as_json=chosen.json,
+    )  # fmt: skip
 
 
 def _web(chosen: argparse.Namespace) -> int:
