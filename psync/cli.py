@@ -9,6 +9,7 @@
     psync conflicts [NAME]              list what lost a conflict; show, compare, restore, drop it;
                                         say which side is to win one that waits for a word
     psync trash [NAME]                  likewise, for what was deleted
+    psync names                         list the sessions that have run or are configured
     psync trust HOST                    accept a host's key after a look at it
     psync agent                         what runs on the other side
 
@@ -47,7 +48,7 @@ __all__ = ["QUESTIONS", "VERBS", "main"]
 
 VERBS = (
     "run", "sync", "status", "log", "web", "flush", "pause", "resume", "stop", "conflicts", "trash",
-    "trust", "agent",
+    "trust", "names", "agent",
 )  # fmt: skip
 QUESTIONS = frozenset(VERBS) - {"run", "sync"}  # what runs no session itself
 _ANSWER_S = 10.0  # it takes milliseconds, but seconds where many share a busy machine
@@ -232,6 +233,8 @@ def _grammar() -> argparse.ArgumentParser:
     trust.add_argument("host", metavar="HOST")
     trust.add_argument("-y", "--yes", action="store_true", help="do not ask")
     trust.add_argument("--set", metavar="KEY=VALUE", action="append", default=[])
+    known = verb("names", _names, "List the sessions that have run or are configured.", False)
+    known.add_argument("--config", metavar="FILE", help="where they are configured")
     verbs.add_parser("agent", help="Serve a session from the other side.", add_help=False)
     return parser
 
@@ -668,6 +671,20 @@ def _web(chosen: argparse.Namespace) -> int:
     from psync.web import serve
 
     return serve(state_directory(chosen.state_dir), chosen.name, chosen.listen, chosen.group)
+
+
+def _names(chosen: argparse.Namespace) -> int:
+    """List what a NAME may be, for a shell that completes one."""
+    from psync.config import config_file
+    from psync.overview import names
+
+    try:
+        config = config_file(chosen.config)
+    except ConfigError:
+        config = None
+    for name in names(state_directory(chosen.state_dir), config):
+        print(harmless(name))
+    return 0
 
 
 def _describe(answer: dict[str, Any]) -> list[str]:

@@ -72,11 +72,12 @@ class Record(NamedTuple):
     def as_json(self) -> str:
         """One line for programs, of the same form whatever the file's."""
         stamp = dt.datetime.fromtimestamp(self.time, dt.UTC).isoformat(timespec="milliseconds")
-        told = {
+        told: dict[str, Any] = {
             "time": stamp.replace("+00:00", "Z"), "level": LEVELS[self.level],
-            "session": self.session, "side": self.side or None, "event": self.event,
+            "session": self.session, "side": self.side, "event": self.event,
         }  # fmt: skip
-        return json.dumps({**{k: v for k, v in told.items() if v is not None}, **self.facts})
+        told |= {key: value for key, value in self.facts.items() if key not in told}
+        return json.dumps({key: value for key, value in told.items() if value != ""})
 
 
 # --- one line -----------------------------------------------------------------------------
