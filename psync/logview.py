@@ -18,6 +18,7 @@ import fnmatch
 import functools
 import heapq
 import json
+import math
 import os
 import re
 import sys
@@ -47,6 +48,7 @@ _FRAME = frozenset(("time", "level", "side", "session", "event", "exception"))
 _CHUNK = 1 << 16
 _LINE_MAX = 1 << 20
 _EVERY_S = 0.25
+_WINDOWS = (1 << 20, 1 << 25, None)  # bytes
 
 
 class Record(NamedTuple):
@@ -211,8 +213,11 @@ class Filter(NamedTuple):
 class Tail:
     """A log file that is read to its end, and again whenever there is more."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, window: int | None = None) -> None:
+        """Begin at the first line of what is there; with a `window` in its last so many bytes."""
         self._path = path
+        self._window = window
+        self.whole_since = 0.0  # nothing later than this was left out; inf: not known yet
         self._fd = -1
         self._rest = b""
         self._held: Record | None = None  # more lines of it may come
@@ -235,6 +240,7 @@ class Tail:
                     continue
                 if self._held is not None:
                     yield self._held
+                self.whole_since = min(self.whole_since, record.time)
                 self._held = record
             if is_last:
                 break
@@ -250,6 +256,11 @@ class Tail:
             return False
         except OSError as error:
             raise UsageError(f"cannot read the log {self._path}: {reason(error)}") from None
+        size = os.fstat(self._fd).st_size
+        if self._window is not None and size > self._window:
+            os.lseek(self._fd, size - self._window, os.SEEK_SET)
+            self.whole_since = math.inf
+        self._window = None
         return True
 
     def _lines(self) -> Iterator[str]:
@@ -291,9 +302,10 @@ def _joined(record: Record | None, line: str) -> Record | None:
 class _Logs:
     """The logs of one session or of all, however many there come to be."""
 
-    def __init__(self, state: Path, name: str | None) -> None:
+    def __init__(self, state: Path, name: str | None, window: int | None = None) -> None:
         self._state = state
         self._name = name
+        self._window = window
         self._tails: dict[Path, Tail] = {}
 
     def records(self) -> Iterator[Record]:
@@ -305,10 +317,24 @@ class _Logs:
         for session in known:
             path = Path(session.described().get("log") or session.log_file)
             if path not in self._tails:
-                self._tails[path] = Tail(path)
+                self._tails[path] = Tail(path, self._window)
         return heapq.merge(
             *[tail.records() for tail in self._tails.values()], key=lambda each: each.time
         )
+
+    def last(self, lines: int, wanted: Filter) -> list[Record]:
+        """The last so many that are wanted."""
+        return list(deque(filter(wanted.wants, self.records()), maxlen=lines))
+
+    @property
+    def whole_since(self) -> float:
+        """Since when all that was written has been read; 0: for ever."""
+        return max((tail.whole_since for tail in self._tails.values()), default=0.0)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for tail in self._tails.values():
+            tail.close()
 
 
 # --- the verb -----------------------------------------------------------------------------
@@ -341,9 +367,10 @@ def show(
         there = ", ".join(each.name for each in sessions(state)) or "none"
         raise UsageError(f"no session {name!a} has run here (there are: {there})")
     logs = _Logs(state, name)
-    found: Iterable[Record] = filter(wanted.wants, logs.records())
-    if lines is not None:
-        found = deque(found, maxlen=lines)
+    if lines is None:
+        found: Iterable[Record] = filter(wanted.wants, logs.records())
+    else:
+        logs, found = _last(state, name, lines, wanted)
     try:
         while True:
             for record in found:
@@ -355,6 +382,18 @@ def show(
             found = filter(wanted.wants, logs.records())
     except KeyboardInterrupt:
         return 0
+
+
+def _last(state: Path, name: str | None, lines: int, wanted: Filter) -> tuple[_Logs, list[Record]]:
+    """Find the last lines that are wanted without reading more of long files than that takes."""
+    for window in _WINDOWS:
+        logs = _Logs(state, name, window)
+        found = logs.last(lines, wanted)
+        complete = len(found) == lines and (not found or found[0].time >= logs.whole_since)
+        if complete or not logs.whole_since:
+            break
+        logs.close()
+    return logs, found
 
 
 def _print(record: Record, *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from psync import logview
 from psync.effects.log import WatchedFile, make_logger
 from psync.effects.state import SessionDir
 from psync.errors import UsageError
@@ -242,6 +243,28 @@ class TestShow:
         show(state, "a", Filter(grep="n=1"), lines=2)
 
         assert capsys.readouterr().out == line(18, "a") + line(19, "a")
+
+    def test_none_of_what_is_there_if_that_is_wanted(self, state: Path, capsys: Capture):
+        session(state, "a").write_text(line(1, "a"))
+
+        show(state, "a", Filter(), lines=0)
+
+        assert capsys.readouterr().out == ""
+
+    @pytest.mark.parametrize("windows", [(50, 600, None), (50, None), (10**6, None)])
+    def test_the_last_lines_without_reading_all_of_a_long_file(
+        self, state: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, windows
+    ):
+        monkeypatch.setattr(logview, "_WINDOWS", windows)
+        session(state, "a").write_text("".join(line(n, "a", n) for n in range(10, 50)))
+        session(state, "b").write_text("more\n" + line(1, "b", 5) + line(2, "b", 48))
+
+        show(state, None, Filter(), lines=6)
+
+        told = capsys.readouterr().out.splitlines(keepends=True)
+        assert told == [
+            *[line(n, "a", n) for n in range(45, 49)], line(2, "b", 48), line(49, "a", 49),
+        ]  # fmt: skip
 
     def test_nothing_that_could_move_a_cursor(self, state: Path, capsys: Capture):
         session(state, "a").write_text(
