@@ -207,8 +207,14 @@ def _short(directory: Path) -> Iterator[str]:
 class Call:
     """A request under way: sent when made, so that many sessions can be asked at once."""
 
-    def __init__(self, directory: Path, verb: str, args: Mapping[str, Any] | None = None) -> None:
-        """Connect to the session in a directory and send it a request.
+    def __init__(
+        self,
+        directory: Path,
+        verb: str,
+        args: Mapping[str, Any] | None = None,
+        within: float = 5.0,
+    ) -> None:
+        """Connect to the session in a directory and send it a request, within some seconds.
 
         Raises:
             NoSession: nobody listens there.
@@ -216,7 +222,7 @@ class Call:
         """
         self.name = directory.name
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(5.0)
+        self._socket.settimeout(within)
         line = json.dumps({"verb": verb, "args": dict(args or {})}).encode() + b"\n"
         try:
             with _short(directory) as near:

@@ -79,15 +79,16 @@ def _ask(
     known: list[SessionDir], within: float
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Ask sessions, all at once; return the answers, and of the others why there is none."""
+    deadline = time.monotonic() + within
     calls, silent = [], {}
     for each in known:
         try:
-            calls.append((each, Call(each.path, "status")))
+            patience = max(0.05, deadline - time.monotonic())  # it may have no room for one more
+            calls.append((each, Call(each.path, "status", within=patience)))
         except NoSession:
             continue
         except (Unanswered, StoreError) as error:
             silent[each.name] = str(error)
-    deadline = time.monotonic() + within
     answers = {}
     for each, call in calls:
         try:

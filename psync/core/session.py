@@ -266,11 +266,10 @@ class Session:
 
         What waits for a person, or for a problem to be solved, is on no way.
         """
-        pending = self._pending
-        if not pending.problems and not pending.asked:
-            return min(pending.since.values(), default=None)
-        moving = (n for path, n in pending.since.items() if pending.lasting(path) is None)
-        return min(moving, default=None)
+        since, stuck = self._pending.since, self._pending.stuck()
+        if not stuck:
+            return min(since.values(), default=None)
+        return min((n for path, n in since.items() if path not in stuck), default=None)
 
     def settled(self, mark: int) -> bool:
         """Tell whether everything observed up to `mark` is on both sides."""

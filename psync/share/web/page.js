@@ -158,6 +158,7 @@ function wrong(each) {
 function change(each) {
   const item = make("li");
   const arrow = make("span", each.side, each.side === "right" ? "→" : "←");
+  arrow.setAttribute("role", "img");
   arrow.setAttribute("aria-label", `to the ${each.side}`);
   item.append(make("time", "", clock(each.time)), arrow, make("span", "what", each.what),
     make("bdi", "path", each.path));
