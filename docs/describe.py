@@ -1,6 +1,6 @@
 """Make the man page and the completions for shells from the command's own grammar.
 
-    python docs/describe.py             write them into psync/share, where the wheel takes them from
+    python docs/describe.py             write them into conf, where the wheel takes them from
     python docs/describe.py --check     only tell which of them are stale; status 1 if any is
 
 What a verb takes is said once, in `psync/cli.py`; `tests/test_describe.py` notices who changes that
@@ -23,10 +23,12 @@ from psync.cli import _grammar
 from psync.config import Options
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARE = ROOT / "psync" / "share"
+CONF = ROOT / "conf"
 _PLACES = ("--state-dir", "--config")  # may stand before the verb
-_VALUES = {"NAME": "name", "HOST": "host", "host": "host", "FILE": "file", "DIR": "directory"}
-_VALUES |= {"KEY=VALUE": "key", "roots": "roots", "name": "name"}
+_KINDS = {
+    "NAME": "name", "HOST": "host", "FILE": "file", "DIR": "directory", "LEFT": "directory",
+    "RIGHT": "directory", "GROUP": "group", "KEY=VALUE": "key",
+}  # fmt: skip
 
 
 class Word(NamedTuple):
@@ -35,7 +37,7 @@ class Word(NamedTuple):
     Attributes:
         names: as `-n`, `--lines`; none of what stands without an option.
         values: what to call what follows, one each; none: it is a switch.
-        kind: what follows: `name`, `host`, `file`, `directory`, `key`, `roots`, or empty: anything.
+        kinds: what may follow: `name`, `host`, `file`, `directory`, `group`, `key`; none: anything.
         choices: the words that may follow.
         about: what it is for.
         many: it may be given again, or more than one may follow.
@@ -43,7 +45,7 @@ class Word(NamedTuple):
 
     names: list[str]
     values: list[str]
-    kind: str
+    kinds: list[str]
     choices: list[str]
     about: str
     many: bool
@@ -62,9 +64,9 @@ class Verb(NamedTuple):
         return [word for word in self.words if word.names]
 
     @property
-    def operand(self) -> Word | None:
+    def operands(self) -> list[Word]:
         """What does not."""
-        return next((word for word in self.words if not word.names), None)
+        return [word for word in self.words if not word.names]
 
 
 def grammar() -> list[Verb]:
@@ -90,9 +92,9 @@ def _word(parser: argparse.ArgumentParser, action: argparse.Action) -> Word:
         choices = values[0].split("|")
     about = parser._get_formatter()._expand_help(action) if action.help else ""
     many = action.nargs in ("*", "+") or isinstance(action, argparse._AppendAction)
-    key = action.dest if not action.option_strings else values[0] if values else ""
-    kind = _VALUES.get(key, "") if values else ""
-    return Word(list(action.option_strings), values, kind, choices, about, many)
+    words = re.split(r"[ |]+", values[0]) if values else []
+    kinds = list(dict.fromkeys(_KINDS[word] for word in words if word in _KINDS))
+    return Word(list(action.option_strings), values, kinds, choices, about, many)
 
 
 def keys() -> list[str]:
@@ -139,7 +141,7 @@ _BASH = """\
 
 _psync() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} before=
-    local at word verb= verbs='@VERBS@' options= kind= place=() names keys='@KEYS@'
+    local at word verb= verbs='@VERBS@' options= kinds= kind place=() names keys='@KEYS@'
     COMPREPLY=()
     # bash makes three words of --option=value
     if [[ $cur == = ]]; then
@@ -169,7 +171,7 @@ _psync() {
     case ${verb:-run}:$before in
 @SECOND@
     esac
-    if [[ -z $kind ]]; then
+    if [[ -z $kinds ]]; then
         if [[ $cur == -* ]]; then
             COMPREPLY=($(compgen -W "$options" -- "$cur"))
             return
@@ -178,28 +180,26 @@ _psync() {
 @OPERANDS@
         esac
     fi
-    case $kind in
-        name | roots)
-            names=$(psync names "${place[@]}" 2>/dev/null)
-            [[ -z $verb ]] && names+=" $verbs"
-            COMPREPLY=($(compgen -W "$names" -- "$cur"))
-            if [[ $kind == roots ]]; then
+    for kind in $kinds; do
+        case $kind in
+            name)
+                names=$(psync names "${place[@]}" 2>/dev/null)
+                [[ -z $verb ]] && names+=" $verbs"
+                COMPREPLY+=($(compgen -W "$names" -- "$cur"))
+                ;;
+            host) COMPREPLY+=($(compgen -A hostname -- "$cur")) ;;
+            group) COMPREPLY+=($(compgen -g -- "$cur")) ;;
+            file | directory)
                 compopt -o filenames
-                mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -d -- "$cur")
-            fi
-            ;;
-        host) COMPREPLY=($(compgen -A hostname -- "$cur")) ;;
-        file | directory)
-            compopt -o filenames
-            if [[ $kind == file ]]; then mapfile -t COMPREPLY < <(compgen -f -- "$cur"); fi
-            if [[ $kind == directory ]]; then mapfile -t COMPREPLY < <(compgen -d -- "$cur"); fi
-            ;;
-        key)
-            compopt -o nospace
-            COMPREPLY=($(compgen -S = -W "$keys" -- "$cur"))
-            ;;
-        words\\ *) COMPREPLY=($(compgen -W "${kind#words }" -- "$cur")) ;;
-    esac
+                mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -A "$kind" -- "$cur")
+                ;;
+            key)
+                compopt -o nospace
+                COMPREPLY+=($(compgen -S = -W "$keys" -- "$cur"))
+                ;;
+            =*) COMPREPLY+=($(compgen -W "${kind#=}" -- "$cur")) ;;
+        esac
+    done
 }
 
 complete -F _psync psync
@@ -213,14 +213,13 @@ def bash(verbs: list[Verb]) -> str:
         names = " ".join(name for word in verb.options for name in word.names)
         options.append(f"        {verb.name}) options='{names}' ;;")
         for word in verb.options:
-            kind = f"words {' '.join(word.choices)}" if word.choices else word.kind or "any"
             which = "|".join(f"{verb.name}:{name}" for name in word.names)
             if word.values:
-                values.append(f"        {which}) kind='{kind}' ;;")
+                values.append(f"        {which}) kinds='{_bash_kinds([word])}' ;;")
             if len(word.values) > 1:
-                second.append(f"        {which}) kind='any' ;;")
-        if verb.operand is not None:
-            operands.append(f"            {verb.name}) kind='{verb.operand.kind or 'any'}' ;;")
+                second.append(f"        {which}) kinds=any ;;")
+        if verb.operands:
+            operands.append(f"            {verb.name}) kinds='{_bash_kinds(verb.operands)}' ;;")
     return _filled(
         _BASH,
         verbs=" ".join(verb.name for verb in verbs),
@@ -231,6 +230,12 @@ def bash(verbs: list[Verb]) -> str:
         second="\n".join(second),
         operands="\n".join(operands),
     )
+
+
+def _bash_kinds(words: list[Word]) -> str:
+    """What may follow; a word that is meant as it stands has a `=` before it."""
+    kinds = [kind for word in words for kind in [f"={c}" for c in word.choices] or word.kinds]
+    return " ".join(dict.fromkeys(kinds)) or "any"
 
 
 def _filled(template: str, **parts: str) -> str:
@@ -249,10 +254,7 @@ _psync_names() {
     _describe -t sessions session names
 }
 
-_psync_roots() {
-    _alternative 'sessions:session:_psync_names' 'directories:directory:_directories'
-}
-
+@EITHER@
 _psync_keys() {
     local -a keys
     keys=(@KEYS@)
@@ -267,7 +269,7 @@ _psync() {
     )
     if (( CURRENT == 2 )) && [[ $words[2] != -* ]]; then
         _describe -t verbs verb verbs
-        _psync_roots
+        @FIRST@
         return
     fi
     if (( ${verbs[(I)$words[2]:*]} )); then
@@ -283,8 +285,8 @@ _psync() {
 _psync "$@"
 """
 _ZSH_ACTIONS = {
-    "name": "_psync_names", "roots": "_psync_roots", "host": "_hosts", "file": "_files",
-    "directory": "_directories", "key": "_psync_keys",
+    "name": "_psync_names", "host": "_hosts", "file": "_files", "directory": "_directories",
+    "group": "_groups", "key": "_psync_keys",
 }  # fmt: skip
 
 
@@ -300,7 +302,7 @@ def _zsh_word(word: Word) -> str:
     def value(at: int) -> str:
         if word.choices and at == 0:
             return f":{_zsh_text(word.values[at])}:({' '.join(word.choices)})"
-        action = _ZSH_ACTIONS.get(word.kind, "") if at == 0 else ""
+        action = _zsh_action(word.kinds) if at == 0 else ""
         return f":{_zsh_text(word.values[at])}:{action or ' '}"
 
     values = "".join(value(at) for at in range(len(word.values)))
@@ -313,8 +315,26 @@ def _zsh_word(word: Word) -> str:
     return f"{_quoted(first)}{{{','.join(word.names)}}}{_quoted(told)}"
 
 
+def _zsh_action(kinds: list[str]) -> str:
+    """What completes these kinds; of several a function of this file."""
+    if len(kinds) > 1:
+        return f"_psync_{'_or_'.join(kinds)}"
+    return _ZSH_ACTIONS[kinds[0]] if kinds else ""
+
+
+def _zsh_either(verbs: list[Verb]) -> str:
+    """The functions for what may be of several kinds."""
+    sets = {tuple(word.kinds) for verb in verbs for word in verb.words if len(word.kinds) > 1}
+    lines = []
+    for kinds in sorted(sets):
+        each = " ".join(f"'{kind}:{kind}:{_ZSH_ACTIONS[kind]}'" for kind in kinds)
+        lines.append(f"{_zsh_action(list(kinds))}() {{\n    _alternative {each}\n}}\n")
+    return "\n".join(lines)
+
+
 def zsh(verbs: list[Verb]) -> str:
     """Completion for zsh."""
+    (run,) = (verb for verb in verbs if verb.name == "run")
     cases = []
     for verb in verbs:
         cases.append(f"        {verb.name})")
@@ -323,7 +343,14 @@ def zsh(verbs: list[Verb]) -> str:
         cases.append("                && return")
         cases.append("            ;;")
     listed = [f"        {_quoted(f'{v.name}:{_zsh_text(v.about)}')}" for v in verbs]
-    return _filled(_ZSH, keys=" ".join(keys()), verbs="\n".join(listed), cases="\n".join(cases))
+    return _filled(
+        _ZSH,
+        either=_zsh_either(verbs),
+        first=_zsh_action(run.operands[0].kinds),
+        keys=" ".join(keys()),
+        verbs="\n".join(listed),
+        cases="\n".join(cases),
+    )
 
 
 # --- fish ---------------------------------------------------------------------------------
@@ -338,13 +365,6 @@ def fish(verbs: list[Verb]) -> str:
         f"set -l verbs {names}",
         "complete -c psync -f",
     ]
-    sources = {
-        "name": " -a '(psync names 2>/dev/null)'",
-        "roots": " -a '(psync names 2>/dev/null; __fish_complete_directories)'",
-        "host": " -a '(__fish_print_hostnames)'",
-        "directory": " -a '(__fish_complete_directories)'",
-        "key": f" -a '{' '.join(f'{key}=' for key in keys())}'",
-    }
     for verb in verbs:
         first = f"-n __fish_use_subcommand -a {verb.name} -d {_fish(verb.about)}"
         lines.append(f"complete -c psync {first}")
@@ -355,16 +375,28 @@ def fish(verbs: list[Verb]) -> str:
             for name in word.names:
                 line += f" -l {name[2:]}" if name.startswith("--") else f" -s {name[1:]}"
             if word.values:
-                line += " -r -F" if word.kind == "file" else " -x"
-                if word.choices:
-                    line += f" -a '{' '.join(word.choices)}'"
-                else:
-                    line += sources.get(word.kind, "")
+                line += (" -r" if "file" in word.kinds else " -x") + _fish_values(word)
             lines.append(f"{line} -d {_fish(word.about)}")
-        if verb.operand is not None and verb.operand.kind in sources:
-            lines.append(here + sources[verb.operand.kind])
-    lines.append('complete -c psync -n "not __fish_seen_subcommand_from $verbs"' + sources["roots"])
+        lines += [here + _fish_values(word) for word in verb.operands if _fish_values(word)]
+    (run,) = (verb for verb in verbs if verb.name == "run")
+    here = 'complete -c psync -n "not __fish_seen_subcommand_from $verbs"'
+    lines += [here + _fish_values(word) for word in run.operands]
     return "\n".join(lines) + "\n"
+
+
+def _fish_values(word: Word) -> str:
+    """The flags that say what may follow."""
+    sources = {
+        "name": "psync names 2>/dev/null",
+        "host": "__fish_print_hostnames",
+        "directory": "__fish_complete_directories",
+        "group": "__fish_complete_groups",
+        "key": f"string join \\n {' '.join(f'{key}=' for key in keys())}",
+    }
+    if word.choices:
+        return f" -a '{' '.join(word.choices)}'"
+    commands = "; ".join(sources[kind] for kind in word.kinds if kind != "file")
+    return (f" -a '({commands})'" if commands else "") + (" -F" if "file" in word.kinds else "")
 
 
 def _fish(text: str) -> str:
@@ -380,10 +412,10 @@ def made() -> dict[Path, str]:
     # An agent is started by a session, or by sshd: nobody types that.
     typed = [verb for verb in verbs if verb.name != "agent"]
     return {
-        SHARE / "man" / "man1" / "psync.1": man(verbs),
-        SHARE / "completions" / "psync.bash": bash(typed),
-        SHARE / "completions" / "_psync": zsh(typed),
-        SHARE / "completions" / "psync.fish": fish(typed),
+        CONF / "man" / "psync.1": man(verbs),
+        CONF / "completions" / "psync.bash": bash(typed),
+        CONF / "completions" / "_psync": zsh(typed),
+        CONF / "completions" / "psync.fish": fish(typed),
     }
 
 

@@ -26,7 +26,7 @@ from psync.control import Call, NoSession, Refused, Unanswered
 from psync.effects.state import SessionDir, sessions
 from psync.errors import StoreError
 
-__all__ = ["AILING", "ENDED", "ask", "health", "names", "survey"]
+__all__ = ["AILING", "ENDED", "ask", "audit_in_words", "health", "names", "survey"]
 
 ENDED = ("stopped", "failed")
 # Nothing is replicated, and nobody has asked for that.
@@ -178,6 +178,17 @@ def health(told: list[dict[str, Any]]) -> tuple[bool, list[str]]:
     if not runs:
         lines.append("no session is running")
     return runs and not ill, lines
+
+
+def audit_in_words(audit: dict[str, Any]) -> str:
+    """Tell how the last `psync check` went, which `audit.json` says."""
+    verdicts = {0: "equal", 1: "failed", 2: "ALERT", 3: "notice"}
+    counts = audit.get("counts")
+    parts = [f"{n:,} {kind}" for kind, n in counts.items() if n] if isinstance(counts, dict) else []
+    if audit.get("error"):
+        parts = [str(audit["error"])]
+    verdict = verdicts.get(audit.get("exit", -1), "unknown")
+    return f"{audit.get('time')}: " + ", ".join([verdict, *parts])
 
 
 def names(state: Path, config: Path | None) -> list[str]:

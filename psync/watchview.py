@@ -30,7 +30,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from psync.effects.console import duration, harmless, quantity
-from psync.overview import AILING, ENDED, survey
+from psync.overview import AILING, ENDED, audit_in_words, survey
 
 __all__ = ["fit", "render", "watch"]
 
@@ -159,17 +159,6 @@ def _places(told: dict[str, Any], now: float) -> list[Row]:
     if audit := told.get("audit"):
         rows.append((f"    last check {audit_in_words(audit)}", _DIM))
     return rows
-
-
-def audit_in_words(audit: dict[str, Any]) -> str:
-    """Tell how the last `psync check` went."""
-    verdicts = {0: "equal", 1: "failed", 2: "ALERT", 3: "notice"}
-    counts = audit.get("counts")
-    parts = [f"{n:,} {kind}" for kind, n in counts.items() if n] if isinstance(counts, dict) else []
-    if audit.get("error"):
-        parts = [str(audit["error"])]
-    verdict = verdicts.get(audit.get("exit", -1), "unknown")
-    return f"{audit.get('time')}: " + ", ".join([verdict, *parts])
 
 
 def _wrongs(all_told: list[dict[str, Any]]) -> list[Row]:

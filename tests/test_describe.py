@@ -18,9 +18,8 @@ from psync.cli import VERBS
 from psync.config import Options
 
 HERE = Path(__file__).parents[1]
-SHARE = HERE / "psync" / "share"
-PAGE = SHARE / "man" / "man1" / "psync.1"
-COMPLETIONS = SHARE / "completions"
+PAGE = HERE / "conf" / "man" / "psync.1"
+COMPLETIONS = HERE / "conf" / "completions"
 
 
 @pytest.fixture
@@ -119,6 +118,7 @@ class TestBash:
             (["psync", "-r", "host", "--skip"], {"--skip-initial-sync"}),
             (["psync", "run", "--set", "max_d"], {"max_delay=", "max_delete="}),
             (["psync", "flush", "--timeout", "h"], set()),
+            (["psync", "web", "--group", "roo"], {"root"}),
         ],
     )
     def test_offers_what_may_follow(self, tmp_path, surroundings, words, offered):
