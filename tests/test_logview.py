@@ -266,6 +266,18 @@ class TestShow:
             *[line(n, "a", n) for n in range(45, 49)], line(2, "b", 48), line(49, "a", 49),
         ]  # fmt: skip
 
+    def test_the_last_lines_of_all_files_and_not_of_the_shortest(
+        self, state: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(logview, "_WINDOWS", (700, None))
+        session(state, "old").write_text("".join(line(n, "old", n) for n in range(6)))
+        long = [line(n, "new", n).replace("n=", f"m={'x' * 500} n=") for n in range(30, 40)]
+        session(state, "new").write_text("".join(long))
+
+        show(state, None, Filter(), lines=6)
+
+        assert capsys.readouterr().out == "".join(long[-6:])
+
     def test_nothing_that_could_move_a_cursor(self, state: Path, capsys: Capture):
         session(state, "a").write_text(
             line(1, "a").rstrip() + "\x1b[2J\udcff\n", "utf-8", "surrogateescape"

@@ -1186,6 +1186,162 @@ _WORLD_NEWS = [
     ),
 ]
 
+# --- what people look at ---------------------------------------------------------------------
+
+WEB = "tests/test_web.py"
+LOG = "tests/test_logview.py"
+VIEW = "tests/test_watchview.py"
+
+_WEB = [
+    (
+        "listens where other hosts get at it",
+        "    if _is_here(host) and re.fullmatch(",
+        "    if host and re.fullmatch(",
+        f"{WEB} -k TestAddress",
+    ),
+    (
+        "answers to any name, though it may have been rebound",
+        "    if checks_host and (len(hosts) != 1 or not _is_our_name(hosts[0])):\n",
+        "    if checks_host and len(hosts) != 1:\n",
+        f"{WEB} -k other_names",
+    ),
+    (
+        "takes the first of two names",
+        "    if checks_host and (len(hosts) != 1 or not _is_our_name(hosts[0])):\n",
+        "    if checks_host and not (hosts and _is_our_name(hosts[0])):\n",
+        f"{WEB} -k no_name_or_two",
+    ),
+    (
+        "lets everybody use its socket",
+        "    before = os.umask(0o177)\n",
+        "    before = os.umask(0)\n",
+        f"{WEB} -k owners_alone",
+    ),
+    (
+        "removes whatever is where its socket shall be",
+        "    if not stat.S_ISSOCK(mode):\n",
+        "    if False:\n",
+        f"{WEB} -k nobody_elses_place",
+    ),
+    (
+        "takes the socket of a server that runs",
+        "            peer.connect(path)\n        except ConnectionRefusedError:\n",
+        "            peer.connect(path)\n            raise ConnectionRefusedError\n        except ConnectionRefusedError:\n",
+        f"{WEB} -k nobody_elses_place",
+    ),
+    (
+        "serves what is not to look",
+        '    if match[1] not in ("GET", "HEAD"):\n',
+        "    if False:\n",
+        f"{WEB} -k not_to_look",
+    ),
+    (
+        "serves any number at once",
+        "                if len(self._clients) > CONNECTIONS_MAX:\n",
+        "                if False:\n",
+        f"{WEB} -k more_than_can_be_served",
+    ),
+    (
+        "asks the sessions for each who looks",
+        "            if time.monotonic() - self._told_at >= FRESH_S:\n",
+        "            if True:\n",
+        f"{WEB} -k asked_once",
+    ),
+    (
+        "lets a page load what it likes",
+        "\"default-src 'none'; script-src 'self'; style-src 'self'; \"\n",
+        "\"default-src *; script-src 'self'; style-src 'self'; \"\n",
+        f"{WEB} -k what_a_browser_may_do",
+    ),
+]
+
+_METRICS = [
+    (
+        "lets a name forge a sample",
+        """    return text.replace("\\\\", r"\\\\").replace("\\n", r"\\n").replace('"', r"\\"")\n""",
+        "    return text\n",
+        f"{WEB} -k cannot_be_forged",
+    ),
+]
+
+_OVERVIEW = [
+    (
+        "calls a host well whose session has failed",
+        "        ill = ill or state in AILING or bool(each.get(\"trouble\"))\n",
+        "        ill = ill or bool(each.get(\"trouble\"))\n",
+        "tests/test_overview.py -k TestHealth",
+    ),
+    (
+        "calls a host well on which nothing runs",
+        "    return runs and not ill, lines\n",
+        "    return not ill, lines\n",
+        "tests/test_overview.py -k TestHealth",
+    ),
+    (
+        "takes one that was killed for one that was stopped",
+        "    failed = bool(pid) or bool(facts.get(\"exit\"))\n",
+        "    failed = bool(facts.get(\"exit\"))\n",
+        "tests/test_overview.py -k was_killed",
+    ),
+]
+
+_WATCHVIEW = [
+    (
+        "lets a name move the cursor",
+        "    text = harmless(text)\n    if text.isascii():\n",
+        "    if text.isascii():\n",
+        f"{VIEW} -k 'TestFit or whatever_the_window'",
+    ),
+    (
+        "leaves the terminal as it has made it",
+        "                    termios.tcsetattr(self._in, termios.TCSANOW, before)\n",
+        "                    pass\n",
+        f"{VIEW} -k left_as_it_was",
+    ),
+]
+
+_LOGVIEW = [
+    (
+        "leaves a file that is moved away before it has been read",
+        "            is_last = not self._is_replaced()\n",
+        "            is_last = not self._is_replaced()\n            if not is_last:\n                self.close()\n                continue\n",
+        f"{LOG} -k moved_away",
+    ),
+    (
+        "prints half a line",
+        '            *lines, self._rest = (self._rest + chunk).split(b"\\n")\n',
+        '            lines, self._rest = (self._rest + chunk).split(b"\\n"), b""\n',
+        f"{LOG} -k what_is_written",
+    ),
+    (
+        "prints what could move the cursor",
+        '        print("\\n".join(harmless(line) for line in record.text.split("\\n")))\n',
+        "        print(record.text)\n",
+        f"{LOG} -k move_a_cursor",
+    ),
+    (
+        "takes the lines of one file for the last of all",
+        "(not found or found[0].time >= logs.whole_since)\n",
+        "True\n",
+        f"{LOG} -k of_the_shortest",
+    ),
+]
+
+_PACE = [
+    (
+        "tells a lag that is too small",
+        "            slots[-1] = _Slot(began, now, mark, applied, moved)\n",
+        "            slots[-1] = _Slot(now, now, mark, applied, moved)\n",
+        "tests/test_pace.py -k TestLag",
+    ),
+    (
+        "grows without bound",
+        "        if len(slots) > _SLOTS_MAX:\n",
+        "        if False:\n",
+        "tests/test_pace.py -k TestLag",
+    ),
+]
+
 GUARDS: list[Guard] = [
     Guard(what, file, old, new, tests)
     for file, guards in [
@@ -1217,6 +1373,12 @@ GUARDS: list[Guard] = [
         ("psync/control.py", _CONTROL),
         ("psync/forced.py", _FORCED),
         ("psync/brain.py", _BRAIN),
+        ("psync/web.py", _WEB),
+        ("psync/metrics.py", _METRICS),
+        ("psync/overview.py", _OVERVIEW),
+        ("psync/watchview.py", _WATCHVIEW),
+        ("psync/logview.py", _LOGVIEW),
+        ("psync/pace.py", _PACE),
         ("tests/simulation/agent.py", _WORLD_AGENT),
         ("tests/simulation/world.py", _WORLD),
         ("psync/core/reconcile.py", _WORLD_RECONCILE),
