@@ -52,6 +52,20 @@ class TestStatus:
         watching.settle()
         assert watching.status()["lag_s"] == 0
 
+    def test_says_how_far_it_lags_while_a_side_is_away(self, breakable: Pair, sshd: Sshd) -> None:
+        breakable.start()
+        sshd.stop()
+        breakable.wait_for("disconnected")
+        (breakable.left / "x").write_text("x")
+
+        told = until(lambda: (s := breakable.status())["lag_s"] > 0.5 and s, "a lag")
+
+        assert told["pending"] == 1
+        sshd.restart()
+        breakable.wait_for("watching")
+        breakable.settle()
+        assert breakable.status()["lag_s"] == 0
+
     def test_is_shown_live_on_a_terminal(self, watching: Pair) -> None:
         primary, secondary = pty.openpty()
         process = subprocess.Popen(
