@@ -1,6 +1,6 @@
 """Show all sessions of this host to a browser, to Prometheus and to whoever checks their health.
 
-    psync web [NAME] [--listen 127.0.0.1:9464 | /run/psync/web.sock]...
+    psync web [NAME] [--listen 127.0.0.1:9464 | /run/psync-web/web.sock]...
 
     /               a page that shows the sessions live
     /status.json    the same for programs
