@@ -276,8 +276,8 @@ def _options(chosen: argparse.Namespace) -> Options:
 
     given = {k: v for k in _ON_COMMAND_LINE if (v := getattr(chosen, k)) not in (None, False)}
     for key in ("tempfiles", "excludes"):
-        if key in given:  # -e '' excludes nothing
-            given[key] = [pattern for pattern in given[key] if pattern]
+        if key in given:  # as to the original, regular expressions; -e '' excludes nothing
+            given[key] = ["re:" + text.removeprefix("re:") for text in given[key] if text]
     given.update(parse_setting(text) for text in chosen.set)
     values: dict[str, Any] = {}
     where = "command line"

@@ -29,6 +29,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
+from psync.core.patterns import EXPRESSION, parse
 from psync.effects.state import SessionDir
 from psync.errors import ConfigError, UsageError
 
@@ -46,7 +47,7 @@ __all__ = [
 # programs. The original's defaults also hid names that a user may well have given
 # (`\.tmp$`; `/\..*\.......$` hides `.bashrc.backup`): a tree that silently lacks files is no copy.
 EXCLUDES: list[str] = []
-TEMPFILES = [r"\.~tmp~$", r"/~\$[^/]*$", r"/\.#[^/]*$", r"/\.~lock\.[^/]*#$"]
+TEMPFILES = ["*.~tmp~", "~$*", ".#*", ".~lock.*#"]
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
@@ -61,9 +62,9 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         right: the right root; with a `host`, as that host understands it.
         host: what ssh takes; None: both roots are on this machine.
         ssh_options: as on ssh's command line (`-p 2222`, `-o ConnectTimeout=10`).
-        excludes: regular expressions, searched in `/path`; what matches is not replicated.
+        excludes: rules (`core.patterns`); what they hide is not replicated.
         tempfiles: likewise, for the names that programs give to what they soon rename.
-        rsync_excludes: likewise, as rsync's patterns.
+        rsync_excludes: likewise, as rsync would read them; they come before `excludes`.
         rsync_extra: more options for rsync.
         banned: a program; while it runs on this host the session ends with status 1.
         translate: `FROM:TO`, a replacement in the paths that the right side is given.
@@ -138,8 +139,8 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         return _duration(self.trash) if self.trash else 0
 
     def all_excludes(self) -> list[str]:
-        """Every rule for what is not replicated, as a regular expression."""
-        return self.excludes + [_from_rsync(pattern) for pattern in self.rsync_excludes]
+        """Every rule for what is not replicated but `tempfiles`, in order; the last counts."""
+        return [_from_rsync(pattern) for pattern in self.rsync_excludes] + self.excludes
 
 
 def _duration(text: str) -> int:
@@ -151,20 +152,21 @@ def _duration(text: str) -> int:
 
 
 def _from_rsync(pattern: str) -> str:
-    """Translate an rsync pattern: whole components, `*` within one, `**` over several."""
-    anchored = pattern.startswith("/")
-    parts = re.split(r"(\*\*|\*|\?|\[[^]]+\])", pattern.strip("/"))
-    wild = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
-    body = "".join(
-        wild.get(part) or (part if part.startswith("[") else re.escape(part)) for part in parts
-    )
-    return ("^/" if anchored else "/") + body + "(/|$)"
+    """Make a rule of one of rsync's patterns, which may begin at any directory.
+
+    As to rsync, too, only a leading slash ties it to the root, and `DIR/***` is a directory with
+    all that is in it; `**` is any number of directories.
+    """
+    if pattern.endswith("/***"):
+        pattern = pattern[:-3]
+    floats = not pattern.startswith("/") and "/" in pattern.removesuffix("/")
+    literal = pattern.startswith(("!", EXPRESSION))
+    return "**/" * floats + "\\" * (literal and not floats) + pattern
 
 
 _KEYS = [f for f in Options.__struct_fields__ if f != "name"]
 _WORDS = ("ssh_options", "rsync_extra")  # a string is split as a shell would
 _LISTS = ("excludes", "tempfiles", "rsync_excludes")  # a string is a list of one
-_PATTERNS = ("excludes", "tempfiles")
 _FIELD_OF = re.compile(r" - at `\$\.?(\w*)(?:\[[\d.]+\])?`$")
 
 
@@ -225,11 +227,13 @@ def _spread(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _check(options: Options, where: str) -> None:
     """Refuse what has the right type and still makes no sense; put the roots in order."""
-    for key in _PATTERNS:
+    for key in _LISTS:
         for pattern in getattr(options, key):
-            _compile(pattern, f"{where}: {key}: {pattern!a} is no regular expression")
-    for pattern in options.rsync_excludes:
-        _compile(_from_rsync(pattern), f"{where}: rsync_excludes: {pattern!a} is no pattern")
+            rule = _from_rsync(pattern) if key == "rsync_excludes" else pattern
+            try:
+                parse(rule)
+            except ValueError as error:
+                raise ConfigError(f"{where}: {key}: {pattern!a} {error}") from None
     if not re.fullmatch(r"\d{1,12}%?", options.max_delete, re.ASCII) or (
         options.max_delete.endswith("%") and int(options.max_delete[:-1]) > 100
     ):
@@ -272,16 +276,6 @@ def _check(options: Options, where: str) -> None:
         options.right = _tidy(path or ".")
     if options.log_file is not None:
         options.log_file = _absolute(options.log_file)
-
-
-def _compile(pattern: str, trouble: str) -> None:
-    """See that a regular expression is one. Raises ConfigError."""
-    try:
-        re.compile(pattern, re.IGNORECASE)
-    except (re.error, OverflowError) as error:
-        raise ConfigError(f"{trouble}: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{trouble}: it is nested too deep") from None
 
 
 def _absolute(path: str) -> str:

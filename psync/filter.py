@@ -392,7 +392,7 @@ class Filter:
         self._flush_after_scan()
 
     def _directory(self, live: bool, digest: bytes, path: bytes, now: float) -> None:
-        if self._ignored(path):
+        if self._ignored(path, True):
             return
         self._untrouble("unreadable", path)
         self._untrouble("mount", path)
@@ -416,7 +416,7 @@ class Filter:
         self._echoes.pop(new, None)
         self._heard_of(old)
         self._heard_of(new)
-        from_nowhere, to_nowhere = self._ignored(old), self._ignored(new)
+        from_nowhere, to_nowhere = (self._ignored(path, directory) for path in (old, new))
         if from_nowhere and to_nowhere:
             return
         flag = DIRECTORY if directory else 0
@@ -467,7 +467,7 @@ class Filter:
         for code, path in self._troubles_at(old):
             message = self._troubles[code, path]
             self._untrouble(code, path)
-            if not self._ignored(new):
+            if not self._ignored(new, True):
                 self._trouble(code, new + path[len(old) :], message)
         if self._listing is not None:
             path, mask = self._listed
@@ -477,7 +477,7 @@ class Filter:
             elif below_or_at(path, new):
                 self._listing = None  # it was to be told before the rename, which would void it
                 self._settle.note(path, mask, now)
-        if self._ignored(new):
+        if self._ignored(new, True):
             return
         if now - self._told_lost < _ABSENT_AGE:
             self._settle.note(new, LIST | DEEP | DIRECTORY, now)
@@ -511,7 +511,7 @@ class Filter:
         elif kind == "X":
             self._unreadable(event[2], event[1], now)
         elif kind == "N":
-            if not self._ignored(event[1]):
+            if not self._ignored(event[1], True):
                 self._trouble("mount", event[1], "is a mount point: what is in it stays here")
         elif kind == "L":
             if not self._polling:
@@ -543,7 +543,7 @@ class Filter:
             self._beat()
 
     def _unreadable(self, path: bytes, number: int, now: float) -> None:
-        if self._ignored(path):
+        if self._ignored(path, True):
             return
         if not path:
             self._check_root()
@@ -771,7 +771,7 @@ class Filter:
         except OSError as error:
             self._cannot(path, error)
             return 0
-        entry, content, flags = seen
+        entry, content, flags = self._unless_hidden(path, seen)
         if self._is_moved_on(d, entry is not None and entry.kind == _DIR):
             return None
         if entry is None:
@@ -807,6 +807,13 @@ class Filter:
             return 0
         self._credit -= len(content)
         return len(content)
+
+    def _unless_hidden(self, path: bytes, seen: Seen) -> Seen:
+        """What is to be told of a look: of what some rule hides because of its kind nothing is."""
+        if self._ignored.by_kind and seen.entry is not None:
+            if self._ignored(path, seen.entry.kind == _DIR):
+                return ABSENT
+        return seen
 
     def _is_in_database(self, path: bytes) -> bool:
         """Tell whether a file is part of a database with a journal: one without the other lies."""
@@ -917,6 +924,9 @@ class Filter:
     def list_(self, paths: Sequence[bytes]) -> Iterator[None]:
         """Answer a `List_`: yields between slices of work."""
         for path in paths:
+            if self._ignored(path, True):
+                self._send(Listing(path, None, b"", None, []))
+                continue
             for _ in self._list(path, live=False, deep=False):
                 yield
             yield
@@ -1064,7 +1074,7 @@ class Filter:
                 raise
             self._trouble("mount", sub, "is a mount point: what is in it stays here")
             return None
-        entry, content, flags = seen
+        entry, content, flags = self._unless_hidden(sub, seen)
         if entry is None:
             return None
         if flags:
@@ -1141,6 +1151,7 @@ class Filter:
 
     def _asked(self, path: bytes, seen: Seen) -> Item:
         """Make the answer to a question for one path; it is never held back as known."""
+        seen = self._unless_hidden(path, seen)
         if seen.flags:
             self._known.forget(path)
             if seen.flags & BUSY:

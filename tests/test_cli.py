@@ -178,7 +178,7 @@ class TestGrammar:
             (["-r", "-n", "/l", "/r"], "'-n' is no host name"),
             (["-d", "loud", "/l", "/r"], "invalid int value: 'loud'"),
             (["-d", "4", "/l", "/r"], "debug: Expected int <= 3"),
-            (["-e", "(", "/l", "/r"], "excludes: '(' is no regular expression"),
+            (["-e", "(", "/l", "/r"], "excludes: 're:(' is no regular expression"),
             (["-T", "x", "/l", "/r"], "translate: 'x' is not FROM:TO"),
             (["-b", "--", "/l", "/r"], "expected one argument"),
             (["--name", "a/b", "/l", "/r"], "is no name for a session"),

@@ -49,14 +49,14 @@ class TestOptions:
 
     def test_take_a_string_where_a_list_is_meant(self):
         made = options(
-            excludes=r"\.o$",
+            excludes=r"re:\.o$",
             tempfiles="",
             rsync_excludes="*.o",
             rsync_extra="--bwlimit=10m -v",
             ssh_options="-o 'ProxyCommand=nc %h 22' -p 2222",
         )
 
-        assert made.excludes == [r"\.o$"]
+        assert made.excludes == [r"re:\.o$"]
         assert made.tempfiles == []
         assert made.rsync_excludes == ["*.o"]
         assert made.rsync_extra == ["--bwlimit=10m", "-v"]
@@ -109,7 +109,9 @@ class TestOptions:
             ({"trash": True}, "here: trash: Expected str, got bool"),
             ({"dry_run": "yes"}, "here: dry_run: Expected bool, got str"),
             ({"excludes": [1]}, "here: excludes: Expected str, got int"),
-            ({"excludes": ["ok", "("]}, "here: excludes: '(' is no regular expression: missing )"),
+            ({"excludes": ["ok", "re:("]}, "here: excludes: 're:(' is no regular expression: mi"),
+            ({"tempfiles": "[a"}, "here: tempfiles: '[a' is no pattern: a [ in it is never closed"),
+            ({"rsync_excludes": "x\\"}, r"here: rsync_excludes: 'x\\' is no pattern: it ends in a"),
             ({"max_delete": "half"}, "here: max_delete: 'half' is neither a number"),
             ({"max_delete": "101%"}, "here: max_delete: '101%' is neither a number"),
             ({"max_delete": -1}, "here: max_delete: '-1' is neither a number"),
@@ -238,6 +240,29 @@ class TestExample:
 
 
 class TestPatterns:
+    @pytest.mark.parametrize(
+        ("pattern", "hidden", "shown"),
+        [
+            ("*.iso", [b"x.iso", b"d/x.iso"], [b"x"]),
+            ("/d", [b"d"], [b"e/d"]),
+            ("a/b", [b"a/b", b"e/a/b"], [b"b"]),
+            ("d/", [b"d/x"], [b"d"]),
+            ("d/***", [b"d/x", b"e/d/x"], [b"x"]),
+            ("!x", [b"!x"], [b"x"]),
+            ("re:x", [b"re:x"], [b"x"]),
+        ],
+    )
+    def test_of_rsync_mean_what_they_mean_there(self, pattern, hidden, shown):
+        ignore = Ignore(options(rsync_excludes=pattern).all_excludes())
+
+        assert [path for path in hidden if not ignore(path)] == []
+        assert [path for path in shown if ignore(path)] == []
+
+    def test_of_excludes_have_the_last_word(self):
+        made = options(rsync_excludes="*.iso", excludes="!keep.iso")
+
+        assert not Ignore(made.all_excludes())(b"keep.iso")
+
     @pytest.mark.parametrize("name", ["d/.#f", "d/~$f.docx", "d/.~lock.f.odt#", "f.~tmp~"])
     def test_w03_w05_by_default_hide_the_locks_of_editors(self, name: str) -> None:
         assert Ignore(EXCLUDES, TEMPFILES)(name.encode())

@@ -268,6 +268,8 @@ class Carrier:
             self._applied(op, outcome.entry, unmet=outcome.unmet)
             if last and (op.transition.verb != META or op.intact) and path in self._pending.since:
                 self._pending.since[path] = op.sequence + 1  # what came later counts anew
+        elif status == CHANGED and self._pair.hides(path, outcome.entry):
+            self._pair.fail(path, side, "what is there is not replicated, and stands in the way")
         elif status == CHANGED:
             self._pending.changed(path, side)
             self._pair.look(side, path, 1)

@@ -61,8 +61,8 @@ class Moves:
     def hint(self, replica: Replica, item: Item) -> None:
         """An agent saw a rename: remember it until it is decided."""
         old, new, entry = item.moved_from, item.path, item.entry
-        ignored = self._pair.ignored
-        if entry is None or ignored(new):
+        hides = self._pair.hides
+        if entry is None or hides(new, entry):
             return
         earlier = replica.moves.get(old)
         chained = earlier is not None and (earlier.hinted or entry.kind == Kind.FILE)
@@ -73,7 +73,7 @@ class Moves:
         base = self._archive.get(old)
         if base is None and self._is_on_its_way(replica, old, item):
             return
-        if base is None or ignored(old) or not self._is_agreed(replica, old, base, entry):
+        if base is None or hides(old, entry) or not self._is_agreed(replica, old, base, entry):
             if entry.kind == Kind.DIRECTORY:
                 self._lose_track(replica, old, new)
             return

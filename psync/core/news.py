@@ -152,6 +152,10 @@ class News:
     def _on_listing(self, replica: Replica, message: Listing) -> None:
         directory = message.path
         _check(directory)
+        if directory and self._pair.ignored(directory, True):
+            replica.waste(message)
+            self._listed(replica, directory)
+            return
         if message.entry is None:
             # It is no directory; what it is now, if anything, only a look can tell. Until then
             # nobody may think that he knows what is in it.
@@ -198,7 +202,7 @@ class News:
             path = join(message.path, name)
             if ("mount", path) in replica.troubles:
                 continue  # hidden by what is mounted there, not gone
-            if self._pair.ignored(path):
+            if self._pair.hides(path, replica.shows(path)):
                 self._archive.remove(path)  # not replicated any more; both sides keep theirs
                 self._pair.rest(path)
             else:
@@ -243,7 +247,7 @@ class News:
     def _observe(self, replica: Replica, item: Item, since: int | None = None) -> None:
         """Take over what a side shows at a path; `since`: from when on it may be so."""
         path, entry, content, _, flags = item
-        if not path or self._pair.ignored(path):
+        if not path or self._pair.hides(path, entry):
             replica.waste(Observed([item]))
             return
         if entry is not None and entry.kind not in _KINDS:

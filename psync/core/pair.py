@@ -8,7 +8,7 @@ state of its own that another needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from psync.core.archive import Archive
 from psync.core.entry import Entry, Kind, Side, below_or_at, is_below, parent, printable
@@ -17,7 +17,14 @@ from psync.core.flights import Flights
 from psync.core.pending import QUIET_ATTEMPTS, Pending
 from psync.core.replica import Link, Replica
 
-__all__ = ["Pair"]
+__all__ = ["Ignored", "Pair"]
+
+
+class Ignored(Protocol):
+    """Tells which paths are not replicated (`core.ignore`)."""
+
+    def __call__(self, path: bytes, directory: bool | None = None, /) -> bool:
+        """Tell it of one; `directory`: whether it is one, None if nobody knows."""
 
 
 class Pair:
@@ -40,7 +47,7 @@ class Pair:
         archive: Archive,
         limits: Limits,
         first_op: int,
-        ignored: Callable[[bytes], bool],
+        ignored: Ignored,
     ) -> None:
         self.archive = archive
         self.limits = limits
@@ -59,6 +66,10 @@ class Pair:
         self.taken: dict[bytes, tuple[Side, Entry, Entry]] = {}
         self.at_most: dict[bytes, Entry] = {}  # what a side has made of metadata, if not all of it
         self.out: list[Command] = []
+
+    def hides(self, path: bytes, entry: Entry | None) -> bool:
+        """Tell whether a path is not replicated, as far as what is shown there tells."""
+        return self.ignored(path, None if entry is None else entry.kind == Kind.DIRECTORY)
 
     def replay(self, record: Intend) -> None:
         """Take over what an earlier run has recorded.

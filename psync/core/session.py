@@ -39,12 +39,11 @@ asked at any time. `now` is any clock that does not go back, in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from psync.core.archive import Archive
 from psync.core.carry import Carrier, intent_of, is_recorded
-from psync.core.entry import ROOT, Agreed, Entry, Kind, Side, below_or_at, is_ours, parent
+from psync.core.entry import ROOT, Agreed, Entry, Kind, Side, below_or_at, parent
 from psync.core.events import (
     Command,
     Event,
@@ -62,9 +61,10 @@ from psync.core.events import (
     Transferred,
 )
 from psync.core.guard import Guard
+from psync.core.ignore import Ignore
 from psync.core.moves import Moves
 from psync.core.news import News
-from psync.core.pair import Pair
+from psync.core.pair import Ignored, Pair
 from psync.core.pending import QUIET_ATTEMPTS
 from psync.core.reconcile import RIVALS, Decision, Verb, View, agree, decide, with_meta_of
 from psync.core.replica import NOTHING, Link, Replica
@@ -104,7 +104,7 @@ class Session:
         *,
         first_op: int = 1,
         history: list[Intend] | None = None,
-        ignored: Callable[[bytes], bool] = is_ours,
+        ignored: Ignored | None = None,
         met: bool = False,
     ) -> None:
         """Begin with no side up.
@@ -114,14 +114,14 @@ class Session:
             limits: bounds and policies.
             first_op: operations are numbered from here; unique for the pair for ever.
             history: what earlier runs have recorded and not committed.
-            ignored: tells which paths are not replicated.
+            ignored: tells which paths are not replicated; None: only our own.
             met: both sides have been compared once (`Session.met`). Until then equal size and
                 mtime are taken for equal content where nothing was agreed.
         """
         self.met = met
         self._archive = archive
         self._limits = limits
-        self._pair = Pair(archive, limits, first_op, ignored)
+        self._pair = Pair(archive, limits, first_op, ignored or Ignore())
         for record in history or []:
             self._pair.replay(record)
         self._replicas = self._pair.replicas

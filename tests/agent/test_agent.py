@@ -821,7 +821,7 @@ class TestLive:
         self, root: Path, spawn: Callable[..., Brain]
     ) -> None:
         brain = spawn()
-        brain.watch(start_message(root, excludes=["/cache$"], tempfiles=[r"\.tmp$"]))
+        brain.watch(start_message(root, excludes=["cache"], tempfiles=[r"re:\.tmp$"]))
         (root / "cache/deep").mkdir(parents=True)
         (root / "cache/deep/f").write_bytes(b"x")
         (root / "work.TMP").write_bytes(b"final")

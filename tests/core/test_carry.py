@@ -139,7 +139,7 @@ class TestRemoval:
         """It was replicated once, and nobody has listed its directory since."""
         duo = Duo(
             {b"d/cache/x": b"x", b"d/f": b"one"},
-            ignored=lambda path: is_ours(path) or below_or_at(path, hidden),
+            ignored=lambda path, _=None: is_ours(path) or below_or_at(path, hidden),
         )
         duo.delete(LEFT, b"d")
         duo.run()
