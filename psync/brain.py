@@ -101,7 +101,6 @@ __all__ = ["run"]
 
 _BACKOFF_MIN_S = 0.2
 _BACKOFF_MAX_S = 30.0
-_READY_S = 60.0  # the lock of an agent that is just ending may have to be waited for
 _STOP_S = 4.0
 _RESUME_S = 8.0  # to see whether it halts again; whoever asks waits for 10
 _UNDECIDED = (State.STARTING, State.DISCONNECTED, State.SCANNING)
@@ -175,8 +174,9 @@ class Brain:
         self._unwritable = {"intents": "", "archive": ""}  # why, of what cannot be written now
         self._last_number = 0
         self._desk = Desk(self._session, self._peers, self._number, self._pump)
+        rsync_options = [f"--timeout={options.etimeout}", *options.rsync_extra]
         self._transfers = Transfers(
-            self._peers, Rsync(*hosts), options.rsync_extra, self._transferred, self._number
+            self._peers, Rsync(*hosts), rsync_options, self._transferred, self._number
         )
         self._waiting: list[_Waiting] = []
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
@@ -207,11 +207,6 @@ class Brain:
         tasks = [asyncio.create_task(work) for work in works]
         for task in tasks:
             task.add_done_callback(self._task_done)
-        if self._options.translate:
-            self._log.warning(
-                "option.ignored",
-                message="-T has no effect: the two roots may have different paths as they are",
-            )
         try:
             code = await self._ended
             if code is Exit.STOPPED:
@@ -261,17 +256,26 @@ class Brain:
     # --- connections ---------------------------------------------------------------------
 
     async def _keep_connected(self, peer: Peer) -> None:
-        """Keep an agent running on a side, for ever."""
-        pause = _BACKOFF_MIN_S
+        """Keep an agent running on a side, for ever, or until it is away for too long."""
+        loop, pause = asyncio.get_running_loop(), _BACKOFF_MIN_S
+        away_since = loop.time()
         while True:
             try:
                 await self._connect(peer)
                 pause = _BACKOFF_MIN_S
                 error: PsyncError = await peer.end()
+                away_since = loop.time()
             except (TransportError, AgentError, UnwritableError) as failure:
                 error = failure
             self._lost(peer, error)
             await self._hang_up(peer, 0.5)
+            if most := self._options.maxtimeout:
+                left = away_since + most - loop.time()
+                if left <= 0:
+                    lost = (Exit.LEFT_LOST, Exit.RIGHT_LOST)[peer.side]
+                    why = f"{peer.name} is away for more than {most:g} s (maxtimeout): {error}"
+                    raise _Refusal(why, lost)
+                pause = min(pause, left + _BACKOFF_MIN_S)
             # Full jitter: many sessions that lost one host do not come back all at once.
             await asyncio.sleep(random.uniform(_BACKOFF_MIN_S / 2, pause))
             pause = min(pause * 2, _BACKOFF_MAX_S)
@@ -291,7 +295,8 @@ class Brain:
         await peer.until(self._greeted)
         owners = all(p.hello is not None and p.hello.euid == 0 for p in self._peers)
         peer.owners = owners
-        peer.ready = await peer.ask(self._start_message(peer, owners), Ready, within=_READY_S)
+        start = self._start_message(peer, owners)
+        peer.ready = await peer.ask(start, Ready, within=self._options.itimeout)
         if other.ready is not None:
             self._inspected.set()
         await peer.until(self._inspected)
@@ -369,6 +374,7 @@ class Brain:
             keep_both=options.conflict == "keep-both",
             trash_s=options.keep_deleted_s,
             xattrs=options.xattrs,
+            event_interval_ms=int(options.event_interval * 1000),
         )
 
     def _remembered(self, key: str, fresh: str | None = None) -> str:

@@ -7,6 +7,7 @@
     psync conflicts [NAME]              list what lost a conflict; show, compare, restore, drop it;
                                         say which side is to win one that waits for a word
     psync trash [NAME]                  likewise, for what was deleted
+    psync config check | show | import  look at the configuration; take over the original's
     psync trust HOST                    accept a host's key after a look at it
     psync agent                         what runs on the other side
 
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["QUESTIONS", "VERBS", "main"]
 
 VERBS = (
-    "run", "sync", "status", "flush", "pause", "resume", "stop", "conflicts", "trash", "trust",
-    "agent",
+    "run", "sync", "status", "flush", "pause", "resume", "stop", "conflicts", "trash", "config",
+    "trust", "agent",
 )  # fmt: skip
 QUESTIONS = frozenset(VERBS) - {"run", "sync"}  # what runs no session itself
 _ANSWER_S = 10.0  # it takes milliseconds, but seconds where many share a busy machine
@@ -207,6 +208,14 @@ def _grammar() -> argparse.ArgumentParser:
     )
     what = _version_options(verb("trash", _versions, "List what was deleted and is kept."), "trash")
     what.add_argument("--empty", action="store_true", help="destroy all of it")
+    config = verb("config", _config, "Check, show or take over a configuration.", session=False)
+    config.add_argument(
+        "action", choices=("check", "show", "import"), help="check FILE; show every key of NAME; "
+        "make a table of the original's configuration FILE",
+    )  # fmt: skip
+    config.add_argument("what", metavar="FILE|NAME", nargs="?", help="all sessions, if no NAME")
+    config.add_argument("--config", metavar="FILE", help="where NAME is configured")
+    config.add_argument("--json", action="store_true", help="for programs (show)")
     trust = verb("trust", _trust, "Accept a host's key, after its fingerprint.", session=False)
     trust.add_argument("host", metavar="HOST")
     trust.add_argument("-y", "--yes", action="store_true", help="do not ask")
@@ -251,7 +260,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     add("--rsync-excludes", metavar="PATTERN", action="append", help="likewise, for rsync")
     add("-x", "--extra", dest="rsync_extra", metavar="OPT", action="append", help="rsync option")
     add("-b", "--banned", metavar="PROGRAM", help="end when this program runs")
-    add("-T", "--translate", metavar="FROM:TO", help="replace in paths on the right")
+    add("-T", "--translate", metavar="FROM:TO", help="replace in the path of RIGHT")
     add("-n", "--dry-run", action="store_true", help="log what would be done, change nothing")
     add("-s", "--sync-only", action="store_true", help="one full synchronization, then end")
     add("-k", "--skip-initial-sync", action="store_true", help="take the trees for equal")
@@ -647,6 +656,33 @@ def _describe_side(side: dict[str, Any]) -> str:
     if not side.get("connected", True):
         told += f"; not connected: {side.get('trouble') or 'not yet'}"
     return told
+
+
+# --- the configuration --------------------------------------------------------------------
+
+
+def _config(chosen: argparse.Namespace) -> int:
+    """Check, show or take over a configuration."""
+    from psync import configure
+
+    lines: list[str]
+    wrong: list[str] = []
+    if chosen.action == "check":
+        lines, wrong = configure.check(chosen.what or chosen.config)
+    elif chosen.action == "import":
+        if chosen.what is None:
+            raise UsageError("which one? psync config import FILE")
+        lines = configure.import_(chosen.what)
+    else:
+        shown = configure.show(chosen.config, chosen.what)
+        lines = [line for each in shown for line in configure.as_toml(each)]
+        if chosen.json:
+            lines = [json.dumps({"sessions": shown})]
+    for line in lines:
+        print(harmless(line))
+    for line in wrong:
+        _complain(line, Exit.FAILED)
+    return Exit.FAILED if wrong else 0
 
 
 # --- hosts --------------------------------------------------------------------------------

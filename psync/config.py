@@ -35,9 +35,11 @@ from psync.errors import ConfigError, UsageError
 
 __all__ = [
     "EXCLUDES",
+    "REPLACED",
     "TEMPFILES",
     "Options",
     "config_file",
+    "load_file",
     "load_session",
     "make_options",
     "parse_setting",
@@ -49,7 +51,39 @@ __all__ = [
 EXCLUDES: list[str] = []
 TEMPFILES = ["*.~tmp~", "~$*", ".#*", ".~lock.*#"]
 
+# What the original had and psync has not, or not under that name: what to say instead.
+REPLACED = {
+    "acl_from_left_only": 'say meta_from = "left"',
+    "backupdir": "what is replaced or deleted is kept by conflict_keep and trash",
+    "basedir": "psync finds its own programs",
+    "csumbin": "psync finds its own programs",
+    "delay": "what was agreed last tells a change, not its age",
+    "dryrun": "say dry_run",
+    "dstroot": "say right",
+    "filterbin": "psync finds its own programs",
+    "first_sync_only": "say sync_only",
+    "full_sync_lock": "nothing is skipped during a full sync",
+    "heartfile": "the heartbeat is psync's own",
+    "helperbin": "psync finds its own programs",
+    "inotify_extra": "cinotify needs no options; what it was to leave out (-E) goes into excludes",
+    "inotifybin": "psync finds its own programs",
+    "maxsize": "no file is left out for its size; name what is to be in excludes",
+    "move_event_recurse": "what was moved is compared by itself",
+    "partialdir": "what has arrived in part waits in .psync of its root",
+    "pending_events": "an echo is known by what it shows, whatever its kind",
+    "pending_lifetime": "an echo is known by what it shows, not by its age",
+    "psyncdir": "it is .psync in each root",
+    "remote_host": "say host",
+    "rsync_event_recurse": "rsync is given single files, and directories are listed",
+    "rsync_style": "an echo is dropped, everything else is replicated at once",
+    "safesuffix": "names that end in .psync.ignore stay where they are",
+    "separator": "events are no lines of text: any name is taken as it is",
+    "srcroot": "say left",
+    "use_backupdir": "what is replaced or deleted is kept by conflict_keep and trash",
+}
+
 _Count = Annotated[int, msgspec.Meta(ge=0)]
+_Hour = Annotated[int, msgspec.Meta(ge=0, le=23)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 
 
@@ -66,17 +100,23 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         tempfiles: likewise, for the names that programs give to what they soon rename.
         rsync_excludes: likewise, as rsync would read them; they come before `excludes`.
         rsync_extra: more options for rsync.
+        alert_threshold: from so many differences on a check is an alert.
         banned: a program; while it runs on this host the session ends with status 1.
-        translate: `FROM:TO`, a replacement in the paths that the right side is given.
+        translate: `FROM:TO`, a replacement in the path of the right root.
         dry_run: log what would be done, change nothing.
         sync_only: one full synchronization, then the end.
         skip_initial_sync: take both trees for equal at the start.
         force: how hard to insist on deleting directories that hold more than the plan knew.
         debug: 0 to 3, as the original's.
         inline_max: content up to this size travels in a frame, larger by rsync.
+        event_interval: for how long changes are gathered before they are looked at together.
+        fullsync: the hours of the local day at which everything is compared.
         settle_ms: how long a file that is written must be quiet.
         max_delay: how long a file that is never quiet may wait.
         timeout: a link that is silent so long is lost.
+        itimeout: how long an agent may take until it can serve its root.
+        etimeout: rsync is ended, and tried again, when nothing moves for so long.
+        maxtimeout: the session ends when a side is away for so long; 0: never.
         quarantine: how long a displaced file is kept for a late write.
         durability: `strict`: every change is on the disk before it is confirmed.
         strip_special_bits: never replicate setuid, setgid and sticky.
@@ -101,6 +141,7 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     tempfiles: list[str] = msgspec.field(default_factory=TEMPFILES.copy)
     rsync_excludes: list[str] = []
     rsync_extra: list[str] = []
+    alert_threshold: _Count = 10
     banned: str | None = None
     translate: str | None = None
     dry_run: bool = False
@@ -109,9 +150,14 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     force: _Count = 0
     debug: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0
     inline_max: Annotated[int, msgspec.Meta(ge=0, le=16 * 1024 * 1024)] = 256 * 1024
+    event_interval: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.0
+    fullsync: list[_Hour] = []
     settle_ms: Annotated[int, msgspec.Meta(ge=0, le=60_000)] = 50
     max_delay: _Seconds = 10.0
     timeout: Annotated[float, msgspec.Meta(ge=1, le=60)] = 20.0
+    itimeout: _Seconds = 60.0
+    etimeout: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 60
+    maxtimeout: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] = 0.0
     quarantine: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 60.0
     durability: Literal["lazy", "strict"] = "lazy"
     strip_special_bits: bool = False
@@ -181,6 +227,8 @@ def make_options(values: Mapping[str, Any], where: str) -> Options:
         ConfigError: one line: where, which key, what is wrong, what would be right.
     """
     for key in values:
+        if key in REPLACED:
+            raise ConfigError(f"{where}: {key}: {REPLACED[key]}")
         if key not in Options.__struct_fields__:
             near = difflib.get_close_matches(key, _KEYS, 1)
             hint = f": did you mean {near[0]}?" if near else f"; there are: {', '.join(_KEYS)}"
@@ -219,6 +267,8 @@ def _spread(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in _LISTS:
         if isinstance(spread.get(key), str):
             spread[key] = [spread[key]] if spread[key] else []
+    if type(spread.get("fullsync")) is int:
+        spread["fullsync"] = [spread["fullsync"]]
     for key in ("max_delete", "conflict_keep", "trash"):
         if type(spread.get(key)) is int:
             spread[key] = str(spread[key])
@@ -264,6 +314,11 @@ def _check(options: Options, where: str) -> None:
     for key in ("left", "right", "log_file"):
         if "\0" in (getattr(options, key) or ""):
             raise ConfigError(f"{where}: {key}: a path cannot hold a NUL")
+    if options.translate is not None:
+        what, _, by = options.translate.partition(":")
+        options.right = options.right.replace(what, by)
+        if not options.right:
+            raise ConfigError(f"{where}: translate: {options.translate!a} leaves nothing of right")
     options.left = _absolute(options.left)
     if host is None:
         options.right = _absolute(options.right)
@@ -330,6 +385,27 @@ def load_session(file: Path, name: str) -> tuple[dict[str, Any], str]:
     Raises:
         ConfigError: the file cannot be read, is no TOML, or has no such session.
     """
+    tables = load_file(file)
+    if name not in tables:
+        near = difflib.get_close_matches(name, tables, 1)
+        names = ", ".join(map(_word, tables)) or "none"
+        known = f"did you mean {_word(near[0])}?" if near else f"there are: {names}"
+        raise ConfigError(f"{file}: no session {name!a}; {known}")
+    table = tables[name]
+    where = f"{file}: [session.{name}]"
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where} is no table")
+    if "name" in table:
+        raise ConfigError(f"{where}: unknown key name: the table's name is the session's")
+    return table, where
+
+
+def load_file(file: Path) -> dict[str, Any]:
+    """Read a file; return what it has under the names of sessions, not looked at yet.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no TOML of sessions.
+    """
     try:
         with open(file, "rb") as stream:
             document = tomllib.load(stream)
@@ -345,15 +421,4 @@ def load_session(file: Path, name: str) -> tuple[dict[str, Any], str]:
     tables = document.get("session", {})
     if not isinstance(tables, dict):
         raise ConfigError(f"{file}: session is no table: sessions are [session.NAME]")
-    if name not in tables:
-        near = difflib.get_close_matches(name, tables, 1)
-        names = ", ".join(map(_word, tables)) or "none"
-        known = f"did you mean {_word(near[0])}?" if near else f"there are: {names}"
-        raise ConfigError(f"{file}: no session {name!a}; {known}")
-    table = tables[name]
-    where = f"{file}: [session.{name}]"
-    if not isinstance(table, dict):
-        raise ConfigError(f"{where} is no table")
-    if "name" in table:
-        raise ConfigError(f"{where}: unknown key name: the table's name is the session's")
-    return table, where
+    return tables

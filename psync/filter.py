@@ -210,6 +210,8 @@ class Filter:
         self._turning: dict[bytes, bytes] = {}  # directories' renames to be told yet, new to old
         self._paused_until = 0.0
         self._paused_for = b""
+        self._interval = start.event_interval_ms / 1000
+        self._gather_until = 0.0  # 0: nothing is gathered
         self._troubles: dict[tuple[str, bytes], str] = {}
         self._closed: set[bytes] = set()  # unreadable to us, while the watcher had read them
         self._doubted: set[tuple[str, bytes]] = set()  # not told again by the scan yet
@@ -581,10 +583,10 @@ class Filter:
             return 0.0
         settled = self._settle.deadline()
         if settled is not None:
-            settled = max(settled, self._paused_until)
+            settled = max(settled, self._paused_until, self._gather_until)
         times = [settled, self._watcher.deadline()]
         if self._touched and not self._turning:
-            times.append(self._touch_at)
+            times.append(max(self._touch_at, self._gather_until))
         if self._echoes:
             times.append(next(iter(self._echoes.values())))
         if self._polling and not self._scanning:
@@ -611,17 +613,19 @@ class Filter:
                         if self._now() >= until:
                             return
                     self._listing = None
-                if self._now() < self._paused_until:
+                if self._now() < self._paused_until or self._is_gathering():
                     break
                 due = settle.due(self._now(), _SLICE)
                 if not due:
+                    self._gather_until = 0.0
                     break
                 self._taken += self._look_at(due)
                 if self._now() >= until:
                     break
             now = self._now()
-            if self._touched and not self._turning and (now >= self._touch_at or self._flushes):
-                self._look_at_touched()
+            if self._touched and not self._turning and now >= self._gather_until:
+                if now >= self._touch_at or self._flushes:
+                    self._look_at_touched()
             if self._polling and not self._scanning and now >= self._next_poll:
                 self.rescan()
             while self._echoes:
@@ -636,6 +640,15 @@ class Filter:
             self._overflow(now)
         if self._flushes:
             self._go_on_flushing()
+
+    def _is_gathering(self) -> bool:
+        """Tell whether more changes are awaited before any is looked at."""
+        if not self._interval or self._flushes or not len(self._settle):
+            return False
+        now = self._now()
+        if not self._gather_until:
+            self._gather_until = now + self._interval
+        return now < self._gather_until
 
     def _look_at(self, due: list[Due]) -> int:
         """Look at what is due, in order; return at how many paths."""
@@ -1280,6 +1293,7 @@ class Filter:
                 self._echoes.clear()
                 self._settle.expedite()
                 self._paused_until = 0.0
+                self._gather_until = 0.0
                 flush.target = self._taken + self._settle.ready
             if (self._settle.ready and self._taken < flush.target) or self._listing is not None:
                 break

@@ -410,6 +410,7 @@ class Start(NamedTuple):
     keep_both: bool = False  # a loser goes back beside the version that won
     trash_s: int = 0  # how long what is deleted is kept; 0: it is not
     xattrs: bool = False
+    event_interval_ms: int = 0  # for how long changes are gathered before they are looked at
 
 
 class Watch(NamedTuple):

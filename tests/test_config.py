@@ -74,6 +74,13 @@ class TestOptions:
         assert options(right="//srv//x/").right == "/srv/x"
         assert options(right="x", host=None).right == str(tmp_path / "x")
 
+    def test_translate_the_path_of_the_right_root(self):
+        assert options(right="/opt/a/x", translate="/opt/a:/srv/b").right == "/srv/b/x"
+        assert options(right="/opt/a/x", translate="/opt:").right == "/a/x"
+
+    def test_take_an_hour_for_a_list_of_one(self):
+        assert options(fullsync=3).fullsync == [3]
+
     def test_take_a_number_of_deletions(self):
         assert options(max_delete=100).max_delete == "100"
         assert options(max_delete="100%").max_delete == "100%"
@@ -117,7 +124,13 @@ class TestOptions:
             ({"max_delete": -1}, "here: max_delete: '-1' is neither a number"),
             ({"translate": "x"}, "here: translate: 'x' is not FROM:TO"),
             ({"translate": ":x"}, "here: translate: ':x' is not FROM:TO"),
+            ({"translate": "/r:"}, "here: translate: '/r:' leaves nothing of right"),
             ({"banned": ""}, "here: banned: an empty name"),
+            ({"fullsync": [1, 24]}, "here: fullsync: Expected int <= 23"),
+            ({"etimeout": 0}, "here: etimeout: Expected int >= 1"),
+            ({"acl_from_left_only": True}, 'here: acl_from_left_only: say meta_from = "left"'),
+            ({"dryrun": True}, "here: dryrun: say dry_run"),
+            ({"rsync_style": 2}, "here: rsync_style: an echo is dropped, everything else"),
             ({"host": ""}, "here: host: '' is no host name"),
             ({"host": "-oProxyCommand=x"}, "here: host: '-oProxyCommand=x' is no host name"),
             ({"host": "a b"}, "here: host: 'a b' is no host name"),

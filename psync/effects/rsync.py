@@ -52,7 +52,7 @@ _LINK_CODES = {
     10: "the connection failed",
     12: "the connection ended in the middle",
     20: "rsync was told to stop",
-    30: f"nothing came for {_SILENCE_S} s",
+    30: "nothing came for too long (etimeout)",
     35: "the connection could not be made in time",
     255: "the connection was lost",
 }

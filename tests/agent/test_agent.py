@@ -838,6 +838,31 @@ class TestLive:
         (root / "work").rename(root / "work.tmp")
         assert brain.observed()[b"work"].entry is None
 
+    def test_gathers_changes_for_as_long_as_it_is_told_but_no_flush_waits(
+        self, root: Path, spawn: Callable[..., Brain]
+    ) -> None:
+        brain = spawn()
+        brain.watch(start_message(root, event_interval_ms=3_600_000))
+        (root / "d").mkdir()
+        for content in (b"one", b"two", b"three"):
+            (root / "d/f").write_bytes(content)
+        for token in range(3):
+            brain.say(Ping(token))
+            brain.until(Pong)
+        assert not set(brain.tree) - {b""}
+
+        assert brain.observed()[b"d/f"].content == b"three"
+
+    def test_tells_what_it_has_gathered_without_being_asked(
+        self, root: Path, spawn: Callable[..., Brain]
+    ) -> None:
+        brain = spawn()
+        brain.watch(start_message(root, event_interval_ms=100))
+        (root / "f").write_bytes(b"one")
+        brain.content(b"f", b"one")
+        (root / "f").write_bytes(b"two")
+        brain.content(b"f", b"two")
+
     def test_sends_no_content_beyond_the_inline_limit(
         self, root: Path, spawn: Callable[..., Brain]
     ) -> None:

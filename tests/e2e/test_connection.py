@@ -7,7 +7,9 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.e2e.pair import Pair, tree, until
+import pytest
+
+from tests.e2e.pair import WAIT_S, Pair, tree, until
 from tests.sshd import Sshd
 
 
@@ -75,6 +77,23 @@ class TestDrop:
         pair.wait_for("watching")
 
         assert b"early" in pair.settle()
+
+
+    @pytest.mark.parametrize("at_start", [True, False])
+    def test_that_is_away_for_too_long_ends_the_session(
+        self, breakable: Pair, sshd: Sshd, at_start: bool
+    ) -> None:
+        pair = breakable
+        pair.options = ["--set", "maxtimeout=1"]
+        if not at_start:
+            pair.start()
+        sshd.stop()
+        process = pair.launch() if at_start else pair.process
+        assert process is not None
+
+        assert process.wait(WAIT_S) == 4
+        assert "is away for more than 1 s (maxtimeout)" in pair.output()
+        assert pair.agents() == []
 
 
 class TestFrozen:
