@@ -23,6 +23,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Coroutine
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -37,6 +38,7 @@ from psync.core.entry import Kind, Side, printable
 from psync.core.events import (
     Command,
     Event,
+    FullSync,
     Intend,
     Limits,
     Note,
@@ -72,6 +74,7 @@ from psync.errors import (
     UsageError,
 )
 from psync.peer import Peer
+from psync.schedule import latest
 from psync.transfers import Transfers
 from psync.wire import (
     APPLIED,
@@ -106,6 +109,7 @@ _RESUME_S = 8.0  # to see whether it halts again; whoever asks waits for 10
 _UNDECIDED = (State.STARTING, State.DISCONNECTED, State.SCANNING)
 _UNCOMMITTED_MAX = 20_000
 _BANNED_S = 5.0
+_HOUR_LOOK_S = 30.0  # a clock that is set, or a machine that sleeps, tells nobody
 _UNWRITTEN_S = 1.0  # between tries to write down what is to be done
 _TRIED_MAX = 8
 _ROOT_GONE = frozenset(("no-root", "not-a-directory", "root-lost"))
@@ -186,6 +190,8 @@ class Brain:
         self._commit_soon = asyncio.Event()
         self._started = time.time()
         self._last_change: float | None = None
+        self._full_syncs = 0  # under way
+        self._full_synced = time.time()  # when the last began; a start compares everything, too
         self._in_sync_once = False
 
     # --- the life of a session -----------------------------------------------------------
@@ -200,6 +206,7 @@ class Brain:
         works: list[Coroutine[Any, Any, None]] = [self._ping(), self._commit_often()]
         for peer in self._peers:
             works += [self._keep_connected(peer), self._transfers.carry(peer.side)]
+        works.append(self._sync_at_hours())
         if self._options.banned:
             works.append(self._watch_for(self._options.banned))
         if self._options.sync_only or self._options.dry_run:
@@ -774,13 +781,65 @@ class Brain:
             self._tell(Paused())
         elif verb == "resume":
             await self._resume(accept=bool(args.get("accept_deletes")))
+        elif verb == "sync":
+            if args.get("dry_run"):
+                raise PsyncError("-n looks at what a session would do first: stop it, or leave -n")
+            return await self._sync_on_demand()
         elif verb in ("conflicts", "trash"):
             return await self._desk.answer(args, trash=verb == "trash")
         else:
             raise PsyncError(f"this session does not know {verb!a}")
         return None
 
-    def _tell(self, event: Paused | Resumed | Retry) -> None:
+    # --- full syncs ------------------------------------------------------------------------
+
+    async def _sync_on_demand(self) -> dict[str, int]:
+        """Compare all of both sides now; return how many changes were made meanwhile.
+
+        Raises:
+            PsyncError: not everything can be made the same, or nothing goes on.
+        """
+        self._check_going()
+        if self._session.state is State.PAUSED:
+            raise PsyncError("the session is paused: psync resume")
+        before = sum(self._session.applied)
+        stuck = await self._full_sync("somebody asks for it")
+        if stuck:
+            raise PsyncError(_told(stuck))
+        return {"changes": sum(self._session.applied) - before}
+
+    async def _full_sync(self, why: str) -> list[Problem]:
+        """Have both sides scanned and compared while everything else goes on.
+
+        Returns:
+            What cannot be made the same, however long one waits.
+        """
+        self._log.info("sync.began", message=f"full sync: {why}")
+        began, before = time.time(), sum(self._session.applied)
+        self._full_syncs += 1
+        try:
+            self._tell(FullSync())
+            stuck = await self.flush()
+            while self._session.is_comparing_all:  # an agent had to finish another scan before
+                stuck = await self.flush()
+        finally:
+            self._full_syncs -= 1
+        self._full_synced = max(self._full_synced, began)
+        changes, took = sum(self._session.applied) - before, time.time() - began
+        self._log.info(
+            "sync.done", message=f"full sync: done, {changes:,} changes in {took:.1f} s"
+        )
+        return stuck
+
+    async def _sync_at_hours(self) -> None:
+        """Compare everything at the hours that the user wants it at."""
+        while True:
+            due = latest(self._options.fullsync, datetime.now())  # noqa: DTZ005  # on the wall
+            if due is not None and due.timestamp() > self._full_synced:
+                await self._full_sync(f"it is past {due:%H:%M}")
+            await asyncio.sleep(_until_hour() if self._options.fullsync else _HOUR_LOOK_S)
+
+    def _tell(self, event: Paused | Resumed | Retry | FullSync) -> None:
         self._session.receive(event, asyncio.get_running_loop().time())
         self._pump()
 
@@ -834,6 +893,8 @@ class Brain:
             "trouble": next((why for why in self._unwritable.values() if why), ""),
             "started": self._started,
             "last_change": self._last_change,
+            "full_sync": self._full_syncs > 0,
+            "full_synced": self._full_synced,
             "conflict_list": [printable(path) for path, _, _ in session.asked()[:100]],
             "problem_list": [
                 {"side": side.name.lower(), "path": printable(path), "message": message}
@@ -841,9 +902,12 @@ class Brain:
             ],
         }
 
-    async def _flush_within(self, seconds: float | None) -> None:
+    def _check_going(self) -> None:
         if self._session.halted:
             raise PsyncError(f"the session has halted: {self._session.halted}")
+
+    async def _flush_within(self, seconds: float | None) -> None:
+        self._check_going()
         try:
             async with asyncio.timeout(seconds):
                 stuck = await self.flush()
@@ -925,6 +989,12 @@ def _in_words(transition: Transition) -> str:
     if transition.keep:
         return f"replace {path} with the other side's {kind} and keep it as a conflict"
     return f"{'replace' if transition.expected else 'create'} {kind} {path}"
+
+
+def _until_hour() -> float:
+    """Seconds until the next hour begins, or until it is worth a look at the clock."""
+    now = datetime.now()  # noqa: DTZ005  # on the wall
+    return min(_HOUR_LOOK_S, 3600.0 - now.minute * 60 - now.second - now.microsecond / 1e6 + 0.001)
 
 
 _encode = msgspec.msgpack.Encoder().encode

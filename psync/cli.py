@@ -2,7 +2,7 @@
 
     psync [run] -r HOST LEFT RIGHT      keep two trees the same until stopped
     psync [run] NAME                    the same, as configured
-    psync sync ...                      once, then end
+    psync sync ...                      once, then end; a session that runs is asked to do it
     psync status | flush | pause | resume | stop [NAME]
     psync conflicts [NAME]              list what lost a conflict; show, compare, restore, drop it;
                                         say which side is to win one that waits for a word
@@ -22,6 +22,7 @@ itself. This file also runs on Python 3.9 (`psync agent` on an old host).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from psync.config import Options
+    from psync.control import Call
 
 __all__ = ["QUESTIONS", "VERBS", "main"]
 
@@ -49,6 +51,7 @@ VERBS = (
 )  # fmt: skip
 QUESTIONS = frozenset(VERBS) - {"run", "sync"}  # what runs no session itself
 _ANSWER_S = 10.0  # it takes milliseconds, but seconds where many share a busy machine
+_PROGRESS_S = 0.5
 _GRACE_S = 2.0  # what the session itself times is answered by then
 
 # Options whose value may begin with a dash (`-x -L`), which argparse does not take alone.
@@ -180,7 +183,7 @@ def _grammar() -> argparse.ArgumentParser:
         return sub
 
     _run_options(verb("run", _run, "Keep two trees the same until stopped.", session=False))
-    _run_options(verb("sync", _sync, "Make two trees the same once.", session=False))
+    _run_options(verb("sync", _sync, "Make two trees the same now.", session=False))
     status = verb("status", _status, "Show the sessions that run.")
     status.add_argument("--json", action="store_true", help="for programs")
     flush = verb("flush", _flush, "Wait until everything done so far is on the other side.")
@@ -320,8 +323,41 @@ def _options(chosen: argparse.Namespace) -> Options:
 
 
 def _sync(chosen: argparse.Namespace) -> int:
+    """Make two trees the same once; a session that runs for them is asked to do it."""
+    from psync.control import Call, NoSession
+
     chosen.sync_only = True
-    return _run(chosen)
+    state = state_directory(chosen.state_dir)
+    name = chosen.roots[0] if len(chosen.roots) == 1 and "/" not in chosen.roots[0] else None
+    try:
+        name = name or _options(chosen).name
+        request = Call(SessionDir(state, name).path, "sync", {"dry_run": chosen.dry_run})
+    except NoSession:
+        return _run(chosen)
+    return _await_sync(request, SessionDir(state, name).path)
+
+
+def _await_sync(request: Call, directory: Path) -> int:
+    """Wait for a full sync that was asked for; on a terminal, show how far it is."""
+    from psync.control import Refused, Unanswered, call
+
+    shows = sys.stderr.isatty()
+    try:
+        while not request.is_answered(_PROGRESS_S):
+            if shows:
+                with contextlib.suppress(PsyncError):
+                    told = call(directory, "status", timeout=_PROGRESS_S)
+                    sys.stderr.write(f"\r{told['state']}, {told['pending']:,} pending\x1b[K")
+                    sys.stderr.flush()
+        if shows:
+            sys.stderr.write("\r\x1b[K")
+        done = request.result(None)
+    except (Refused, Unanswered) as error:
+        return _complain(str(error), Exit.FAILED)
+    for line in done.get("plan", ()):
+        print(harmless(line))
+    print(f"{done['changes']:,} changes {'would be' if 'plan' in done else 'were'} made")
+    return 0
 
 
 def _run(chosen: argparse.Namespace) -> int:

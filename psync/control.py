@@ -268,6 +268,10 @@ class Call:
             return answer.get("result")
         raise Refused(f"session {self.name}: {answer.get('error', 'refused')}")
 
+    def is_answered(self, within: float) -> bool:
+        """Wait so many seconds for an answer; tell whether `result` has something to read."""
+        return bool(select.select([self._socket], [], [], within)[0])
+
     def close(self) -> None:
         """Hang up; what was asked for is given up."""
         self._socket.close()

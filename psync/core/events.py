@@ -16,6 +16,7 @@ from psync.wire import Message
 __all__ = [
     "Command",
     "Event",
+    "FullSync",
     "Intend",
     "Intent",
     "Limits",
@@ -91,7 +92,11 @@ class Retry(NamedTuple):
     """Try every problem again now."""
 
 
-Event = SideUp | SideDown | Said | Transferred | Paused | Resumed | Retry
+class FullSync(NamedTuple):
+    """Scan both sides and compare all of it, whatever the agents have told; all else goes on."""
+
+
+Event = SideUp | SideDown | Said | Transferred | Paused | Resumed | Retry | FullSync
 
 
 # --- commands ---------------------------------------------------------------------------

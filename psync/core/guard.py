@@ -78,6 +78,10 @@ class Guard:
             )
         return ""
 
+    def compared(self, side: Side) -> None:
+        """All of a side is being compared while work goes on: no deletion is made uncounted."""
+        self._floods[side].strict = True
+
     # --- what a person says --------------------------------------------------------------
 
     def accept_next(self, side: Side) -> None:

@@ -20,7 +20,7 @@ from psync.core.events import Send
 from psync.core.moves import Moves
 from psync.core.pair import Pair
 from psync.core.reconcile import Standing, View, standing
-from psync.core.replica import Link, Replica
+from psync.core.replica import REQUESTED, Link, Replica
 from psync.errors import AgentError
 from psync.wire import (
     BUSY,
@@ -92,17 +92,33 @@ class News:
         replica.survey.scanned(message.directories)
 
     def _scan_begins(self, replica: Replica, generation: int) -> None:
-        """A scan will show everything: what was seen before it counts no more."""
+        """A scan will show everything: what was seen before it counts no more.
+
+        Unless it was asked for as a full scan: then nothing was lost, and nothing stops.
+        """
         survey = replica.survey
-        if survey.generation != generation:
-            if survey.generation:
-                self.forget(replica)
-                replica.link = Link.SCANNING
-            survey.begin(generation)
+        if survey.generation == generation:
+            return
+        if replica.full_scan == REQUESTED:
+            replica.full_scan = generation
+            survey.begin(generation, keep=True)
+            return
+        replica.full_scan = 0
+        if survey.generation:
+            self.forget(replica)
+            replica.link = Link.SCANNING
+        survey.begin(generation)
 
     def _on_scanned(self, replica: Replica, message: Scanned) -> None:
         self._scan_begins(replica, message.generation)
         replica.entries, replica.local = message.entries, message.local
+        if replica.full_scan == message.generation:
+            replica.full_scan = 0
+            replica.survey.finish()
+            # An agent that has lost events of its own accord may have begun it for that.
+            for directory in replica.views.directories():
+                replica.survey.ask(directory)
+            return
         self._keep_sent(replica)
         compare = self._pair.limits.compare or replica.compared
         replica.survey.finish(compare=compare)
@@ -140,9 +156,23 @@ class News:
         self._pending.ask_anew()
         self._pending.release_all()
 
+    def compare_all(self) -> None:
+        """Have both sides scanned, while all else goes on; who is being scanned anyway need not."""
+        for replica in self._pair.replicas:
+            if replica.link == Link.READY and not replica.full_scan:
+                replica.full_scan = REQUESTED
+                self._pair.out.append(Send(replica.side, Rescan()))
+
+    def is_full_scan(self, replica: Replica, generation: int) -> bool:
+        """Tell whether a scan is one during which all else goes on."""
+        if replica.full_scan == REQUESTED:
+            return replica.survey.generation != generation
+        return replica.full_scan == generation
+
     def scan_anew(self, replica: Replica, why: str) -> None:
         """Too much news to keep: forget it, a scan will show it again."""
         self.forget(replica)
+        replica.full_scan = 0
         replica.link = Link.SCANNING
         self._pair.out.append(Send(replica.side, Rescan()))
         self._pair.note("side.rescan", replica.side, ROOT, why)

@@ -27,12 +27,13 @@ from psync.core.reconcile import View
 from psync.core.survey import Survey
 from psync.wire import META_ONLY, Credit, Dropped, Kept, Listing, Look, Message, Observed, Results
 
-__all__ = ["NOTHING", "Link", "Move", "Replica", "Views"]
+__all__ = ["NOTHING", "REQUESTED", "Link", "Move", "Replica", "Views"]
 
 ASKING_MAX = 8 * 1024 * 1024
 CREDIT_MIN = 256 * 1024
 
 NOTHING = View(None)
+REQUESTED = -1  # a full scan that has not begun
 
 
 class Link(IntEnum):
@@ -113,6 +114,10 @@ class Views:
         names = self._by_directory.get(directory)
         return [n for n, view in names.items() if view.entry is not None] if names else []
 
+    def directories(self) -> list[bytes]:
+        """The directories in which there is news."""
+        return list(self._by_directory)
+
     def below(self, top: bytes) -> list[bytes]:
         """All paths with news below a directory."""
         return [
@@ -142,6 +147,7 @@ class Replica:
         presumed: paths of which an operation under way has changed the agreed state since the
             side was scanned; their view is what was agreed before.
         troubles: what the agent cannot observe, by code and path.
+        full_scan: the scan for which everything else goes on; `REQUESTED`; 0: none.
         cut_ns: when the host's power may have been cut last, by its clock; 0: never.
     """
 
@@ -162,6 +168,7 @@ class Replica:
         self.awaited: dict[bytes, tuple[int, int]] = {}
         self.presumed: dict[bytes, None] = {}
         self.troubles: dict[tuple[str, bytes], str] = {}
+        self.full_scan = 0
         self.cut_ns = 0
         self.applied = 0
         self.bytes_moved = 0
@@ -348,6 +355,7 @@ class Replica:
         self.plan.reset()
         self.survey.reset()
         self.troubles.clear()
+        self.full_scan = 0
         self._credit = 0
 
     def remains(self) -> dict[str, int]:

@@ -47,6 +47,7 @@ from psync.core.entry import ROOT, Agreed, Entry, Kind, Side, below_or_at, paren
 from psync.core.events import (
     Command,
     Event,
+    FullSync,
     Intend,
     Intent,
     Limits,
@@ -144,9 +145,15 @@ class Session:
         """
         self._pending.now = now
         if isinstance(event, Said):
-            self._news.hear(self._replicas[event.side], event.message)
-            if isinstance(event.message, Scanned):
-                why = self._guard.scanned(event.side, event.message.entries)
+            replica, message = self._replicas[event.side], event.message
+            is_full = isinstance(message, Scanned) and self._news.is_full_scan(
+                replica, message.generation
+            )
+            self._news.hear(replica, message)
+            if is_full:
+                self._guard.compared(event.side)
+            elif isinstance(message, Scanned):
+                why = self._guard.scanned(event.side, message.entries)
                 if why:
                     self.halt(event.side, why)
         elif isinstance(event, SideUp):
@@ -168,6 +175,8 @@ class Session:
             if event.accept and self._halts:
                 self._halts.clear()
                 self._guard.accept()
+        elif isinstance(event, FullSync):
+            self._news.compare_all()
         else:
             self._pending.hurry_all()
 
@@ -349,6 +358,11 @@ class Session:
             there = view is not None and view.entry is not None
             count += there - (self._archive.get(path) is not None)
         return count
+
+    @property
+    def is_comparing_all(self) -> bool:
+        """Tell whether a full sync that was asked for is not over."""
+        return any(each.full_scan or each.survey.comparing for each in self._replicas)
 
     def is_ready(self, side: Side) -> bool:
         """Tell whether a side's scan is over."""

@@ -79,9 +79,11 @@ class Survey:
                 if not self._as_agreed(path):
                     self.ask(path)
 
-    def begin(self, generation: int) -> None:
-        """A scan begins; it replaces an older one."""
-        self.reset()
+    def begin(self, generation: int, *, keep: bool = False) -> None:
+        """A scan begins; it replaces an older one, and, unless `keep`, what was to be listed."""
+        if not keep:
+            self.reset()
+        self._digests.clear()
         self.generation = generation
 
     def scanned(self, directories: list[tuple[bytes, bytes]]) -> None:

@@ -28,6 +28,7 @@ from psync.core.entry import (
 from psync.core.events import (
     Command,
     Event,
+    FullSync,
     Intend,
     Intent,
     Limits,
@@ -659,6 +660,113 @@ class TestSides:
 
         assert asked == [ROOT, b"d"]
         assert duo.listed(LEFT) == []
+
+
+class TestFullSync:
+    def test_finds_what_nobody_has_told(self) -> None:
+        duo = Duo({b"d/f": b"one", b"d/g": b"one", b"e/h": b"one"})
+        duo.left.edit(b"d/f", b"two")
+        duo.right.remove(b"d/g")
+        duo.right.remove(b"e/h")
+        duo.right.remove(b"e")
+        duo.left.make(b"n", None)
+        duo.left.make(b"n/new", b"new")
+
+        duo.receive(FullSync())
+
+        assert duo.session.is_comparing_all
+        duo.assert_rest()
+        assert not duo.session.is_comparing_all
+        assert duo.shape(RIGHT) == {b"d": None, b"d/f": b"two", b"n": None, b"n/new": b"new"}
+
+    @pytest.mark.parametrize("begun", [False, True])
+    def test_lets_everything_else_go_on(self, begun: bool) -> None:
+        duo = Duo({b"d/f": b"one", b"g": b"one"})
+        duo.receive(FullSync())
+        if begun:
+            for side in Side:
+                duo.say(side, duo.hands[side].scan()[0])
+        duo.write(LEFT, b"d/f", b"two")
+        duo.delete(RIGHT, b"g")
+
+        assert duo.session.state is State.WATCHING
+        assert [t.path for t in duo.transitions(RIGHT)] == [b"d/f"]
+        assert [t.path for t in duo.transitions(LEFT)] == [b"g"]
+        duo.obey(LEFT, Apply)
+        assert b"g" not in duo.left.tree
+        if begun:
+            for side in Side:
+                duo.say(side, Scanned(duo.hands[side].generation, 1, len(duo.left.tree), 0))
+                duo.hands[side].inbox = [
+                    m for m in duo.hands[side].inbox if not isinstance(m, Rescan)
+                ]
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"d": None, b"d/f": b"two"}
+
+    def test_looks_again_where_there_is_news(self) -> None:
+        """What began it may have been an agent that has lost events: then news may be old."""
+        duo = Duo({b"d/f": b"one"})
+        before = duo.left.tree[b"d/f"]
+        duo.left.edit(b"d/f", b"two")
+        duo.see(LEFT, b"d/f", flags=BUSY)
+        duo.left.tree[b"d/f"], duo.left.content[b"d/f"] = before, b"one"
+
+        duo.receive(FullSync())
+        duo.obey(LEFT, Rescan)
+
+        assert duo.listed(LEFT) == [ROOT, b"d"]
+        duo.assert_rest()
+
+    def test_keeps_what_is_to_be_listed_already(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.left.make(b"n", None)
+        duo.left.make(b"n/x", b"x")
+        duo.see(LEFT, b"n")  # nobody has told what is in it
+        assert [m.paths for m in duo.asked(LEFT, List_)] == [[b"n"]]
+        duo.receive(FullSync())
+        duo.say(LEFT, duo.left.scan()[0])
+
+        assert b"n" in duo.session._replicas[LEFT].survey.pending
+        duo.say(LEFT, Scanned(duo.left.generation, 1, len(duo.left.tree), 0))
+        duo.left.inbox = [m for m in duo.left.inbox if not isinstance(m, Rescan)]
+        duo.assert_rest()
+        assert duo.right.content[b"n/x"] == b"x"
+
+    def test_asks_no_side_twice_nor_one_that_is_scanned_anyway(self) -> None:
+        duo = Duo({b"f": b"one"}, start=False)
+        duo.up(LEFT)
+        duo.say(LEFT, *duo.left.scan())
+        duo.up(RIGHT)
+
+        duo.receive(FullSync(), FullSync())
+
+        assert duo.asked(LEFT, Rescan) == [Rescan()]
+        assert duo.asked(RIGHT, Rescan) == []
+        duo.say(RIGHT, *duo.right.scan())
+        duo.assert_rest()
+
+    def test_is_over_for_a_side_that_goes(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.receive(FullSync())
+        duo.down(RIGHT)
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        assert not duo.session.is_comparing_all
+
+    def test_deletes_nothing_uncounted(self) -> None:
+        files = {b"d/%d" % i: b"x" for i in range(300)}
+        duo = Duo(dict(files))
+        for path in files:
+            duo.left.remove(path)
+
+        duo.receive(FullSync())
+        duo.settle()
+
+        assert duo.session.state is State.HALTED
+        assert "has lost 300 of 301 entries" in duo.session.halted
+        assert duo.shape(RIGHT) == {b"d": None, **files}
 
 
 class TestReboot:

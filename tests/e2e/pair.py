@@ -128,8 +128,23 @@ class Pair:
 
     def start(self, *extra: str) -> None:
         """Start a session and wait until it watches."""
+        self._await_start(lambda: self.launch(*extra))
+
+    def run(self, *words: str) -> None:
+        """Start a session as `psync run` with these words, and wait until it watches."""
+
+        def launch() -> subprocess.Popen[str]:
+            self.process = subprocess.Popen(
+                [*command(), "run", *words], env=self.env, text=True, stdin=subprocess.DEVNULL,
+                stdout=self._printed, stderr=subprocess.STDOUT, **self.owner,
+            )  # fmt: skip
+            return self.process
+
+        self._await_start(launch)
+
+    def _await_start(self, launch: Callable[[], subprocess.Popen[str]]) -> None:
         before = self.output().count(_STARTED)
-        process = self.launch(*extra)
+        process = launch()
 
         def started() -> bool:
             if process.poll() is not None:

@@ -20,6 +20,7 @@ from typing import Any
 from psync.core.archive import Archive
 from psync.core.entry import LOCAL_SUFFIX, Entry, Kind, Side, below_or_at, is_ours, parent
 from psync.core.events import (
+    FullSync,
     Intend,
     Limits,
     Note,
@@ -297,7 +298,10 @@ class World:
         self._slow = rng.choice((0.001, 0.02, 0.3))
         self._pace = rng.choice((0.005, 0.08, 0.5))
         self._faults = [
-            f for f in ("cut", "kill brain", "power", "sync", "rescan", "flush", "retry")
+            f
+            for f in (
+                "cut", "kill brain", "power", "sync", "rescan", "flush", "retry", "full sync"
+            )
             if faults and rng.random() < 0.5
         ]  # fmt: skip
         self.rows = MemoryRows()
@@ -455,6 +459,10 @@ class World:
                 self.brain.make_durable()
         elif kind == "rescan":
             self.send(side, Rescan())
+        elif kind == "full sync":
+            if self.brain is not None:
+                self.brain.session.receive(FullSync(), self.now)
+                self.brain.pump()
         elif kind == "retry":
             if self.brain is not None:
                 self.brain.session.receive(Retry(), self.now)

@@ -1,0 +1,127 @@
+"""A full sync, at hours and on demand, while the session goes on."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from tests.e2e.pair import Pair, tree, until
+
+
+def configured(pair: Pair, **values: str) -> list[str]:
+    """Write a configuration with a session `home`; return the words to run it."""
+    lines = [f'left = "{pair.left}"', f'right = "{pair.right}"']
+    if pair.host:
+        lines.append(f'host = "{pair.host}"')
+    lines += [f"{key} = {value}" for key, value in values.items()]
+    file = pair.base / "psync.toml"
+    file.write_text("\n".join(["[session.home]", *lines, ""]))
+    return ["--config", str(file), "home"]
+
+
+class TestOnDemand:
+    def test_is_done_by_the_session_that_runs(self, pair: Pair) -> None:
+        name = configured(pair)
+        pair.run(*name)
+        (pair.left / "d").mkdir()
+        (pair.left / "d/f").write_text("one")
+        (pair.right / "gone").write_text("gone")
+        pair.settle()
+        (pair.right / "gone").unlink()
+        (pair.left / "d/f").write_text("two")
+
+        done = pair.psync("sync", *name)
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "changes were made" in done.stdout
+        assert set(tree(pair.left)) == {b"d", b"d/f"}
+        assert tree(pair.left) == tree(pair.right)
+        assert "full sync: somebody asks for it" in pair.log()
+        assert pair.status()["full_sync"] is False
+
+    def test_names_a_session_by_its_roots_too(self, watching: Pair) -> None:
+        (watching.left / "f").write_text("one")
+
+        assert watching.host
+        done = watching.psync(
+            "sync", "-r", watching.host, str(watching.left), str(watching.right)
+        )
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (watching.right / "f").read_text() == "one"
+
+    def test_skips_nothing_that_happens_meanwhile(self, pair: Pair) -> None:
+        name = configured(pair)
+        for i in range(1000):
+            directory = pair.left / f"d{i % 20}"
+            directory.mkdir(exist_ok=True)
+            (directory / f"f{i}").write_text("one")
+        pair.run(*name)
+        pair.settle()
+
+        for i in range(0, 300, 3):
+            if i % 60 == 0:
+                assert pair.psync("sync", *name).returncode == 0
+            (pair.left / f"d{i % 20}/f{i}").unlink()
+            (pair.right / f"d{(i + 1) % 20}/f{i + 1}").write_text("two")
+            os.rename(pair.left / f"d{(i + 2) % 20}/f{i + 2}", pair.left / f"moved{i}")
+
+        after = pair.settle()
+        assert len([path for path in after if b"/f" in path]) == 800
+        assert len([path for path in after if path.startswith(b"moved")]) == 100
+        assert pair.status()["conflicts"] == 0
+
+    def test_says_what_cannot_be_made_the_same(self, local: Pair) -> None:
+        name = configured(local, excludes='["build/"]')
+        (local.right / "build/precious").mkdir(parents=True)
+        local.run(*name)
+        (local.left / "build").write_text("in the way")
+
+        done = local.psync("sync", *name)
+
+        assert done.returncode == 2
+        assert "build: what is there is not replicated, and stands in the way" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+    def test_of_a_session_that_is_paused_is_refused(self, watching: Pair) -> None:
+        assert watching.psync("pause").returncode == 0
+        assert watching.host
+        roots = [str(watching.left), str(watching.right)]
+        done = watching.psync("sync", "-r", watching.host, *roots)
+        watching.psync("resume")
+
+        assert done.returncode == 2
+        assert "the session is paused: psync resume" in done.stderr
+
+    def test_without_a_session_runs_one_and_ends(self, pair: Pair) -> None:
+        name = configured(pair)
+        (pair.left / "f").write_text("one")
+
+        done = pair.psync("sync", *name)
+
+        assert done.returncode == 0, done.stderr
+        assert (pair.right / "f").read_text() == "one"
+        assert pair.agents() == []
+
+
+def just_before_the_hour(seconds: int) -> str:
+    """A time zone in which it is so many seconds to three."""
+    ahead = 3 * 3600 - seconds - int(time.time()) % 86400
+    hours, rest = divmod(abs((ahead + 43200) % 86400 - 43200), 3600)
+    sign = "-" if (ahead + 43200) % 86400 >= 43200 else "+"
+    return f"XXX{sign}{hours}:{rest // 60:02}:{rest % 60:02}"
+
+
+class TestAtHours:
+    def test_is_done_when_the_hour_has_come(self, local: Pair) -> None:
+        name = configured(local, fullsync="[3]")
+        local.env["TZ"] = just_before_the_hour(8)
+        local.run(*name)
+        assert "full sync" not in local.log()
+
+        until(lambda: "full sync: done" in local.log(), "the full sync of three", 60)
+
+        assert "full sync: it is past 03:00" in local.log()
+        (local.left / "f").write_text("one")
+        assert b"f" in local.settle()
+        assert local.log().count("full sync: it is past") == 1
