@@ -86,6 +86,7 @@ from psync.wire import (
     Recall,
     Rescan,
     Results,
+    Settings,
     Stage,
     Staged,
     Start,
@@ -530,6 +531,16 @@ class Agent:
         self._filter = observer
         self._log(10, f"watching with {observer.watcher}")
 
+    def _on_settings(self, message: Settings) -> None:
+        observer, start = self._observer(), message.start
+        assert self._helpers is not None
+        self._start = start
+        self._timeout = max(start.timeout_ms, 1000) / 1000
+        self._helpers.take_over(start)
+        observer.take_over(start)
+        kept = start.conflict_keep_s or start.trash_s
+        self._expire_at = time.monotonic() if kept else float("inf")
+
     def _observer(self) -> Filter:
         if self._filter is None:
             raise AgentError("the brain asked before it said Watch")
@@ -782,6 +793,7 @@ _HANDLERS: dict[type[Any], Callable[[Agent, Any], None]] = {
     Credit: Agent._on_credit,
     Rescan: Agent._on_rescan,
     Stop: Agent._on_stop,
+    Settings: Agent._on_settings,
 }
 
 

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import signal
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from uuid import uuid4
 import msgspec
 
 import psync
-from psync.config import Options
+from psync.config import FIXED, Options
 from psync.control import ControlServer
 from psync.core.archive import Archive
 from psync.core.entry import Kind, Side, printable
@@ -92,6 +93,7 @@ from psync.wire import (
     Pong,
     Ready,
     Results,
+    Settings,
     Start,
     Stop,
     Sync,
@@ -138,9 +140,17 @@ class Brain:
     """One session's loop; see the module's text."""
 
     def __init__(
-        self, options: Options, state: SessionDir, log: Logger, console: Console, hosts: list[Host]
+        self,
+        options: Options,
+        state: SessionDir,
+        log: Logger,
+        console: Console,
+        hosts: list[Host],
+        reread: Callable[[], Options] | None = None,
     ) -> None:
         self._options = options
+        self._reread = reread
+        self._awaiting_restart: list[str] = []  # keys that are configured to be something else
         self._log = log
         self._console = console
         self._state = state
@@ -172,15 +182,18 @@ class Brain:
             ignored=Ignore(options.all_excludes(), options.tempfiles),
             met=self._rows.meta("met") == "1",
         )
+        if self._rows.meta("rules") not in (None, _rules(options)):
+            self._session.hide(Ignore(options.all_excludes(), options.tempfiles))
+        if self._archive.is_committed:
+            self._rows.set_meta("rules", _rules(options))
         self._held: deque[Command] = deque()  # until the first of them can be written down
         self._held_until = 0.0
         self._is_delayed = False  # a replica has no room to say what state it is in
         self._unwritable = {"intents": "", "archive": ""}  # why, of what cannot be written now
         self._last_number = 0
         self._desk = Desk(self._session, self._peers, self._number, self._pump)
-        rsync_options = [f"--timeout={options.etimeout}", *options.rsync_extra]
         self._transfers = Transfers(
-            self._peers, Rsync(*hosts), rsync_options, self._transferred, self._number
+            self._peers, Rsync(*hosts), _rsync_options(options), self._transferred, self._number
         )
         self._waiting: list[_Waiting] = []
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
@@ -201,14 +214,15 @@ class Brain:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, Exit.STOPPED)
+        if self._reread is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._take_over)
         control = ControlServer(self._state.path, self._control)
         await control.start()
         works: list[Coroutine[Any, Any, None]] = [self._ping(), self._commit_often()]
         for peer in self._peers:
             works += [self._keep_connected(peer), self._transfers.carry(peer.side)]
         works.append(self._sync_at_hours())
-        if self._options.banned:
-            works.append(self._watch_for(self._options.banned))
+        works.append(self._watch_for_banned())
         if self._options.sync_only or self._options.dry_run:
             works.append(self._end_when_in_sync())
         tasks = [asyncio.create_task(work) for work in works]
@@ -494,8 +508,9 @@ class Brain:
 
     async def _ping(self) -> None:
         """Notice a link that carries nothing any more."""
-        loop, timeout = asyncio.get_running_loop(), self._options.timeout
+        loop = asyncio.get_running_loop()
         while True:
+            timeout = self._options.timeout
             await asyncio.sleep(timeout / 4)
             for peer in self._peers:
                 if not peer.connected:
@@ -508,6 +523,47 @@ class Brain:
     def _number(self) -> int:
         self._last_number += 1
         return self._last_number
+
+    # --- another configuration -------------------------------------------------------------
+
+    def _take_over(self) -> None:
+        """Read the configuration again and serve by it, as far as that goes without a restart."""
+        assert self._reread is not None
+        try:
+            new = self._reread()
+        except PsyncError as error:
+            self._log.warning("session.misconfigured", message=f"{error}: all stays as it was")
+            return
+        except Exception as error:  # noqa: BLE001  # nobody else would hear of it
+            self._fail(error)
+            return
+        old = self._options
+        changed = [key for key in new.__struct_fields__ if getattr(new, key) != getattr(old, key)]
+        kept = {key: getattr(old, key) for key in changed if key in FIXED}
+        self._awaiting_restart = list(kept)
+        self._options = options = msgspec.structs.replace(new, **kept)
+        live = [key for key in changed if key not in kept]
+        if live:
+            self._serve_by(options, old)
+        told = "; ".join(
+            f"{what}: {', '.join(keys)}"
+            for what, keys in (("taken over", live), ("needs a restart", list(kept)))
+            if keys
+        )
+        tell = self._log.warning if kept else self._log.info
+        tell("session.configured", message=f"configuration: {told or 'nothing has changed'}")
+
+    def _serve_by(self, options: Options, old: Options) -> None:
+        self._transfers.options = _rsync_options(options)
+        self._session.take_over(_limits(options))
+        if _rules(options) != _rules(old):
+            self._session.hide(Ignore(options.all_excludes(), options.tempfiles))
+            self._commit_soon.set()
+        for peer in self._peers:
+            peer.host.timeout = options.timeout
+            if peer.up and peer.owners is not None:
+                peer.send(Settings(self._start_message(peer, peer.owners)))
+        self._pump()
 
     # --- messages and commands -------------------------------------------------------------
 
@@ -760,6 +816,8 @@ class Brain:
         self._is_delayed = False
         self._archive.commit()
         self._rows.set_meta("generation", name)
+        if self._rows.meta("rules") != _rules(self._options):
+            self._rows.set_meta("rules", _rules(self._options))
         if self._session.met:
             self._rows.set_meta("met", "1")
         for peer in self._peers:
@@ -893,6 +951,7 @@ class Brain:
             "trouble": next((why for why in self._unwritable.values() if why), ""),
             "started": self._started,
             "last_change": self._last_change,
+            "awaiting_restart": self._awaiting_restart,
             "full_sync": self._full_syncs > 0,
             "full_synced": self._full_synced,
             "conflict_list": [printable(path) for path, _, _ in session.asked()[:100]],
@@ -965,10 +1024,11 @@ class Brain:
             self._fail(_Refusal(_told(stuck), Exit.FAILED))
         self._end(Exit.STOPPED)
 
-    async def _watch_for(self, banned: str) -> None:
+    async def _watch_for_banned(self) -> None:
         """End when a program runs that must not run beside us."""
         while True:
-            name = await asyncio.to_thread(_running, banned)
+            banned = self._options.banned
+            name = await asyncio.to_thread(_running, banned) if banned else ""
             if name:
                 self._log.warning("session.banned", message=f"{name} is running: the session ends")
                 self._end(Exit.BANNED)
@@ -1018,6 +1078,15 @@ def _running(banned: str) -> str:
     return ""
 
 
+def _rsync_options(options: Options) -> list[str]:
+    return [f"--timeout={options.etimeout}", *options.rsync_extra]
+
+
+def _rules(options: Options) -> str:
+    """What is not replicated, as a text to compare."""
+    return json.dumps([options.all_excludes(), options.tempfiles])
+
+
 def _limits(options: Options) -> Limits:
     text = options.max_delete
     return Limits(
@@ -1030,7 +1099,13 @@ def _limits(options: Options) -> Limits:
     )
 
 
-async def run(options: Options, state: SessionDir, log: Logger, console: Console) -> Exit:
+async def run(
+    options: Options,
+    state: SessionDir,
+    log: Logger,
+    console: Console,
+    reread: Callable[[], Options] | None = None,
+) -> Exit:
     """Run a session until it is stopped, and return its exit code.
 
     Args:
@@ -1038,6 +1113,7 @@ async def run(options: Options, state: SessionDir, log: Logger, console: Console
         state: locked by this process.
         log: the session's.
         console: the terminal.
+        reread: gives what is configured now, on SIGHUP; None: nothing is.
 
     Raises:
         PsyncError: it cannot start, or cannot go on; the message is for the user.
@@ -1049,7 +1125,7 @@ async def run(options: Options, state: SessionDir, log: Logger, console: Console
         right = SshHost(options.host, options.ssh_options, options.timeout)
     while True:
         try:
-            return await Brain(options, state, log, console, [LocalHost(), right]).run()
+            return await Brain(options, state, log, console, [LocalHost(), right], reread).run()
         except _StaleError as stale:
             aside = set_aside(state.database, "stale")
             intents = Intents(state.path)

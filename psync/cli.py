@@ -368,8 +368,9 @@ def _run(chosen: argparse.Namespace) -> int:
     session_dir = SessionDir(state_directory(chosen.state_dir), options.name)
     _check_places(options, session_dir)
     session_dir.lock()
+    reread = (lambda: _options(chosen)) if len(chosen.roots) == 1 else None
     try:
-        return _serve(options, session_dir)
+        return _serve(options, session_dir, reread)
     finally:
         session_dir.unlock()
 
@@ -394,25 +395,37 @@ def _check_places(options: Options, session_dir: SessionDir) -> None:
                 )
 
 
-def _serve(options: Options, session_dir: SessionDir) -> int:
+def _serve(
+    options: Options, session_dir: SessionDir, reread: Callable[[], Options] | None
+) -> int:
     gc.disable()  # what is imported stays: looking for garbage in it is a waste
     import asyncio
     from pathlib import Path
 
     from psync.brain import run
     from psync.effects.console import Console
-    from psync.effects.log import Bridge, WatchedFile, make_logger
+    from psync.effects.log import Bridge, Threshold, WatchedFile, make_logger
 
     console = Console()
     file = WatchedFile(Path(options.log_file) if options.log_file else session_dir.log_file)
+    threshold = Threshold("info")
     log = make_logger(
-        file,
-        session=options.name,
-        style=options.log_format,
-        level="debug" if options.debug >= 2 else options.log_level,
-        console=console,
+        file, session=options.name, style=options.log_format, level=threshold, console=console
     )
-    Bridge(log, level=10 if options.debug >= 3 else 30).install()
+    bridge = Bridge(log)
+    bridge.install()
+
+    def write_by(options: Options) -> Options:
+        threshold.set("debug" if options.debug >= 2 else options.log_level)
+        bridge.listen(10 if options.debug >= 3 else 30)
+        return options
+
+    def read_again() -> Options:
+        file.reopen()
+        assert reread is not None
+        return write_by(reread())
+
+    write_by(options)
     session_dir.describe(
         {
             "name": options.name,
@@ -424,7 +437,8 @@ def _serve(options: Options, session_dir: SessionDir) -> int:
             "version": __version__,
         }
     )
-    _mind_hangup(file.reopen)
+    is_service = _mind_hangup(file.reopen)
+    again = read_again if is_service and reread is not None else None
     try:
         import uvloop
     except ImportError:
@@ -435,7 +449,7 @@ def _serve(options: Options, session_dir: SessionDir) -> int:
     gc.enable()
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
-            code = runner.run(run(options, session_dir, log, console))
+            code = runner.run(run(options, session_dir, log, console, again))
             _mind_no_more_signals()
     except PsyncError as error:
         log.error("session.failed", message=str(error))
@@ -463,17 +477,22 @@ def _mind_no_more_signals() -> None:
 
     They are blocked, not ignored: closing a loop puts the default actions back.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
 
-def _mind_hangup(reopen: Callable[[], None]) -> None:
-    """On SIGHUP: a service looks at its log file again, a session at a terminal ends."""
+def _mind_hangup(reopen: Callable[[], None]) -> bool:
+    """On SIGHUP: a service looks at its log file again, a session at a terminal ends.
+
+    Returns:
+        whether it is a service, which may be told to do more.
+    """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        return  # nohup
+        return False  # nohup
     if sys.stdin is not None and sys.stdin.isatty():
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    else:
-        signal.signal(signal.SIGHUP, lambda *_: reopen())
+        return False
+    signal.signal(signal.SIGHUP, lambda *_: reopen())
+    return True
 
 
 # --- questions to sessions that run -----------------------------------------------------------
@@ -674,6 +693,8 @@ def _describe(answer: dict[str, Any]) -> list[str]:
         )
     if answer.get("halted"):
         lines.append(f"  halted: {answer['halted']}")
+    if answer.get("awaiting_restart"):
+        lines.append(f"  needs a restart: {', '.join(answer['awaiting_restart'])}")
     for path in answer.get("conflict_list", ()):
         lines.append(f"  conflict: {path}: waits for psync conflicts --take left|right PATH")
     for each in answer.get("problem_list", ()):

@@ -35,6 +35,7 @@ from psync.errors import ConfigError, UsageError
 
 __all__ = [
     "EXCLUDES",
+    "FIXED",
     "REPLACED",
     "TEMPFILES",
     "Options",
@@ -81,6 +82,15 @@ REPLACED = {
     "srcroot": "say left",
     "use_backupdir": "what is replaced or deleted is kept by conflict_keep and trash",
 }
+
+# What a session keeps for as long as it runs; all else it takes over when it is told to.
+FIXED = frozenset(
+    (
+        "left", "right", "host", "ssh_options", "name", "translate", "dry_run", "sync_only",
+        "skip_initial_sync", "inline_max", "durability", "strip_special_bits", "xattrs", "log_file",
+        "log_format", "suppress_echoes",
+    )
+)  # fmt: skip
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _Hour = Annotated[int, msgspec.Meta(ge=0, le=23)]
@@ -281,7 +291,10 @@ def _check(options: Options, where: str) -> None:
         for pattern in getattr(options, key):
             rule = _from_rsync(pattern) if key == "rsync_excludes" else pattern
             try:
+                rule.encode()  # as it goes to the agents
                 parse(rule)
+            except UnicodeEncodeError:
+                raise ConfigError(f"{where}: {key}: {pattern!a} is no UTF-8") from None
             except ValueError as error:
                 raise ConfigError(f"{where}: {key}: {pattern!a} {error}") from None
     if not re.fullmatch(r"\d{1,12}%?", options.max_delete, re.ASCII) or (

@@ -218,6 +218,8 @@ class Filter:
         self._unread: set[bytes] = set()
         self._listing: Optional[Iterator[None]] = None
         self._listed = (b"", 0)
+        self._revealing: Optional[Iterator[None]] = None
+        self._rules = (start.excludes, start.tempfiles)
         self._answering: Optional[bytes] = None  # the directory whose listing was asked for
         self._overtaken: set[bytes] = set()  # names in it that were told of meanwhile
         self._credit = CREDIT
@@ -265,6 +267,49 @@ class Filter:
                 f"changes are looked for every {self._poll:g} s",
             )
         return Polling(self._root_fd, **options)
+
+    def take_over(self, start: Start) -> None:
+        """Observe as is wanted from now on; look at what other rules hide no more."""
+        self._settle_ns = start.settle_ms * 1_000_000
+        self._settle.take_over(start.settle_ms, start.max_delay_ms)
+        self._poll = max(start.poll_ms, 100) / 1000
+        self._interval = start.event_interval_ms / 1000
+        rules = (start.excludes, start.tempfiles)
+        if rules == self._rules:
+            return
+        before, self._rules, self._ignored = self._ignored, rules, Ignore(*rules)
+        if self._revealing is not None:  # what that has not come to may be visible again, or not
+            self.rescan()
+        self._revealing = self._reveal(before)
+
+    def _reveal(self, before: Ignore) -> Iterator[None]:
+        """Find what was hidden and is no more, by its name alone: yields between directories."""
+        waiting = [b""]
+        while waiting:
+            path = waiting.pop()
+            try:
+                fd = open_directory(self._root_fd, path)
+            except OSError:
+                continue  # it is told of, or looked at, when it is there and can be read
+            try:
+                with os.scandir(fd) as entries:
+                    found = [(e.name, e.is_dir(follow_symlinks=False)) for e in entries]
+            except OSError:
+                continue
+            finally:
+                os.close(fd)
+            for name, directory in found:
+                sub = join(path, os.fsencode(name))
+                if self._ignored(sub, directory):
+                    continue
+                if not before(sub, directory):
+                    if directory:
+                        waiting.append(sub)
+                elif directory:
+                    self._list_soon(sub)
+                else:
+                    self.again(sub)
+            yield
 
     @property
     def watcher(self) -> str:
@@ -579,7 +624,9 @@ class Filter:
 
     def deadline(self) -> Optional[float]:
         """When `live` has something to do, monotonic; 0: now; None: never, as things are."""
-        if self._listing is not None or self._watcher.scanning() or self._may_flush():
+        if self._listing is not None or self._revealing is not None:
+            return 0.0
+        if self._watcher.scanning() or self._may_flush():
             return 0.0
         settled = self._settle.deadline()
         if settled is not None:
@@ -606,6 +653,11 @@ class Filter:
         if deadline is not None and deadline <= self._now():
             self.read()
         settle = self._settle
+        if self._revealing is not None:
+            for _ in self._revealing:
+                if self._now() >= until:
+                    return
+            self._revealing = None
         try:
             while True:
                 if self._listing is not None:
@@ -1285,7 +1337,7 @@ class Filter:
     def _go_on_flushing(self) -> None:
         done = []
         for flush in self._flushes:
-            if not self._is_heard(flush):
+            if not self._is_heard(flush) or self._revealing is not None:
                 break
             if flush.target < 0:
                 for path in self._echoes:

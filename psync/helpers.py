@@ -81,6 +81,7 @@ from psync.wire import (
     Outcome,
     Recall,
     Recalled,
+    Start,
     Transition,
 )
 from psync.xattrs import UNTOLD, Attributes
@@ -307,6 +308,11 @@ class Helpers:
             f"what lost a conflict cannot be put beside the version that won: {why}; it stays in "
             f".psync/conflicts/{printable(name)}",
         )
+
+    def take_over(self, start: Start) -> None:
+        """Keep what is displaced as is wanted from now on."""
+        self._quarantine.take_over(start.quarantine_ms / 1000, keeps_deleted=start.trash_s > 0)
+        self._quarantine.conflicts.keep_both = start.keep_both
 
     def expire(self, keep_s: int, trash_s: int = 0) -> list[Dropped]:
         """Destroy what has been in the stores for so long. Blocks.

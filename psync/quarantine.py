@@ -226,6 +226,12 @@ class Quarantine:
         else:
             os.unlink(intent.name, dir_fd=self.fd)
 
+    def take_over(self, delay_s: float, *, keeps_deleted: bool) -> None:
+        """Wait so long from now on, and keep what was deleted, or do not."""
+        self._delay_s = delay_s
+        self._retry_s = min(RETRY_S, max(delay_s, 0.1))
+        self._keeps_deleted = keeps_deleted
+
     def _is_for_trash(self, intent: Intent) -> bool:
         """Tell whether it was deleted: nothing has taken its place, and it has lost nothing."""
         return self._keeps_deleted and intent.wanted is None and not intent.keep

@@ -61,7 +61,7 @@ class Transfers:
         """
         self._peers = peers
         self._rsync = rsync
-        self._options = options
+        self.options = options
         self._report = report
         self._number = number
         self._queues: tuple[deque[Transfer], deque[Transfer]] = (deque(), deque())
@@ -171,5 +171,5 @@ class Transfers:
                     f"/proc/{staged.pid}/fd/{staged.fd}/{run}/",
                     delta=delta,
                     sparse=sparse,
-                    options=self._options,
+                    options=self.options,
                 )

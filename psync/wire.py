@@ -413,6 +413,15 @@ class Start(NamedTuple):
     event_interval_ms: int = 0  # for how long changes are gathered before they are looked at
 
 
+class Settings(NamedTuple):
+    """Serve on as `start` says; only what is about how, not about what, may be another.
+
+    What becomes visible by other rules is observed; what is hidden by them is told no more.
+    """
+
+    start: Start
+
+
 class Watch(NamedTuple):
     """Go: claim the root for this pair, recover, watch and scan."""
 
@@ -535,6 +544,7 @@ Message = Union[
     Hello, Ready, Fatal, Digests, Scanned, Listing, Observed, Results, Opened, Staged, Closed,
     Synced, Flushed, Pong, Trouble, Log, Kept, Recalled, Dropped, Start, Watch, List_, Look, Apply,
     OpenSource, CloseSource, Stage, Unstage, Sync, Flush, Ping, Credit, Rescan, Stop, Recall,
+    Settings,
 ]  # fmt: skip
 
 messages: Dict[int, Type[Any]] = {
@@ -545,7 +555,7 @@ messages: Dict[int, Type[Any]] = {
     # from the brain
     65: Start, 66: Watch, 67: List_, 68: Look, 69: Apply, 70: OpenSource, 71: CloseSource,
     72: Stage, 73: Unstage, 74: Sync, 75: Flush, 76: Ping, 77: Credit, 78: Rescan, 79: Stop,
-    80: Recall,
+    80: Recall, 81: Settings,
 }  # fmt: skip
 _codes = {cls: code for code, cls in messages.items()}
 

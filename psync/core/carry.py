@@ -289,7 +289,10 @@ class Carrier:
             self._pair.fail(path, side, text, soon=status == IN_USE)
         if not last:
             return
-        if status == APPLIED and self._pair.is_at_rest(path):
+        if path in self._pair.left_out:
+            self._pair.left_out.discard(path)
+            self._pair.leave_out(path)
+        elif status == APPLIED and self._pair.is_at_rest(path):
             self._pair.rest(path)
         else:
             self._pending.release(path)

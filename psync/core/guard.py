@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 
 from psync.core.entry import Entry, Kind, Side, ancestors
+from psync.core.events import Limits
 from psync.core.pair import Pair
 from psync.core.reconcile import Decision, Verb, View
 
@@ -77,6 +78,10 @@ class Guard:
                 f"{self._consequence}"
             )
         return ""
+
+    def take_over(self, limits: Limits) -> None:
+        """Count by other limits from now on."""
+        self._limits = limits
 
     def compared(self, side: Side) -> None:
         """All of a side is being compared while work goes on: no deletion is made uncounted."""

@@ -245,6 +245,16 @@ class Moves:
         self._pending.release(new)
         self._pending.touch(new)
 
+    def leave_out(self) -> None:
+        """Forget the renames of what is not replicated any more."""
+        hides = self._pair.hides
+        for replica in self._replicas:
+            for new, move in list(replica.moves.items()):
+                if hides(new, move.entry) or hides(move.old, move.entry):
+                    self._pending.touch(self._forget(replica, new))
+                    self._pending.touch(new)
+            self.wait_no_more(replica)
+
     def _forget(self, replica: Replica, new: bytes) -> bytes:
         old = replica.moves.pop(new).old
         if replica.leaving.get(old) == new:

@@ -38,6 +38,7 @@ class Pair:
         intents: what was sent by an earlier run, or before a link broke, and may be done.
         renames: the renames among that, by their new path.
         conflicts: the losers kept, by side and name in the conflict store.
+        left_out: paths that are not replicated any more, but at which an operation is under way.
         taken: at which paths a person has chosen a side, and between which versions.
         out: commands that are ready.
     """
@@ -64,6 +65,7 @@ class Pair:
         self.renames: dict[bytes, Intent] = {}
         self.conflicts: dict[tuple[Side, bytes], bytes] = {}
         self.taken: dict[bytes, tuple[Side, Entry, Entry]] = {}
+        self.left_out: set[bytes] = set()
         self.at_most: dict[bytes, Entry] = {}  # what a side has made of metadata, if not all of it
         self.out: list[Command] = []
 
@@ -174,6 +176,14 @@ class Pair:
         self.taken.pop(path, None)
         self.at_most.pop(path, None)
         self.pending.rest(path)
+
+    def leave_out(self, path: bytes) -> None:
+        """A path is not replicated any more: both sides keep what they have there."""
+        self.archive.remove(path)
+        for replica in self.replicas:
+            replica.answered(path)
+            replica.stalled.pop(path, None)
+        self.rest(path)
 
     def has_parent(self, path: bytes, target: Side | None) -> bool:
         """Tell whether a path's directory is agreed (and there, on `target`); else see to it.

@@ -182,6 +182,10 @@ class Replica:
         self._contents_size = 0
         self._credit = 0
 
+    def take_over(self, limits: Limits) -> None:
+        """Keep within other limits from now on."""
+        self._limits = limits
+
     # --- what it shows -------------------------------------------------------------------
 
     def may_be_cut(self, entry: Entry) -> bool:

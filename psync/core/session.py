@@ -435,6 +435,47 @@ class Session:
         if replica.link >= Link.SCANNING:
             self._news.scan_anew(replica, "the other side may have lost what was not durable")
 
+    # --- other rules and limits ----------------------------------------------------------
+
+    def take_over(self, limits: Limits) -> None:
+        """Decide by these from now on; what waits for a person's word is asked anew."""
+        self._limits = self._pair.limits = limits
+        self._guard.take_over(limits)
+        for replica in self._replicas:
+            replica.take_over(limits)
+        self._pending.ask_anew()
+
+    def hide(self, ignored: Ignored) -> int:
+        """Replicate by other rules from now on; return how many agreed entries that leaves out.
+
+        Both sides keep theirs, as if they had never been replicated. What is visible now and was
+        not is the agents' to tell.
+        """
+        pair, count = self._pair, self._archive.count
+        pair.ignored = ignored
+        self._carrier.stop_all_walks()
+        self._moves.leave_out()
+        for op in self._flights.ops.values():
+            if pair.hides(op.path, op.transition.wanted or op.transition.expected):
+                pair.left_out.add(op.path)
+        for path, agreed in self._archive.walk_down(ROOT):
+            if ignored(path, agreed.kind == Kind.DIRECTORY):
+                pair.leave_out(path)
+        known = {*self._pending.since, *self._pending.problems, *self._pending.dirty}
+        for replica in self._replicas:
+            known.update(replica.views, replica.awaited, replica.busy)
+        for path in known:
+            shown = next((e for e in (r.shows(path) for r in self._replicas) if e), None)
+            if path and pair.hides(path, shown):
+                pair.leave_out(path)
+        for replica in self._replicas:
+            for path in replica.survey.leave_out(lambda path: ignored(path, True)):
+                self._pending.release(path)
+            for code, path in [key for key in replica.troubles if key[1] and ignored(key[1], True)]:
+                del replica.troubles[code, path]
+            self._guard.forget(replica.side)  # what is left out is not gone
+        return count - self._archive.count
+
     # --- deciding ------------------------------------------------------------------------
 
     def _drain(self) -> None:

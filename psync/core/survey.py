@@ -12,6 +12,7 @@ side goes down. A newer scan replaces an older one.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from psync.core.archive import Archive
 from psync.core.entry import ROOT, is_below
@@ -136,6 +137,14 @@ class Survey:
             self.pending.remove(path)
             return True
         return False
+
+    def leave_out(self, hidden: Callable[[bytes], bool]) -> list[bytes]:
+        """List none of the directories that are hidden now; return those that were to be."""
+        dropped = [path for path in self.pending if path and hidden(path)]
+        self.pending.difference_update(dropped)
+        self._forced.difference_update(dropped)
+        self._deep.difference_update(dropped)
+        return dropped
 
     def moved(self, old: bytes, new: bytes) -> None:
         """A directory was renamed on this side: what is pending in it is pending there now.

@@ -61,6 +61,7 @@ from psync.wire import (
     Rescan,
     Results,
     Scanned,
+    Settings,
     Stage,
     Staged,
     Start,
@@ -862,6 +863,90 @@ class TestLive:
         brain.content(b"f", b"one")
         (root / "f").write_bytes(b"two")
         brain.content(b"f", b"two")
+
+    def test_tells_what_other_rules_show_and_no_more_of_what_they_hide(
+        self, root: Path, brain: Brain
+    ) -> None:
+        (root / "cache/d").mkdir(parents=True)
+        for name in ("cache/x", "cache/d/y", "f", "g.o"):
+            (root / name).write_bytes(name.encode())
+        assert {b"cache/d/y", b"g.o"} <= set(brain.observed())
+        before = len(brain.seen)
+
+        brain.say(Settings(start_message(root, excludes=["cache/", "*.o"])))
+        (root / "cache/x").write_bytes(b"hidden")
+        (root / "f").write_bytes(b"shown")
+        tree = brain.observed()
+        assert tree[b"f"].content == b"shown"
+        assert set(tree) <= {b"", b"f"}
+
+        brain.say(Settings(start_message(root)))
+        tree = brain.observed()
+        assert tree[b"cache/x"].content == b"hidden"
+        assert tree[b"cache/d/y"].content == b"cache/d/y"
+        assert tree[b"g.o"].content == b"g.o"  # as it was told before, and forgotten since
+        assert b"f" not in tree
+        assert not any(isinstance(message, Digests) for message in brain.seen[before:])
+
+    def test_tells_what_is_shown_while_it_still_looks_for_what_was(
+        self, root: Path, one: Brain
+    ) -> None:
+        for i in range(300):
+            (root / f"d{i}").mkdir()
+            (root / f"d{i}/x.o").write_bytes(b"x")
+        one.say(Settings(start_message(root, excludes=["*.o"])))
+        one.observed()
+
+        one.say(
+            Settings(start_message(root)),
+            Settings(start_message(root, excludes=["d7"])),
+            Settings(start_message(root)),
+        )
+        said = one.flush()
+
+        # What it had not come to is found so.
+        assert any(isinstance(message, Scanned) for message in said)
+
+    @pytest.mark.parametrize("mode", [0, 0o700])
+    def test_looks_for_what_is_shown_where_it_can(
+        self, root: Path, one: Brain, mode: int
+    ) -> None:
+        (root / "d").mkdir()
+        (root / "d/x.o").write_bytes(b"x")
+        one.say(Settings(start_message(root, excludes=["*.o"])))
+        one.observed()
+        (root / "d").chmod(mode)
+
+        one.say(Settings(start_message(root)))
+        tree = one.observed()
+        (root / "d").chmod(0o700)
+
+        assert (b"d/x.o" in tree) is (mode != 0 or os.geteuid() == 0)
+
+    def test_takes_over_how_long_to_keep_what_is_displaced(
+        self, root: Path, one: Brain
+    ) -> None:
+        one.say(Settings(start_message(root, trash_s=3600, quarantine_ms=0)))
+        (root / "f").write_bytes(b"f")
+        there = one.observed()[b"f"].entry
+
+        (outcome,) = one.apply(Transition(1, DELETE, b"f", there, None))
+
+        assert outcome.status == APPLIED
+        while not any((root / ".psync/trash").iterdir()):  # when its turn has come
+            one.say(Ping(1))
+            one.until(Pong)
+
+    def test_takes_over_nothing_before_it_watches(
+        self, root: Path, spawn: Callable[..., Brain]
+    ) -> None:
+        brain = spawn()
+        brain.greet(start_message(root))
+        brain.say(Settings(start_message(root)))
+
+        fatal = brain.hear()
+        assert isinstance(fatal, Fatal)
+        assert (fatal.code, "before it said Watch" in fatal.message) == ("protocol", True)
 
     def test_sends_no_content_beyond_the_inline_limit(
         self, root: Path, spawn: Callable[..., Brain]

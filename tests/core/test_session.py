@@ -44,6 +44,7 @@ from psync.core.events import (
     State,
     Transfer,
 )
+from psync.core.ignore import Ignore
 from psync.core.pending import LASTING_ATTEMPTS
 from psync.core.reconcile import agree
 from psync.core.replica import Link
@@ -76,6 +77,7 @@ from psync.wire import (
     Results,
     Scanned,
     Transition,
+    Trouble,
 )
 from psync.wire import Outcome as OutcomeOf
 from tests.support.replica import directory, file, link
@@ -767,6 +769,130 @@ class TestFullSync:
         assert duo.session.state is State.HALTED
         assert "has lost 300 of 301 entries" in duo.session.halted
         assert duo.shape(RIGHT) == {b"d": None, **files}
+
+
+class TestHiding:
+    """Other rules for what is replicated, while a session runs."""
+
+    def test_leaves_both_sides_what_they_have(self) -> None:
+        duo = Duo({b"cache/x": b"1", b"cache/d/y": b"2", b"f": b"one"})
+
+        assert duo.session.hide(Ignore(["cache/"])) == 4
+        duo.pump()
+        duo.left.remove(b"cache/x")
+        duo.see(LEFT, b"cache/x")  # it was on its way
+        duo.run()
+
+        assert duo.archive.get(b"cache") is None
+        assert b"cache/x" in duo.right.tree
+        assert duo.sent() == []
+        assert {k: v for k, v in duo.session.remains().items() if v} == {}
+
+    def test_asks_for_no_scan(self) -> None:
+        duo = Duo({b"cache/x": b"1", b"f": b"one"})
+
+        duo.session.hide(Ignore(["cache"]))
+        duo.pump()
+
+        assert duo.left.inbox == duo.right.inbox == []
+        assert duo.session.state is State.WATCHING
+
+    @pytest.mark.parametrize("status", [APPLIED, CHANGED])
+    def test_forgets_what_is_just_being_done(self, status: int) -> None:
+        duo = Duo({b"cache/x": b"1", b"f": b"one"})
+        duo.write(LEFT, b"cache/x", b"2")
+        duo.write(LEFT, b"cache/new", b"3")
+        assert len(duo.transitions(RIGHT)) == 2
+
+        duo.session.hide(Ignore(["cache"]))
+        if status == CHANGED:
+            duo.right.edit(b"cache/x", b"4")
+        duo.run()
+
+        assert duo.archive.get(b"cache") is None
+        assert duo.archive.get(b"cache/new") is None
+        assert duo.session.settled(duo.session.mark())
+        assert {k: v for k, v in duo.session.remains().items() if v} == {}
+
+    def test_forgets_what_was_still_to_be_done(self) -> None:
+        duo = Duo({b"cache/x": b"1", b"f": b"one", b"d/g": b"one"})
+        duo.receive(Paused())
+        duo.write(LEFT, b"cache/x", b"2")
+        duo.write(RIGHT, b"cache/x", b"3")
+        duo.delete(LEFT, b"f")
+        duo.move(LEFT, b"d/g", b"cache/g")
+        duo.left.make(b"cache/n", None)
+        duo.see(LEFT, b"cache/n")  # what is in it is to be listed
+        duo.say(LEFT, Trouble("unreadable", b"cache/n", "Permission denied"))
+
+        duo.session.hide(Ignore(["cache"]))
+        duo.receive(Resumed())
+        duo.settle()
+
+        assert duo.right.content[b"cache/x"] == b"3"
+        assert b"f" not in duo.right.tree
+        assert b"d/g" not in duo.right.tree  # it has gone from where it was seen
+        assert b"cache/g" not in duo.right.tree
+        assert duo.session.troubles() == []
+        assert {k: v for k, v in duo.session.remains().items() if v} == {}
+
+    def test_gives_up_to_empty_a_directory_of_it(self) -> None:
+        duo = Duo({b"cache/d/x": b"1", b"cache/d/y": b"2"})
+        duo.delete(LEFT, b"cache/d/x")
+        duo.delete(LEFT, b"cache/d")
+
+        duo.session.hide(Ignore(["cache"]))
+        duo.settle()
+
+        assert {k: v for k, v in duo.session.remains().items() if v} == {}
+
+    def test_is_no_loss_that_a_session_halts_for(self) -> None:
+        files = [b"cache/%d" % i for i in range(300)] + [b"d/%d" % i for i in range(20)]
+        duo = Duo(dict.fromkeys(files, b"x"))
+        duo.delete(LEFT, b"d/0")
+        duo.run()
+
+        duo.session.hide(Ignore(["cache"]))
+        for i in range(1, 20):
+            duo.delete(LEFT, b"d/%d" % i)
+        duo.settle()
+
+        assert duo.session.halted == ""
+        assert b"d/19" not in duo.right.tree
+
+    def test_shows_again_what_is_told(self) -> None:
+        duo = Duo({b"cache/x": b"1"})
+        duo.session.hide(Ignore(["cache"]))
+        duo.left.edit(b"cache/x", b"2")
+
+        duo.session.hide(Ignore())
+        for side in Side:
+            duo.say(side, duo.hands[side].listing(b"cache"))
+        duo.assert_rest()
+
+
+class TestOtherLimits:
+    def test_decide_what_waits_for_a_word(self) -> None:
+        duo = Duo({b"f": b"one"}, Limits(ask=True))
+        duo.write(LEFT, b"f", b"two")
+        duo.write(RIGHT, b"f", b"three")
+        duo.settle()
+        assert [path for path, _, _ in duo.session.asked()] == [b"f"]
+
+        duo.session.take_over(Limits(favoured=RIGHT))
+        duo.pump()
+
+        duo.assert_rest()
+        assert duo.left.content[b"f"] == b"three"
+
+    def test_count_by_what_is_said_now(self) -> None:
+        duo = Duo({b"%d" % i: b"x" for i in range(10)})
+        duo.session.take_over(Limits(max_delete=2))
+        for i in range(5):
+            duo.delete(LEFT, b"%d" % i)
+        duo.settle()
+
+        assert duo.session.state is State.HALTED
 
 
 class TestReboot:

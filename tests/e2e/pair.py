@@ -293,6 +293,17 @@ class Pair:
                 os.kill(pid, signal.SIGKILL)
 
 
+def configured(pair: Pair, **values: str) -> list[str]:
+    """Write a configuration with a session `home`; return the words to run it."""
+    lines = [f'left = "{pair.left}"', f'right = "{pair.right}"']
+    if pair.host:
+        lines.append(f'host = "{pair.host}"')
+    lines += [f"{key} = {value}" for key, value in values.items()]
+    file = pair.base / "psync.toml"
+    file.write_text("\n".join(["[session.home]", *lines, ""]))
+    return ["--config", str(file), "home"]
+
+
 @contextlib.contextmanager
 def opened(
     base: Path, host: str | None = None, env: dict[str, str] | None = None

@@ -5,18 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from tests.e2e.pair import Pair, tree, until
-
-
-def configured(pair: Pair, **values: str) -> list[str]:
-    """Write a configuration with a session `home`; return the words to run it."""
-    lines = [f'left = "{pair.left}"', f'right = "{pair.right}"']
-    if pair.host:
-        lines.append(f'host = "{pair.host}"')
-    lines += [f"{key} = {value}" for key, value in values.items()]
-    file = pair.base / "psync.toml"
-    file.write_text("\n".join(["[session.home]", *lines, ""]))
-    return ["--config", str(file), "home"]
+from tests.e2e.pair import Pair, configured, tree, until
 
 
 class TestOnDemand:
