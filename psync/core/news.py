@@ -279,6 +279,8 @@ class News:
         path, entry, content, _, flags = item
         if not path or self._pair.hides(path, entry):
             replica.waste(Observed([item]))
+            if path in replica.awaited:  # it was asked for before it was hidden
+                self._pair.leave_out(path)
             return
         if entry is not None and entry.kind not in _KINDS:
             raise AgentError(f"the agent showed a kind that cannot be at {printable(path)!r}")

@@ -36,6 +36,9 @@ class TestRules:
         assert Ignore(patterns)(path) is expected
         assert Ignore([], patterns)(path) is expected
 
+    def test_hide_no_root(self) -> None:
+        assert not Ignore(["*", "*/"])(b"", True)
+
     def test_of_one_list_take_nothing_out_of_the_other(self) -> None:
         assert Ignore(["!x.tmp"], ["*.tmp"])(b"x.tmp")
         assert Ignore(["*.tmp"], ["!x.tmp"])(b"x.tmp")

@@ -747,6 +747,18 @@ class TestFullSync:
         duo.say(RIGHT, *duo.right.scan())
         duo.assert_rest()
 
+    def test_of_an_empty_tree_is_one_too(self) -> None:
+        duo = Duo()
+        duo.receive(FullSync())
+
+        for side in Side:
+            duo.say(side, Scanned(2, 1, 0, 0))
+
+        assert duo.session.state is State.SCANNING  # the root is listed in any case
+        duo.hands[LEFT].inbox = [m for m in duo.left.inbox if not isinstance(m, Rescan)]
+        duo.hands[RIGHT].inbox = [m for m in duo.right.inbox if not isinstance(m, Rescan)]
+        duo.assert_rest()
+
     def test_is_over_for_a_side_that_goes(self) -> None:
         duo = Duo({b"f": b"one"})
         duo.receive(FullSync())
@@ -802,7 +814,8 @@ class TestHiding:
         duo = Duo({b"cache/x": b"1", b"f": b"one"})
         duo.write(LEFT, b"cache/x", b"2")
         duo.write(LEFT, b"cache/new", b"3")
-        assert len(duo.transitions(RIGHT)) == 2
+        duo.write(LEFT, b"f", b"two")
+        assert len(duo.transitions(RIGHT)) == 3
 
         duo.session.hide(Ignore(["cache"]))
         if status == CHANGED:
@@ -815,7 +828,7 @@ class TestHiding:
         assert {k: v for k, v in duo.session.remains().items() if v} == {}
 
     def test_forgets_what_was_still_to_be_done(self) -> None:
-        duo = Duo({b"cache/x": b"1", b"f": b"one", b"d/g": b"one"})
+        duo = Duo({b"cache/x": b"1", b"f": b"one", b"d/g": b"one", b"d/h": b"h", b"e": None})
         duo.receive(Paused())
         duo.write(LEFT, b"cache/x", b"2")
         duo.write(RIGHT, b"cache/x", b"3")
@@ -823,9 +836,14 @@ class TestHiding:
         duo.move(LEFT, b"d/g", b"cache/g")
         duo.left.make(b"cache/n", None)
         duo.see(LEFT, b"cache/n")  # what is in it is to be listed
-        duo.say(LEFT, Trouble("unreadable", b"cache/n", "Permission denied"))
+        duo.say(LEFT, Trouble("unreadable", b"cache/m", "Permission denied"))
+        duo.say(LEFT, Trouble("unreadable", b"d", "Permission denied"))
+        duo.move(RIGHT, b"d/h", b"e/h")
 
         duo.session.hide(Ignore(["cache"]))
+        assert b"cache/n" not in duo.session._replicas[LEFT].survey.pending
+        assert [path for _, _, path, _ in duo.session.troubles()] == [b"d"]
+        duo.say(LEFT, duo.left.listing(b"cache/n"), Trouble("unreadable", b"d", ""))
         duo.receive(Resumed())
         duo.settle()
 
@@ -833,7 +851,21 @@ class TestHiding:
         assert b"f" not in duo.right.tree
         assert b"d/g" not in duo.right.tree  # it has gone from where it was seen
         assert b"cache/g" not in duo.right.tree
-        assert duo.session.troubles() == []
+        assert b"e/h" in duo.left.tree
+        assert {k: v for k, v in duo.session.remains().items() if v} == {}
+
+    @pytest.mark.parametrize(("old", "new"), [(b"cache/x", b"d/x"), (b"d/x", b"cache/x")])
+    def test_forgets_a_rename_on_its_way(self, old: bytes, new: bytes) -> None:
+        duo = Duo({old: b"1", b"cache/y": b"2", b"d/y": b"2"})
+        duo.move(LEFT, old, new)
+        assert [t.verb for t in duo.transitions(RIGHT)] == [RENAME]
+
+        duo.session.hide(Ignore(["cache"]))
+        duo.settle()
+
+        assert duo.archive.get(b"cache") is None
+        assert (b"d/x" in duo.right.tree) is (new == b"d/x")
+        assert duo.left.content.get(b"d/x") == duo.right.content.get(b"d/x")
         assert {k: v for k, v in duo.session.remains().items() if v} == {}
 
     def test_gives_up_to_empty_a_directory_of_it(self) -> None:
