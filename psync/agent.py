@@ -80,6 +80,7 @@ from psync.wire import (
     Message,
     Opened,
     OpenSource,
+    Peek,
     Ping,
     Pong,
     Ready,
@@ -559,6 +560,10 @@ class Agent:
         self._check_paths(message.paths)
         self._later(len(message.paths), self._observer().list_(message.paths))
 
+    def _on_peek(self, message: Peek) -> None:
+        self._check_paths([message.path])
+        self._later(1, self._observer().peek(message))
+
     def _on_look(self, message: Look) -> None:
         self._check_paths(message.paths)
         observer = self._observer()
@@ -794,6 +799,7 @@ _HANDLERS: dict[type[Any], Callable[[Agent, Any], None]] = {
     Rescan: Agent._on_rescan,
     Stop: Agent._on_stop,
     Settings: Agent._on_settings,
+    Peek: Agent._on_peek,
 }
 
 

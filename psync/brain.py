@@ -75,6 +75,7 @@ from psync.errors import (
     UsageError,
 )
 from psync.peer import Peer
+from psync.preview import Preview
 from psync.schedule import latest
 from psync.transfers import Transfers
 from psync.wire import (
@@ -841,7 +842,7 @@ class Brain:
             await self._resume(accept=bool(args.get("accept_deletes")))
         elif verb == "sync":
             if args.get("dry_run"):
-                raise PsyncError("-n looks at what a session would do first: stop it, or leave -n")
+                return await self._preview()
             return await self._sync_on_demand()
         elif verb in ("conflicts", "trash"):
             return await self._desk.answer(args, trash=verb == "trash")
@@ -865,6 +866,19 @@ class Brain:
         if stuck:
             raise PsyncError(_told(stuck))
         return {"changes": sum(self._session.applied) - before}
+
+    async def _preview(self) -> dict[str, Any]:
+        """Say what a full sync would do, and do nothing.
+
+        Raises:
+            PsyncError: a side is away, or too much differs.
+        """
+        preview = Preview(self._session, self._archive, self._peers, self._number)
+        try:
+            lines, changes = await preview.lines()
+        except* PsyncError as errors:
+            raise errors.exceptions[0] from None
+        return {"plan": lines, "changes": changes}
 
     async def _full_sync(self, why: str) -> list[Problem]:
         """Have both sides scanned and compared while everything else goes on.

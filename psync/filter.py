@@ -79,6 +79,8 @@ from psync.wire import (
     Message,
     Observed,
     Outcome,
+    Peek,
+    Peeked,
     Scanned,
     Start,
     Transition,
@@ -92,6 +94,7 @@ PENDING_MAX = 100_000
 _SLICE = 128  # paths a look loop takes before it looks at the clock
 _FRAME_BYTES = 1 << 20  # content in one frame
 _LISTING_NAMES = 500
+_PEEKED_NAMES = 2000
 _DIGESTS_MAX = 1000
 _ABSENT_AGE = 10.0  # a rename is heard of within this
 _TOUCH_DELAY = 0.005  # a directory's own mtime follows what happened in it
@@ -1199,6 +1202,36 @@ class Filter:
         self._looker.forget()
         if items:
             self._send(Observed(items))
+
+    def peek(self, question: Peek) -> Iterator[None]:
+        """Answer a `Peek`: yields once; nothing of it counts as told."""
+        path = question.path
+        items: list[Item] = []
+        upto, message = None, ""
+        try:
+            fd = open_directory(self._root_fd, path)
+            try:
+                names = [name for name in list_names(fd) if name > question.after]
+                if len(names) > _PEEKED_NAMES:
+                    upto = names[_PEEKED_NAMES - 1]
+                for name in names[:_PEEKED_NAMES]:
+                    sub = join(path, name)
+                    if self._ignored(sub):
+                        continue
+                    try:
+                        entry = self._unless_hidden(sub, self._looker.look_at(fd, name)).entry
+                    except OSError:
+                        items.append(Item(name, None))  # such as a mount point
+                        continue
+                    if entry is not None:
+                        items.append(Item(name, entry))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                message = os.strerror(error.errno or errno.EIO)
+        self._send(Peeked(question.token, message, upto, items))
+        yield
 
     def digested(self, path: bytes, seen: Seen) -> Iterator[None]:
         """Answer a `Look` for a digest, if what was hashed is still there: yields once."""

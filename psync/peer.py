@@ -27,6 +27,7 @@ from psync.wire import (
     Hello,
     Message,
     Opened,
+    Peeked,
     Ready,
     Recalled,
     Staged,
@@ -35,9 +36,9 @@ from psync.wire import (
 
 __all__ = ["Peer"]
 
-Answer = Ready | Opened | Staged | Closed | Synced | Flushed | Recalled
+Answer = Ready | Opened | Staged | Closed | Synced | Flushed | Recalled | Peeked
 _A = TypeVar("_A", bound=Answer)
-_ANSWERS = (Ready, Opened, Staged, Closed, Synced, Flushed, Recalled)
+_ANSWERS = (Ready, Opened, Staged, Closed, Synced, Flushed, Recalled, Peeked)
 
 
 class Peer:

@@ -370,6 +370,19 @@ class Recalled(NamedTuple):
     present: Optional[bytes] = None
 
 
+class Peeked(NamedTuple):
+    """Answer to `Peek`: names in `(after, upto]` that are there (`upto` None: to the end).
+
+    Of an item without `entry` nothing is known but that it is there.
+    `message` says why it could not be done, if it could not; a directory that is gone is empty.
+    """
+
+    token: int
+    message: str
+    upto: Optional[bytes]
+    items: List[Item]
+
+
 class Dropped(NamedTuple):
     """A version is in the conflict store no more.
 
@@ -442,6 +455,14 @@ class Look(NamedTuple):
 
     want: int
     paths: List[bytes]
+
+
+class Peek(NamedTuple):
+    """Tell what is in a directory after a name, for a person: it is no news (answer: `Peeked`)."""
+
+    token: int
+    path: bytes
+    after: bytes = b""
 
 
 class Apply(NamedTuple):
@@ -544,18 +565,18 @@ Message = Union[
     Hello, Ready, Fatal, Digests, Scanned, Listing, Observed, Results, Opened, Staged, Closed,
     Synced, Flushed, Pong, Trouble, Log, Kept, Recalled, Dropped, Start, Watch, List_, Look, Apply,
     OpenSource, CloseSource, Stage, Unstage, Sync, Flush, Ping, Credit, Rescan, Stop, Recall,
-    Settings,
+    Settings, Peek, Peeked,
 ]  # fmt: skip
 
 messages: Dict[int, Type[Any]] = {
     # from the agent
     1: Hello, 2: Ready, 3: Fatal, 4: Digests, 5: Scanned, 6: Listing, 7: Observed, 8: Results,
     9: Opened, 10: Staged, 11: Closed, 12: Synced, 13: Flushed, 14: Pong, 15: Trouble, 16: Log,
-    17: Kept, 18: Recalled, 19: Dropped,
+    17: Kept, 18: Recalled, 19: Dropped, 20: Peeked,
     # from the brain
     65: Start, 66: Watch, 67: List_, 68: Look, 69: Apply, 70: OpenSource, 71: CloseSource,
     72: Stage, 73: Unstage, 74: Sync, 75: Flush, 76: Ping, 77: Credit, 78: Rescan, 79: Stop,
-    80: Recall, 81: Settings,
+    80: Recall, 81: Settings, 82: Peek,
 }  # fmt: skip
 _codes = {cls: code for code, cls in messages.items()}
 

@@ -305,6 +305,16 @@ class Session:
         left, right = self._replicas
         return [(path, left.shows(path), right.shows(path)) for path in sorted(self._pending.asked)]
 
+    def would(self, path: bytes, left: View, right: View) -> Decision:
+        """What is decided of a path if the sides show this there, and nothing stands in the way."""
+        base = self._archive.get(path)
+        favoured = self._limits.favoured
+        decision = decide(base, left, right, trust_times=not self.met, favoured=favoured)
+        if self._limits.meta_from is not None:
+            shown = (left.entry, right.entry, self._pair.at_most.get(path))
+            decision = with_meta_of(self._limits.meta_from, decision, base, *shown)
+        return decision
+
     def take(self, path: bytes, side: Side) -> str:
         """Let a side's version win a conflict; return why it cannot, empty: it will.
 

@@ -55,6 +55,8 @@ from psync.wire import (
     Observed,
     Opened,
     OpenSource,
+    Peek,
+    Peeked,
     Ping,
     Pong,
     Ready,
@@ -863,6 +865,29 @@ class TestLive:
         brain.content(b"f", b"one")
         (root / "f").write_bytes(b"two")
         brain.content(b"f", b"two")
+
+    def test_tells_who_peeks_what_is_there_and_still_tells_it_as_news(
+        self, root: Path, spawn: Callable[..., Brain]
+    ) -> None:
+        brain = spawn()
+        brain.watch(start_message(root, excludes=["*.o", "no/"], event_interval_ms=3_600_000))
+        (root / "d/no").mkdir(parents=True)
+        for i in range(2500):
+            (root / f"d/f{i:04}").touch()
+        (root / "d/x.o").touch()
+
+        brain.say(Peek(1, b"d"), Peek(2, b"d", b"f1998"), Peek(3, b"gone"), Peek(4, b"d/f0000"))
+        first, second, third, fourth = (brain.until(Peeked) for _ in range(4))
+
+        assert (first.token, first.message, first.upto) == (1, "", b"f1999")
+        assert [item.path for item in first.items] == [b"f%04d" % i for i in range(2000)]
+        assert first.items[0].entry.ino == (root / "d/f0000").stat().st_ino
+        assert (second.upto, second.items[0].path, second.items[-1].path) == (
+            None, b"f1999", b"f2499",
+        )  # fmt: skip
+        assert third == Peeked(3, "", None, [])
+        assert fourth == Peeked(4, "", None, [])
+        assert b"d/f2499" in brain.observed()
 
     def test_tells_what_other_rules_show_and_no_more_of_what_they_hide(
         self, root: Path, brain: Brain

@@ -46,7 +46,7 @@ from psync.core.events import (
 )
 from psync.core.ignore import Ignore
 from psync.core.pending import LASTING_ATTEMPTS
-from psync.core.reconcile import agree
+from psync.core.reconcile import Verb, View, agree
 from psync.core.replica import Link
 from psync.core.session import STATES, Session
 from psync.wire import (
@@ -900,6 +900,19 @@ class TestHiding:
         duo.session.hide(Ignore())
         for side in Side:
             duo.say(side, duo.hands[side].listing(b"cache"))
+        duo.assert_rest()
+
+
+class TestWould:
+    @pytest.mark.parametrize("meta_from", [None, LEFT])
+    def test_decide_of_what_is_only_thought_of(self, meta_from: Side | None) -> None:
+        duo = Duo({b"f": b"one"}, Limits(meta_from=meta_from))
+        base = duo.archive.get(b"f")
+        assert base is not None
+
+        decision = duo.session.would(b"f", View(None), View(base.on(RIGHT), True))
+
+        assert (decision.verb, decision.source) == (Verb.REMOVE, LEFT)
         duo.assert_rest()
 
 

@@ -6,6 +6,7 @@ import os
 import time
 
 from tests.e2e.pair import Pair, configured, tree, until
+from tests.sshd import Sshd
 
 
 class TestOnDemand:
@@ -70,6 +71,58 @@ class TestOnDemand:
 
         assert done.returncode == 2
         assert "build: what is there is not replicated, and stands in the way" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+    def test_says_what_it_would_do_and_does_nothing(self, pair: Pair) -> None:
+        name = configured(pair, excludes='["*.o"]')
+        for i in range(30):
+            (pair.left / f"d{i}").mkdir()
+            (pair.left / f"d{i}/f").write_text(f"{i}")
+        (pair.left / "old").write_text("old")
+        pair.run(*name)
+        pair.settle()
+        assert pair.psync("sync", "-n", *name).stdout == "0 changes would be made\n"
+        assert pair.psync("pause").returncode == 0
+        (pair.left / "d1/f").write_text("other")
+        (pair.right / "d2/f").unlink()
+        (pair.right / "d3/f").chmod(0o600)
+        (pair.left / "d4/x.o").write_text("hidden")
+        (pair.left / "d4/new").symlink_to("x")
+        (pair.left / "d5/f").write_text("this")
+        (pair.right / "d5/f").write_text("that one")
+        (pair.right / "old").rename(pair.right / "new")
+        (pair.right / "d6").rename(pair.right / "d7/d6")
+        before = tree(pair.left), tree(pair.right)
+
+        done = pair.psync("sync", "-n", *name)
+
+        assert (done.returncode, done.stderr) == (0, "")
+        lines = [line for line in done.stdout.splitlines() if " of d" not in line]
+        assert [line for line in lines if "d5/f" not in line] == [
+            "would replace file d1/f on the right",
+            "would remove d2/f on the left",
+            "would create symlink d4/new on the right",
+            "would rename d6 to d7/d6 on the left",
+            "would rename old to new on the left",
+            lines[-1],
+        ]
+        assert [line.split()[2] for line in lines if "keep it as a conflict" in line] == ["d5/f"]
+        assert "would compare the contents of d3/f" in done.stdout
+        assert "would set mode, owner and time of d2\n" in done.stdout
+        assert (tree(pair.left), tree(pair.right)) == before
+        assert pair.psync("resume").returncode == 0
+        pair.flush()
+        assert pair.psync("sync", "-n", *name).stdout == "0 changes would be made\n"
+
+    def test_of_a_side_that_is_away_is_refused(self, breakable: Pair, sshd: Sshd) -> None:
+        name = configured(breakable)
+        breakable.run(*name)
+        sshd.stop()
+        breakable.wait_for("disconnected")
+
+        done = breakable.psync("sync", "-n", *name)
+
+        assert done.returncode == 2
         assert done.stderr.count("\n") == 1
 
     def test_of_a_session_that_is_paused_is_refused(self, watching: Pair) -> None:
