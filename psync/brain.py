@@ -1082,12 +1082,15 @@ def _told(problems: list[Problem]) -> str:
 
 
 def _running(banned: str) -> str:
-    """The name of a running program that contains `banned`; empty: there is none."""
+    """The name of a running program that contains `banned`; empty: there is none.
+
+    The kernel knows no more than the first 15 bytes of a name.
+    """
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 comm = Path(entry.path, "comm").read_text(errors="replace").strip()
-                if banned in comm:
+                if banned[:15] in comm:
                     return comm
     return ""
 
@@ -1110,6 +1113,7 @@ def _limits(options: Options) -> Limits:
         favoured=Side.__members__.get(options.conflict.upper()),
         ask=options.conflict == "ask",
         meta_from=None if options.meta_from == "both" else Side[options.meta_from.upper()],
+        force=options.force > 0,
     )
 
 

@@ -452,8 +452,7 @@ class Helpers:
         if verb == RENAME:
             return self._rename(t, here, name, intent)
         if verb == RMDIR:
-            self._remove_directory(here, name, t.expected)
-            return None, b""
+            return None, self._remove_directory(here, name, t.expected, t.path if t.keep else b"")
         return None, self._delete(here, name, t.expected, intent)
 
     # --- put
@@ -601,8 +600,20 @@ class Helpers:
         finally:
             held.close()
 
-    def _remove_directory(self, here: Directory, name: bytes, expected: Optional[Entry]) -> None:
-        """Remove an empty directory; the kernel tells whether it is one."""
+    def _remove_directory(
+        self, here: Directory, name: bytes, expected: Optional[Entry], path: bytes = b""
+    ) -> bytes:
+        """Remove an empty directory; the kernel tells whether it is one.
+
+        Args:
+            here: where it is.
+            name: its name there.
+            expected: what it has to be.
+            path: if not empty: its path; what is not empty is set aside then.
+
+        Returns:
+            The name of what was set aside in the conflict store, or nothing.
+        """
         try:
             st = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
             if expected is None or not is_expected(-1, st, expected):
@@ -612,10 +623,30 @@ class Helpers:
         except (FileNotFoundError, NotADirectoryError):
             raise UnmetError(CHANGED) from None
         except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not path or expected is None:
                 raise UnmetError(NOT_EMPTY) from None
-            raise
+            return self._set_aside(here, name, path, expected)
         here.changed = True
+        return b""
+
+    def _set_aside(self, here: Directory, name: bytes, path: bytes, expected: Entry) -> bytes:
+        """Move a directory, with what else is in it, to the conflict store; return its name there.
+
+        The journal does not speak of it: who comes after a crash keeps what lies in quarantine.
+        """
+        quarantine = self._quarantine
+        intent = Intent(quarantine.unused(), path, expected, None, True)
+        self.step("full")
+        renameat2(here.fd, name, quarantine.fd, intent.name, NOREPLACE)
+        here.changed = True
+        self.step("displaced")
+        st = os.stat(intent.name, dir_fd=quarantine.fd, follow_symlinks=False)
+        if st.st_ino != expected.ino:
+            self._undo(None, intent, here, name, None)
+            raise UnmetError(CHANGED)
+        return quarantine.keep(intent, Reason.LOSER)
 
     # --- what was displaced
 

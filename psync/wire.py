@@ -97,7 +97,8 @@ class Transition(NamedTuple):
             (`b"<run>/<n>"`) that rsync filled.
         source_expected: see above.
         content: the content of a small file.
-        keep: what is displaced is a conflict's loser and goes to `conflicts/`.
+        keep: what is displaced is a conflict's loser and goes to `conflicts/`; for `RMDIR`, so does
+            a directory that is not empty.
         links: for `META`, the other paths at which this inode was when last agreed. If it has
             names besides these, which may be outside of the root, a copy takes its place.
     """

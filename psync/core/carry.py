@@ -84,6 +84,9 @@ class Carrier:
                 return
             if self._is_kept(path):
                 return
+            if path in self._pair.forced:
+                self._remove_directory(target.side, path, expected, decision)
+                return
         if _is_directory(entry) and not _is_directory(expected) and not emptied:
             # It comes back without what was agreed in it: that went with it, unseen.
             if self._archive.children(path):
@@ -127,7 +130,17 @@ class Carrier:
         elif not emptied and self._archive.children(path):
             self._walk(decision.source, path)
         elif not self._is_kept(path):
-            self._send(side, Transition(0, RMDIR, path, expected, None), decision, None)
+            self._remove_directory(side, path, expected, decision)
+
+    def _remove_directory(
+        self, side: Side, path: bytes, expected: Entry | None, decision: Decision
+    ) -> None:
+        """Remove a directory; with all that is not replicated, if that has to be, once it is seen.
+
+        Until then something new may be found in it, for which it stays.
+        """
+        keep = path in self._pair.forced and path not in self._replicas[side].survey.pending
+        self._send(side, Transition(0, RMDIR, path, expected, None, keep=keep), decision, None)
 
     def adjust(self, path: bytes, decision: Decision, left: View, right: View) -> None:
         """Give both sides the same metadata; the content, if it differs, follows."""
@@ -278,6 +291,8 @@ class Carrier:
         elif status == NOT_EMPTY:
             self._replicas[side].survey.ask(path)
             self._pair.fail(path, side, "the directory holds entries that are not replicated")
+            if self._pair.limits.force:
+                self._pair.forced.add(path)
         elif status == NO_PARENT:
             self._pair.look(side, parent(path), 0)
             if self._replicas[side].lacks_parent(path):

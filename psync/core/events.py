@@ -200,6 +200,7 @@ class Limits(NamedTuple):
         favoured: whose version wins a conflict; None: the newer.
         ask: nothing is done about a conflict until a person has chosen a side.
         meta_from: the side whose mode, owner and attributes count; None: those of both.
+        force: a directory that holds what is not replicated is removed with it, and kept.
     """
 
     inline_max: int = 256 * 1024
@@ -211,3 +212,4 @@ class Limits(NamedTuple):
     favoured: Side | None = None
     ask: bool = False
     meta_from: Side | None = None
+    force: bool = False

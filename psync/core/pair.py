@@ -38,6 +38,7 @@ class Pair:
         intents: what was sent by an earlier run, or before a link broke, and may be done.
         renames: the renames among that, by their new path.
         conflicts: the losers kept, by side and name in the conflict store.
+        forced: directories that are to be removed with what is in them.
         left_out: paths that are not replicated any more, but at which an operation is under way.
         taken: at which paths a person has chosen a side, and between which versions.
         out: commands that are ready.
@@ -65,6 +66,7 @@ class Pair:
         self.renames: dict[bytes, Intent] = {}
         self.conflicts: dict[tuple[Side, bytes], bytes] = {}
         self.taken: dict[bytes, tuple[Side, Entry, Entry]] = {}
+        self.forced: set[bytes] = set()
         self.left_out: set[bytes] = set()
         self.at_most: dict[bytes, Entry] = {}  # what a side has made of metadata, if not all of it
         self.out: list[Command] = []
@@ -171,6 +173,7 @@ class Pair:
             replica.busy.pop(path, None)
             replica.presumed.pop(path, None)
         self.survivors.discard(path)
+        self.forced.discard(path)
         self.suspects.pop(path, None)
         self.intents.pop(path, None)
         self.taken.pop(path, None)

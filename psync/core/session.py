@@ -394,6 +394,7 @@ class Session:
             "locked": len(self._flights.locked),
             "walking": len(self._carrier.walking),
             "survivors": len(self._pair.survivors) + len(self._pair.suspects),
+            "forced": len(self._pair.forced) + len(self._pair.left_out),
             "intents": len(self._pair.intents),
         }
         for replica in self._replicas:

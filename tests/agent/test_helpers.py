@@ -565,6 +565,57 @@ class TestRemoveDirectory:
         assert outcome.status == CHANGED
         assert (b"d" in replica.tree()) == (there != "nothing")
 
+    def test_with_all_that_is_in_it_if_that_is_to_be_kept(self, replica):
+        replica.write(b"d/e/x.psync.ignore", b"mine")
+
+        (outcome,) = replica.apply(replica.rmdir(b"d", replica.look(b"d"), keep=True))
+
+        assert outcome.status == APPLIED
+        assert replica.tree() == {}
+        assert replica.conflicts() == {b"d": (b"/", "conflict")}
+        kept = replica.root / ".psync/conflicts" / outcome.kept.decode()
+        assert (kept / "e/x.psync.ignore").read_bytes() == b"mine"
+
+    def test_that_is_another_when_it_is_set_aside_goes_back(self, replica):
+        replica.write(b"d/x.psync.ignore", b"one")
+        replica.write(b"other/x.psync.ignore", b"two")
+        expected = replica.look(b"d")
+        rename = os.rename
+
+        def swap(at):
+            if at == "full":
+                rename(replica.root / "d", replica.root / "was")
+                rename(replica.root / "other", replica.root / "d")
+
+        replica.helpers.step = swap
+        (outcome,) = replica.apply(replica.rmdir(b"d", expected, keep=True))
+
+        assert outcome.status == CHANGED
+        assert (replica.root / "d/x.psync.ignore").read_bytes() == b"two"
+        assert (replica.root / "was/x.psync.ignore").read_bytes() == b"one"
+        assert replica.conflicts() == {}
+
+    def test_that_is_set_aside_is_found_after_a_crash(self, tmp_path, replica):
+        class Crash(Exception):
+            pass
+
+        def crash(at):
+            if at == "displaced":
+                raise Crash
+
+        replica.write(b"d/x.psync.ignore", b"mine")
+        replica.helpers.step = crash
+        with pytest.raises(Crash):
+            replica.apply(replica.rmdir(b"d", replica.look(b"d"), keep=True))
+
+        replica.helpers.step = lambda at: None
+        replica.helpers.recover()
+
+        ((content, _),) = replica.conflicts().values()
+        assert content == b"/"
+        (kept,) = [p for p in (replica.root / ".psync/conflicts").iterdir() if p.is_dir()]
+        assert (kept / "x.psync.ignore").read_bytes() == b"mine"
+
 
 class TestRename:
     @pytest.mark.parametrize("kind", ["file", "link", "directory"])

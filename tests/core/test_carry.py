@@ -30,7 +30,7 @@ from psync.wire import (
     Outcome,
     Results,
 )
-from tests.core.test_session import LEFT, RIGHT, Duo, Side
+from tests.core.test_session import LEFT, RIGHT, TINY, Duo, Side
 from tests.support.replica import link
 
 LARGE = b"?" * 20  # more than is sent in a frame; a `Hand` finds just that in staging
@@ -262,6 +262,35 @@ class TestRemoval:
         (problem,) = duo.session.problems()
         assert problem.message == "the directory holds entries that are not replicated"
         duo.assert_rest()
+
+    @pytest.mark.parametrize("what", [None, b"file"])
+    def test_of_such_a_directory_may_be_forced(self, what: bytes | None) -> None:
+        duo = Duo({b"d": None}, TINY._replace(force=True))
+        duo.left.remove(b"d")
+        if what is not None:
+            duo.left.make(b"d", what)
+        duo.see(LEFT, b"d")
+        (first,) = duo.transitions(RIGHT)
+        assert not first.keep
+        duo.reply(RIGHT, NOT_EMPTY)
+        assert duo.listed(RIGHT) == [b"d"]
+        duo.obey(RIGHT)
+        while not duo.transitions(RIGHT):
+            duo.wait()
+
+        assert [(t.verb, t.keep) for t in duo.transitions(RIGHT)] == [(RMDIR, True)]
+        duo.assert_rest()
+        assert duo.right.content.get(b"d") == what
+
+    def test_is_not_forced_where_something_new_is_found(self) -> None:
+        duo = Duo({b"d": None}, TINY._replace(force=True))
+        duo.delete(LEFT, b"d")
+        duo.right.make(b"d/new", b"new")
+        duo.reply(RIGHT, NOT_EMPTY)
+
+        duo.assert_rest()
+        assert duo.left.content[b"d/new"] == b"new"
+        assert not any(t.keep for t in duo.sent())
 
     def test_of_a_directory_waits_for_room(self, monkeypatch) -> None:
         monkeypatch.setattr("psync.core.plan.OPS_MAX", 1)

@@ -90,6 +90,46 @@ class TestRules:
         assert names(pair.right) == names(pair.left)
 
 
+class TestForce:
+    """A directory is deleted, but over there it holds what is not replicated."""
+
+    def test_leaves_such_a_directory_without_it(self, local: Pair) -> None:
+        local.options = rules(excludes=["*.o"])
+        make(local.left, "d/f")
+        local.start()
+        local.flush()
+        make(local.right, "d/x.o")
+        (local.left / "d/f").unlink()
+        (local.left / "d").rmdir()
+
+        done = local.psync("flush")
+
+        assert done.returncode == 1
+        assert "d: the directory holds entries that are not replicated" in done.stderr
+        assert names(local.right) == {"d", "d/x.o"}
+
+    def test_deletes_it_and_keeps_what_was_in_it(self, pair: Pair) -> None:
+        pair.options = [*rules(excludes=["*.o"]), "-f"]
+        make(pair.left, "d/f", "e/f")
+        pair.start()
+        pair.flush()
+        make(pair.right, "d/x.o", "e/x.o")
+        (pair.left / "d/f").unlink()
+        (pair.left / "d").rmdir()
+        (pair.left / "e/f").unlink()
+        (pair.left / "e").rmdir()
+        (pair.left / "e").write_text("now a file")
+
+        after = pair.settle()
+
+        assert {path: entry[-1] for path, entry in after.items()} == {b"e": b"now a file"}
+        kept = list((pair.right / ".psync/conflicts").glob("*/x.o"))
+        assert sorted(path.read_text() for path in kept) == ["d/x.o", "e/x.o"]
+        assert pair.status()["conflicts"] == 2
+        listed = pair.psync("conflicts").stdout
+        assert "  d  " in listed and "  e  " in listed
+
+
 class TestTemporaryFile:
     def test_that_is_renamed_counts_as_a_write_of_the_real_one(self, watching: Pair) -> None:
         for side, other in (("left", "right"), ("right", "left")):
