@@ -1136,6 +1136,9 @@ async def run(
     Raises:
         PsyncError: it cannot start, or cannot go on; the message is for the user.
     """
+    if options.banned and (name := _running(options.banned)):
+        log.warning("session.banned", message=f"{name} is running: nothing is begun")
+        return Exit.BANNED
     right: Host = LocalHost()
     if options.host is not None:
         from psync.effects.remote import SshHost  # a third of the time that a start takes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from psync.config import (
     EXCLUDES,
+    FIXED,
+    REPLACED,
     TEMPFILES,
     Options,
     config_file,
@@ -243,6 +246,21 @@ class TestExample:
         default = make_options({k: values[k] for k in ("left", "right", "host")}, where)
 
         assert shown == default
+
+    def test_marks_what_waits_for_a_restart(self):
+        marked = set()
+        for line in EXAMPLE.read_text().splitlines():
+            key = re.match(r"(?:# )?(\w+) = ", line)
+            if key and "(R)" in line:
+                marked.add(key[1])
+
+        assert marked == FIXED - {"name"}
+
+    def test_tells_what_took_the_place_of_the_originals(self):
+        lines = [line.split(maxsplit=2) for line in EXAMPLE.read_text().splitlines()]
+
+        for key, instead in REPLACED.items():
+            assert ["#", key, instead] in lines
 
     def test_is_right_where_it_is_commented_out(self):
         text = EXAMPLE.read_text()

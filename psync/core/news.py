@@ -120,7 +120,7 @@ class News:
                 replica.survey.ask(directory)
             return
         self._keep_sent(replica)
-        compare = self._pair.limits.compare or replica.compared
+        compare = self._pair.limits.compare or replica.compared or self._pair.adopting
         replica.survey.finish(compare=compare)
         replica.compared = True
         replica.link = Link.READY
@@ -195,6 +195,9 @@ class News:
             self._listed(replica, directory)
             return
         before = len(replica.views)
+        if self._pair.adopting and directory in replica.survey.pending:
+            if not replica.survey.is_asked(directory):
+                self._adopt(message)
         # What a flush waits for may have happened long before it is listed.
         since = 0 if directory in replica.survey.pending else None
         if directory:
@@ -209,6 +212,12 @@ class News:
         replica.count_listed(before)
         if message.upto is None:
             self._listed(replica, directory)
+
+    def _adopt(self, message: Listing) -> None:
+        """Nobody has touched what a scan shows, unless that was told before."""
+        paths = [join(message.path, item.path) for item in message.items]
+        paths += [message.path] if message.path else []
+        self._pair.untouched.update(p for p in paths if p not in self._pending.since)
 
     def _list(self, replica: Replica, directory: bytes, item: Item, since: int | None) -> None:
         """Something is in a directory."""
@@ -289,6 +298,8 @@ class News:
         pending = self._pending
         pending.sequence += 1
         want = replica.answered(path)
+        if want < 0 and since is None and self._pair.untouched:
+            self._pair.untouched.discard(path)
         if (
             want < 0
             and path in pending.problems

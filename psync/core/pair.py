@@ -39,6 +39,8 @@ class Pair:
         renames: the renames among that, by their new path.
         conflicts: the losers kept, by side and name in the conflict store.
         forced: directories that are to be removed with what is in them.
+        adopting: what both sides hold at the start is agreed; what differs there is left alone.
+        untouched: paths that differ so, as far as is known, and nobody has touched since.
         left_out: paths that are not replicated any more, but at which an operation is under way.
         taken: at which paths a person has chosen a side, and between which versions.
         out: commands that are ready.
@@ -66,6 +68,8 @@ class Pair:
         self.renames: dict[bytes, Intent] = {}
         self.conflicts: dict[tuple[Side, bytes], bytes] = {}
         self.taken: dict[bytes, tuple[Side, Entry, Entry]] = {}
+        self.adopting = not limits.compare and not archive.count
+        self.untouched: set[bytes] = set()
         self.forced: set[bytes] = set()
         self.left_out: set[bytes] = set()
         self.at_most: dict[bytes, Entry] = {}  # what a side has made of metadata, if not all of it
@@ -173,6 +177,7 @@ class Pair:
             replica.busy.pop(path, None)
             replica.presumed.pop(path, None)
         self.survivors.discard(path)
+        self.untouched.discard(path)
         self.forced.discard(path)
         self.suspects.pop(path, None)
         self.intents.pop(path, None)

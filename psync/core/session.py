@@ -394,6 +394,7 @@ class Session:
             "locked": len(self._flights.locked),
             "walking": len(self._carrier.walking),
             "survivors": len(self._pair.survivors) + len(self._pair.suspects),
+            "untouched": len(self._pair.untouched),
             "forced": len(self._pair.forced) + len(self._pair.left_out),
             "intents": len(self._pair.intents),
         }
@@ -514,6 +515,7 @@ class Session:
             )
         if not any(replica.survey.pending for replica in self._replicas):
             self.met = True
+            self._pair.adopting = False
             self._forget_intents()
             if len(pending.since) == pending.asleep:
                 self._guard.rest()
@@ -623,6 +625,8 @@ class Session:
             shown = (views[0].entry, views[1].entry, self._pair.at_most.get(path))
             decision = with_meta_of(self._limits.meta_from, decision, base, *shown)
         decision = self._with_survivors(path, self._without_cuts(decision, views), views)
+        if path in self._pair.untouched:
+            decision = _adopted(decision)
         verb = decision.verb
         if verb is Verb.NOTHING:
             self._pair.rest(path)
@@ -800,6 +804,15 @@ class Session:
         if path not in replica.views:
             gone = replica.lacks_parent(path)
             replica.views.set(path, NOTHING if gone else replica.view(path, base))
+
+
+def _adopted(decision: Decision) -> Decision:
+    """What is decided at a start that is to change nothing: only what is the same is agreed."""
+    if decision.verb is Verb.ADJUST and not decision.partial:
+        return Decision(Verb.AGREE, wanted=decision.wanted)
+    if decision.verb in (Verb.COPY, Verb.REMOVE, Verb.ADJUST):
+        return Decision(Verb.NOTHING)
+    return decision
 
 
 def _is_made_as(wanted: Entry, there: Entry, before: Entry | None) -> bool:

@@ -66,6 +66,10 @@ class Survey:
         if directory in self._deep:
             self.ask(path, deep=True)
 
+    def is_asked(self, path: bytes) -> bool:
+        """Tell whether a directory is to be listed for another reason than a scan's."""
+        return path in self._forced
+
     def has_found(self, path: bytes) -> bool:
         """Tell whether the scan whose findings are being listed has found a directory at a path."""
         return path in self._digests

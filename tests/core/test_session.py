@@ -903,6 +903,58 @@ class TestHiding:
         duo.assert_rest()
 
 
+class TestAdoption:
+    """A start that is to take both sides for equal, and knows of nothing that was agreed."""
+
+    def met(self) -> Duo:
+        duo = Duo(limits=Limits(compare=False), start=False)
+        for hand in duo.hands:
+            hand.make(b"d", None)
+            hand.make(b"d/same", b"same")
+            hand.make(b"d/mode", b"mode")
+            hand.make(b"d/bytes", b"left")
+        duo.left.edit(b"d/mode", mode=0o600)
+        duo.right.edit(b"d/bytes", b"right")
+        duo.left.make(b"only", b"left")
+        return duo
+
+    def test_agrees_on_what_is_the_same_and_leaves_the_rest(self) -> None:
+        duo = self.met()
+        duo.start()
+
+        assert duo.sent() == []
+        assert duo.session.state is State.WATCHING
+        assert [duo.archive.get(p) is not None for p in (b"d", b"d/same", b"d/mode")] == [True] * 3
+        assert duo.archive.get(b"d/bytes") is duo.archive.get(b"only") is None
+        assert {k: v for k, v in duo.session.remains().items() if v} == {}
+
+        duo.delete(RIGHT, b"d/same")
+        duo.write(LEFT, b"only", b"now")
+        duo.run()
+        assert b"d/same" not in duo.left.tree
+        assert duo.right.content[b"only"] == b"now"
+
+    @pytest.mark.parametrize("early", [False, True])
+    def test_replicates_what_is_touched_meanwhile(self, early: bool) -> None:
+        duo = self.met()
+        for side in Side:
+            duo.up(side)
+            duo.say(side, *duo.hands[side].scan())
+        if early:
+            duo.write(LEFT, b"only", b"now")
+        duo.obey(LEFT)
+        if not early:
+            duo.write(LEFT, b"only", b"now")
+        duo.left.make(b"new", None)
+        duo.left.make(b"new/f", b"new")
+        duo.see(LEFT, b"new")  # what is in it is asked for
+        duo.run()
+
+        assert duo.right.content[b"only"] == b"now"
+        assert duo.right.content[b"new/f"] == b"new"
+        assert duo.right.content[b"d/bytes"] == b"right"
+
+
 class TestWould:
     @pytest.mark.parametrize("meta_from", [None, LEFT])
     def test_decide_of_what_is_only_thought_of(self, meta_from: Side | None) -> None:
