@@ -112,6 +112,10 @@ _PATIENCE = 60.0  # for `Start`
 _EXPIRE_EVERY = 3600.0
 _LAST_WORDS = 2.0  # seconds to get rid of the output at the end
 _TRIES = 3
+_CHANGEABLE = (
+    "excludes", "tempfiles", "settle_ms", "max_delay_ms", "quarantine_ms", "timeout_ms", "poll_ms",
+    "conflict_keep_s", "keep_both", "trash_s", "event_interval_ms",
+)  # fmt: skip
 _SOURCE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -533,9 +537,10 @@ class Agent:
         self._log(10, f"watching with {observer.watcher}")
 
     def _on_settings(self, message: Settings) -> None:
-        observer, start = self._observer(), message.start
-        assert self._helpers is not None
-        self._start = start
+        observer, new = self._observer(), message.start
+        assert self._helpers is not None and self._start is not None
+        changes = {field: getattr(new, field) for field in _CHANGEABLE}
+        self._start = start = self._start._replace(**changes)
         self._timeout = max(start.timeout_ms, 1000) / 1000
         self._helpers.take_over(start)
         observer.take_over(start)

@@ -266,8 +266,8 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     add("-T", "--translate", metavar="FROM:TO", help="replace in the path of RIGHT")
     add("-n", "--dry-run", action="store_true", help="log what would be done, change nothing")
     add("-s", "--sync-only", action="store_true", help="one full synchronization, then end")
-    add("-k", "--skip-initial-sync", action="store_true", help="take the trees for equal")
-    add("-f", "--force", action="count", help="delete directories that are not empty")
+    add("-k", "--skip-initial-sync", action="store_true", help="change nothing at the start")
+    add("-f", "--force", action="count", help="delete directories with what else is in them")
     add("--name", help="call the session so")
     add("--config", metavar="FILE", help="where NAME is configured")
     add(
@@ -693,6 +693,8 @@ def _describe(answer: dict[str, Any]) -> list[str]:
         )
     if answer.get("halted"):
         lines.append(f"  halted: {answer['halted']}")
+    if answer.get("full_sync"):
+        lines.append("  a full sync is under way")
     if answer.get("awaiting_restart"):
         lines.append(f"  needs a restart: {', '.join(answer['awaiting_restart'])}")
     for path in answer.get("conflict_list", ()):

@@ -115,8 +115,8 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         translate: `FROM:TO`, a replacement in the path of the right root.
         dry_run: log what would be done, change nothing.
         sync_only: one full synchronization, then the end.
-        skip_initial_sync: take both trees for equal at the start.
-        force: how hard to insist on deleting directories that hold more than the plan knew.
+        skip_initial_sync: change nothing at the start; what differs is left alone.
+        force: a directory is deleted although it holds what is not replicated; that is kept.
         debug: 0 to 3, as the original's.
         inline_max: content up to this size travels in a frame, larger by rsync.
         event_interval: for how long changes are gathered before they are looked at together.

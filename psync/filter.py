@@ -405,6 +405,8 @@ class Filter:
             if kind == "E":
                 _, mask, path = event
                 if ignored(path):
+                    if mask & _NAMES:
+                        self._touch_above(path, now)
                     continue
                 if echoes:
                     echoes.pop(path, None)
@@ -467,6 +469,9 @@ class Filter:
         self._heard_of(old)
         self._heard_of(new)
         from_nowhere, to_nowhere = (self._ignored(path, directory) for path in (old, new))
+        for hidden, path in ((from_nowhere, old), (to_nowhere, new)):
+            if hidden:
+                self._touch_above(path, now)
         if from_nowhere and to_nowhere:
             return
         flag = DIRECTORY if directory else 0
@@ -622,6 +627,12 @@ class Filter:
         if not self._touched:
             self._touch_at = now + _TOUCH_DELAY
         self._touched[directory] = None
+
+    def _touch_above(self, path: bytes, now: float) -> None:
+        """A name that is not replicated has come or gone: its directory's mtime is replicated."""
+        directory = parent(path)
+        if directory and not self._ignored(directory, True):
+            self._touch(directory, now)
 
     # --- looking -------------------------------------------------------------------------
 

@@ -841,6 +841,26 @@ class TestLive:
         (root / "work").rename(root / "work.tmp")
         assert brain.observed()[b"work"].entry is None
 
+    def test_tells_of_the_mtime_of_a_directory_in_which_excluded_names_come_and_go(
+        self, root: Path, spawn: Callable[..., Brain]
+    ) -> None:
+        brain = spawn()
+        brain.watch(start_message(root, excludes=["*.o", "cache"]))
+        (root / "d/cache").mkdir(parents=True)
+        (root / "e").mkdir()
+        brain.observed()
+
+        (root / "d/x.o").touch()
+        (root / "d/cache/x").touch()
+        tree = brain.observed()
+        assert set(tree) == {b"d"}
+        assert tree[b"d"].entry.mtime_ns == (root / "d").stat().st_mtime_ns
+
+        (root / "d/x.o").rename(root / "e/y.o")
+        tree = brain.observed()
+        assert set(tree) == {b"d", b"e"}
+        assert tree[b"e"].entry.mtime_ns == (root / "e").stat().st_mtime_ns
+
     def test_gathers_changes_for_as_long_as_it_is_told_but_no_flush_waits(
         self, root: Path, spawn: Callable[..., Brain]
     ) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import random
 import signal
 from pathlib import Path
+
+import pytest
 
 from tests.e2e.pair import Pair, configured, tree, until
 
@@ -78,6 +82,42 @@ class TestRules:
         assert after[b"cache/c"][-1] == b"two"
         assert after[b"cache/r"][-1] == b"r"
         assert b"x" in after
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_that_come_and_go_while_users_work_lose_nothing(self, pair: Pair, seed: int) -> None:
+        draw = random.Random(seed)
+        name = configured(pair)
+        pair.run(*name)
+        written: dict[Path, str] = {}
+        for step in range(400):
+            root = draw.choice((pair.left, pair.right))
+            mine = root.name  # each side has files of its own: there is no conflict to be had
+            top = draw.choice(("cache", "d", "d/cache", "e"))
+            path = Path(top, mine, f"f{draw.randrange(12)}")
+            try:
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                if draw.random() < 0.2 and path in written:
+                    there = Path(draw.choice(("cache", "d", "e")), mine, f"m{step}")
+                    (root / there).parent.mkdir(parents=True, exist_ok=True)
+                    os.rename(root / path, root / there)
+                    written[there] = written.pop(path)
+                else:
+                    (root / path).write_text(f"{step}")
+                    written[path] = f"{step}"
+            except FileNotFoundError:
+                continue  # the directory was renamed over there
+            if step % 40 == 20:
+                rules = draw.choice(('["cache/"]', '["*1", "d/"]', "[]", '["re:cache"]'))
+                configured(pair, excludes=rules)
+                pair.process.send_signal(signal.SIGHUP)
+        configured(pair)
+        pair.process.send_signal(signal.SIGHUP)
+        pair.flush()
+
+        after = pair.settle()
+
+        assert {path: after[os.fsencode(path)][-1].decode() for path in written} == written
+        assert pair.status()["problems"] == 0
 
     def test_that_are_others_at_the_start_delete_nothing_either(self, local: Pair) -> None:
         name = configured(local)
