@@ -879,18 +879,18 @@ class TestHiding:
         assert {k: v for k, v in duo.session.remains().items() if v} == {}
 
     def test_is_no_loss_that_a_session_halts_for(self) -> None:
-        files = [b"cache/%d" % i for i in range(300)] + [b"d/%d" % i for i in range(20)]
+        files = [b"cache/%d" % i for i in range(300)] + [b"d/%d" % i for i in range(150)]
         duo = Duo(dict.fromkeys(files, b"x"))
         duo.delete(LEFT, b"d/0")
         duo.run()
 
         duo.session.hide(Ignore(["cache"]))
-        for i in range(1, 20):
+        for i in range(1, 60):
             duo.delete(LEFT, b"d/%d" % i)
         duo.settle()
 
         assert duo.session.halted == ""
-        assert b"d/19" not in duo.right.tree
+        assert b"d/59" not in duo.right.tree
 
     def test_shows_again_what_is_told(self) -> None:
         duo = Duo({b"cache/x": b"1"})

@@ -899,9 +899,27 @@ _NEWS = [
     ),
     (
         "trusts what was seen before a scan that begins anew",
-        "            if survey.generation:\n                self.forget(replica)\n",
-        "            if survey.generation:\n",
+        "        if survey.generation:\n            self.forget(replica)\n",
+        "        if survey.generation:\n",
         "tests/core/test_news.py -k TestScan",
+    ),
+    (
+        "does not list where there is news after a full scan",
+        "                replica.survey.ask(directory)\n            return\n",
+        "                pass\n            return\n",
+        "tests/core/test_session.py -k FullSync",
+    ),
+    (
+        "takes for untouched what was told of before the scan's listing",
+        "(p for p in paths if p not in self._pending.since)",
+        "(p for p in paths)",
+        "tests/core/test_session.py -k Adoption",
+    ),
+    (
+        "waits for ever for a look at what is hidden by now",
+        "            if path in replica.awaited:  # it was asked for before it was hidden\n",
+        "            if False:\n",
+        "tests/core/test_session.py -k Hiding",
     ),
 ]
 
@@ -1144,10 +1162,46 @@ _WORLD_CARRY = [
     ),
 ]
 
+_IGNORE = [
+    (
+        "brings back what is below an ignored directory",
+        "            and (self._above(path.rpartition(b\"/\")[0]) or self._matches(path, directory))\n",
+        "            and self._matches(path, directory)\n",
+        "tests/core/test_ignore.py",
+    ),
+    (
+        "hides what only a directory's rule matches, of whatever kind it is",
+        "            return self._hides(path, False) and (not self.by_kind or self._hides(path, True))\n",
+        "            return self._hides(path, False) or self._hides(path, True)\n",
+        "tests/core/test_ignore.py",
+    ),
+]
+
+_HIDING = [
+    (
+        "lets an operation under way agree on what is hidden by now",
+        "                pair.left_out.add(op.path)\n",
+        "                pass\n",
+        "tests/core/test_session.py -k Hiding",
+    ),
+    (
+        "counts as gone what is left out",
+        "            self._guard.forget(replica.side)  # what is left out is not gone\n",
+        "",
+        "tests/core/test_session.py -k Hiding",
+    ),
+    (
+        "goes on to list directories that are hidden by now",
+        "            for path in replica.survey.leave_out(lambda path: ignored(path, True)):\n",
+        "            for path in ():\n",
+        "tests/core/test_session.py -k Hiding",
+    ),
+]
+
 _WORLD_NEWS = [
     (
         "does not compare what a side has after it was away",
-        "        compare = self._pair.limits.compare or replica.compared\n",
+        "        compare = self._pair.limits.compare or replica.compared or self._pair.adopting\n",
         "        compare = not replica.compared\n",
         WORLDS,
     ),
@@ -1178,6 +1232,8 @@ GUARDS: list[Guard] = [
         ("psync/core/news.py", _NEWS),
         ("psync/core/carry.py", _CARRY),
         ("psync/core/replica.py", _REPLICA),
+        ("psync/core/ignore.py", _IGNORE),
+        ("psync/core/session.py", _HIDING),
         ("psync/core/archive.py", _ARCHIVE),
         ("psync/effects/state.py", _STATE),
         ("psync/control.py", _CONTROL),
