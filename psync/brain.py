@@ -208,6 +208,11 @@ class Brain:
         self._full_synced = time.time()  # when the last began; a start compares everything, too
         self._in_sync_once = False
 
+    @property
+    def options(self) -> Options:
+        """What it serves by now."""
+        return self._options
+
     # --- the life of a session -----------------------------------------------------------
 
     async def run(self) -> Exit:
@@ -335,6 +340,8 @@ class Brain:
             other.lose(TransportError("the other side's user is another now"))
         peer.send(Watch(pair))
         peer.up = True
+        if (wanted := self._start_message(peer, owners)) != start:
+            peer.send(Settings(wanted))  # another configuration has been taken over meanwhile
         peer.trouble = ""
         since = f"{peer.hello.boot_id} {peer.ready.mounted}"
         known = self._rows.meta(f"boot_id.{peer.side.name.lower()}") or since
@@ -1145,9 +1152,11 @@ async def run(
 
         right = SshHost(options.host, options.ssh_options, options.timeout)
     while True:
+        brain = Brain(options, state, log, console, [LocalHost(), right], reread)
         try:
-            return await Brain(options, state, log, console, [LocalHost(), right], reread).run()
+            return await brain.run()
         except _StaleError as stale:
+            options = brain.options
             aside = set_aside(state.database, "stale")
             intents = Intents(state.path)
             intents.drop(intents.rotate())

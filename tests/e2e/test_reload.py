@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.pair import Pair, configured, tree, until
+from tests.sshd import Sshd
 
 
 def names(root: Path) -> set[str]:
@@ -82,6 +83,28 @@ class TestRules:
         assert after[b"cache/c"][-1] == b"two"
         assert after[b"cache/r"][-1] == b"r"
         assert b"x" in after
+
+    def test_hold_for_a_side_that_was_away(self, breakable: Pair, sshd: Sshd) -> None:
+        pair = breakable
+        name = configured(pair, excludes='["*.o"]')
+        pair.run(*name)
+        for path in ("x.o", "y.tmp"):
+            (pair.left / path).write_text(path)
+        pair.flush()
+        sshd.stop()
+        pair.wait_for("disconnected")
+
+        configured(pair, excludes='["*.tmp"]')
+        hang_up(pair)
+        (pair.right / "new.o").write_text("new")
+        (pair.right / "new.tmp").write_text("new")
+        (pair.left / "y.tmp").unlink()
+        sshd.restart()
+        pair.wait_for("watching")
+        pair.flush()
+
+        assert names(pair.left) == {"x.o", "new.o"}
+        assert names(pair.right) == {"x.o", "new.o", "new.tmp", "y.tmp"}
 
     @pytest.mark.parametrize("seed", range(3))
     def test_that_come_and_go_while_users_work_lose_nothing(self, pair: Pair, seed: int) -> None:
