@@ -245,6 +245,8 @@ def make_options(values: Mapping[str, Any], where: str) -> Options:
             raise ConfigError(f"{where}: unknown key {_word(key)}{hint}")
     try:
         options = msgspec.convert(_spread(values, where), Options)
+    except UnicodeEncodeError:
+        raise ConfigError(f"{where}: a value that is to be a number is no text at all") from None
     except msgspec.ValidationError as error:
         text = str(error)
         at = _FIELD_OF.search(text)

@@ -218,6 +218,8 @@ _LENGTH_MAX = 100_000
 def _value(node: ast.expr, known: dict[str, tuple[Any, str]]) -> Any:
     """Work out a plain value. Raises ValueError: it is none."""
     if isinstance(node, ast.Constant):
+        if isinstance(node.value, str):
+            node.value.encode()  # UnicodeEncodeError is a ValueError: TOML could not say it
         if node.value is None or isinstance(node.value, (str, int, float)):
             return node.value
     elif isinstance(node, ast.Name) and node.id in known and not known[node.id][1]:

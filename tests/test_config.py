@@ -139,6 +139,8 @@ class TestOptions:
             ({"host": "a b"}, "here: host: 'a b' is no host name"),
             ({"log_file": ""}, "here: log_file: Expected str of length >= 1"),
             ({"right": "~me/x"}, "here: right: '~me/x': name another user's home by its path"),
+            ({"timeout": "\ud800"}, "here: a value that is to be a number is no text at all"),
+            ({"excludes": "\udcff"}, r"here: excludes: '\udcff' is no UTF-8"),
             ({"left": ""}, "here: left: Expected str of length >= 1"),
             ({"left": "/a\0b"}, "here: left: a path cannot hold a NUL"),
             ({"host": None, "right": "/l/"}, "here: left and right are the same directory: /l"),

@@ -6,6 +6,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from psync import configure
 from psync.config import REPLACED, Options, load_session, make_options
@@ -226,3 +228,41 @@ class TestImport:
     def test_of_no_file_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="cannot read"):
             configure.import_(str(tmp_path / "none"))
+
+    @given(
+        st.one_of(
+            st.lists(
+                st.tuples(
+                    st.sampled_from([*REPLACED, *Options.__struct_fields__, "mine", "x\u00e9"]),
+                    st.one_of(
+                        st.sampled_from(
+                            [
+                                "[01]", "99", "-1", "1e400", "10**9", "'a|b'", "'(a|b)'",
+                                "['-E', 'x']", "[]", "['']", "''", "['a', 1]", "True", "None",
+                                "timeout*5", "(1, 2)", "'\\x00'", "'\\ud800'", "'\\n# x'", "0777",
+                                "{1: 2}", "-'x'", "-[1]", "['!', '[a', 're:(']", "'\"'",
+                                "'\\x7f'", "[99, [1]]",
+                            ]
+                        ),
+                        st.text(max_size=8).map(repr),
+                        st.integers().map(str),
+                    ),
+                ).map(" = ".join),
+                max_size=6,
+            ).map("\n".join),
+            st.text(max_size=60),
+        )
+    )  # fmt: skip
+    def test_prints_a_table_that_psync_takes_whatever_was_in_it(
+        self, tmp_path_factory: pytest.TempPathFactory, text: str
+    ) -> None:
+        path = tmp_path_factory.getbasetemp() / "any.py"
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        try:
+            lines = configure.import_(str(path))
+        except ConfigError:
+            return
+        table = tomllib.loads("\n".join(lines))["session"]["NAME"]
+
+        assert "\n" not in "".join(lines)
+        make_options({"left": "/l", "right": "/r", **table}, "imported")
