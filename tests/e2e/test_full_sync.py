@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 
@@ -28,6 +29,28 @@ class TestOnDemand:
         assert tree(pair.left) == tree(pair.right)
         assert "full sync: somebody asks for it" in pair.log()
         assert pair.status()["full_sync"] is False
+
+    def test_finds_what_the_kernel_tells_nobody(self, pair: Pair) -> None:
+        """What is written through a mapping makes no event before the mapping is given up."""
+        name = configured(pair, max_delay="0.2")
+        (pair.left / "d").mkdir()
+        (pair.left / "d/mapped").write_bytes(b"a" * 8192)
+        pair.run(*name)
+        pair.settle()
+        with (pair.left / "d/mapped").open("r+b") as file:
+            mapped = mmap.mmap(file.fileno(), 0)
+        pair.settle()
+        mapped[:1] = b"b"
+        mapped.flush()
+        pair.flush()
+        assert (pair.right / "d/mapped").read_bytes()[:1] == b"a"
+
+        done = pair.psync("sync", *name)
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (pair.right / "d/mapped").read_bytes()[:1] == b"b"
+        mapped.close()
+        pair.settle()
 
     def test_names_a_session_by_its_roots_too(self, watching: Pair) -> None:
         (watching.left / "f").write_text("one")
