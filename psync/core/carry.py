@@ -28,7 +28,7 @@ from psync.core.events import Intend, Intent, Transfer, Transferred
 from psync.core.flights import Op
 from psync.core.moves import Moves
 from psync.core.pair import Pair
-from psync.core.reconcile import Decision, View, agree
+from psync.core.reconcile import Decision, Verb, View, agree
 from psync.errors import AgentError
 from psync.wire import (
     APPLIED,
@@ -279,7 +279,7 @@ class Carrier:
             self._replicas[side].views.set(path, View(outcome.entry))
         elif status == APPLIED:
             self._applied(op, outcome.entry, unmet=outcome.unmet)
-            if last and (op.transition.verb != META or op.intact) and path in self._pending.since:
+            if last and _is_all_of_it(op) and path in self._pending.since:
                 self._pending.since[path] = op.sequence + 1  # what came later counts anew
         elif status == CHANGED and self._pair.hides(path, outcome.entry):
             self._pair.fail(path, side, "what is there is not replicated, and stands in the way")
@@ -464,6 +464,12 @@ def intent_of(op: Op) -> Intent:
     """What has to be remembered of an operation."""
     moved_from = op.transition.source if op.transition.verb == RENAME else b""
     return Intent(op.path, op.side, op.transition.wanted, op.shown, moved_from)
+
+
+def _is_all_of_it(op: Op) -> bool:
+    """Tell whether an operation does all that was decided; else the rest of it is still to come."""
+    verb = op.transition.verb
+    return op.intact if verb == META else verb != RMDIR or op.decision.verb is not Verb.COPY
 
 
 def _is_directory(entry: Entry | None) -> bool:

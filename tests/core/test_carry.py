@@ -270,6 +270,7 @@ class TestRemoval:
         if what is not None:
             duo.left.make(b"d", what)
         duo.see(LEFT, b"d")
+        mark = duo.session.mark()
         (first,) = duo.transitions(RIGHT)
         assert not first.keep
         duo.reply(RIGHT, NOT_EMPTY)
@@ -279,6 +280,8 @@ class TestRemoval:
             duo.wait()
 
         assert [(t.verb, t.keep) for t in duo.transitions(RIGHT)] == [(RMDIR, True)]
+        duo.obey(RIGHT)
+        assert duo.session.settled(mark) is (what is None)
         duo.assert_rest()
         assert duo.right.content.get(b"d") == what
 
