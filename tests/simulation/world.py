@@ -298,12 +298,11 @@ class World:
         self._slow = rng.choice((0.001, 0.02, 0.3))
         self._pace = rng.choice((0.005, 0.08, 0.5))
         self._faults = [
-            f
-            for f in (
-                "cut", "kill brain", "power", "sync", "rescan", "flush", "retry", "full sync"
-            )
+            f for f in ("cut", "kill brain", "power", "sync", "rescan", "flush", "retry")
             if faults and rng.random() < 0.5
         ]  # fmt: skip
+        self._when = random.Random(f"{seed} full syncs")  # of its own, likewise
+        self._full_syncs = self._when.choice((0.0, 0.0, 0.05, 0.3))
         self.rows = MemoryRows()
         self.log: list[tuple[int, Intend]] = []
         self.generation = 0
@@ -459,16 +458,18 @@ class World:
                 self.brain.make_durable()
         elif kind == "rescan":
             self.send(side, Rescan())
-        elif kind == "full sync":
-            if self.brain is not None:
-                self.brain.session.receive(FullSync(), self.now)
-                self.brain.pump()
         elif kind == "retry":
             if self.brain is not None:
                 self.brain.session.receive(Retry(), self.now)
                 self.brain.pump()
         else:
             self._flush()
+
+    def _full_sync(self) -> None:
+        if self.brain is not None:
+            self.note("full sync")
+            self.brain.session.receive(FullSync(), self.now)
+            self.brain.pump()
 
     def _kill_brain(self) -> None:
         brain, self.brain = self.brain, None
@@ -546,6 +547,8 @@ class World:
         """Let users and faults do so much, then stop them and wait until all is at rest."""
         for _ in range(actions):
             self.run_until(self.now + self.rng.expovariate(1 / self._pace))
+            if self._when.random() < self._full_syncs:
+                self._full_sync()
             if self._faults and self.rng.random() < 0.15:
                 self._fault()
                 continue
