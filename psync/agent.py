@@ -40,7 +40,7 @@ from typing import (
     Optional,
 )
 
-from psync import __version__
+from psync import __version__, faults
 from psync.claim import generation, marker, open_control
 from psync.core.entry import Entry, Kind, is_ours, printable, valid_path
 from psync.errors import AgentError, PsyncError
@@ -570,6 +570,7 @@ class Agent:
         assert self._helpers is not None
         self._check_root()
         outcomes = self._helpers.apply(message.transitions)
+        faults.at("applied")
         observer.applied(message.transitions, outcomes)
         # Before the outcome by which it lost: who waits for that waits for the loser, too.
         given = {dropped.kept for dropped in self._report_kept()}
@@ -579,6 +580,7 @@ class Agent:
             self._told_unheld = True
             self._send(Trouble("metadata", b"", self._helpers.unheld))
         self._out.flush()
+        faults.at("answered")
         if self._tick_at is None:
             self._tick()
 

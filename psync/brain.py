@@ -30,6 +30,7 @@ from uuid import uuid4
 import msgspec
 
 import psync
+from psync import faults
 from psync.config import Options
 from psync.control import ControlServer
 from psync.core.archive import Archive
@@ -524,6 +525,7 @@ class Brain:
             write("agent.said", side=peer.side, text=message.message)
         elif peer.up and peer.connected:
             if isinstance(message, Results):
+                faults.at("heard")
                 self._transfers.placed(peer.side, message)
             if not peer.was_up:
                 peer.was_up = True
@@ -611,10 +613,14 @@ class Brain:
             return
         if isinstance(command, Send):
             self._peers[command.side].send(command.message)
+            if isinstance(command.message, Apply):
+                faults.at("sent")
         elif isinstance(command, Note):
             self._note(command)
         elif isinstance(command, Intend):
+            faults.at("intending")
             self._intents.append([_encode(command)])
+            faults.at("intended")
         else:
             assert isinstance(command, Transfer)
             self._transfers.add(command)
@@ -642,11 +648,14 @@ class Brain:
         except Exception as error:  # noqa: BLE001  # nobody else would hear of it
             self._fail(error)
 
-    def _transferred(self, events: list[Transferred]) -> None:
+    def _transferred(self, events: list[Transferred]) -> set[int]:
+        """Tell the session what became of transfers; return the operations that go on."""
         now = asyncio.get_running_loop().time()
         for event in events:
             self._session.receive(event, now)
+        going_on = {event.op for event in events if self._session.is_under_way(event.op)}
         self._pump()
+        return going_on
 
     def _note(self, note: Note) -> None:
         if note.event == "transition.applied":
@@ -726,6 +735,7 @@ class Brain:
 
     async def _commit_frozen(self) -> None:
         generation = self._intents.rotate()
+        faults.at("commit: rotated")
         flying = self._session.in_flight()
         if flying.intents:
             self._intents.append([_encode(flying)])
@@ -733,6 +743,7 @@ class Brain:
         # Before any root says so: who is stopped in between has seen one or the other.
         tried = [*self._generations()[1:], name]
         self._rows.set_meta("generation_next", " ".join(tried[-_TRIED_MAX:]), durable=True)
+        faults.at("commit: named")
         answers = await asyncio.gather(
             *(peer.ask(Sync(number, name), Synced, number) for peer in self._peers)
         )
@@ -746,8 +757,11 @@ class Brain:
             self._is_delayed = True
             return
         self._is_delayed = False
+        faults.at("commit: synced")
         self._archive.commit()
+        faults.at("commit: written")
         self._rows.set_meta("generation", name)
+        faults.at("commit: told")
         if self._session.met:
             self._rows.set_meta("met", "1")
         for peer in self._peers:

@@ -31,6 +31,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Optional, Union
 
+from psync import faults
 from psync.claim import marker, open_control, write_generation, write_marker
 from psync.conflicts import Conflicts, read_present
 from psync.core.entry import (
@@ -162,7 +163,7 @@ class Helpers:
         self.kept: list[Kept] = []
         self.unheld = ""
         self._unmet = False
-        self.step = lambda at: None
+        self.step = faults.at
         self._root_fd = root_fd
         self._owners = owners
         self._strip = strip_special_bits
@@ -400,6 +401,7 @@ class Helpers:
             intents[index] = Intent(name, t.path, t.expected, wanted, t.keep, source)
         if intents:
             try:
+                self.step("announced")
                 self._quarantine.intend(list(intents.values()))
             except OSError as error:
                 return {}, f"cannot write .psync/journal: {error.strerror}"

@@ -28,6 +28,7 @@ from collections.abc import Callable, Container
 from hashlib import blake2b
 from typing import NamedTuple, Optional
 
+from psync import faults
 from psync.conflicts import Conflicts
 from psync.core.entry import Entry, Kind, printable
 from psync.holding import Links
@@ -339,6 +340,7 @@ class Quarantine:
             if verdict is None:
                 return False
             if verdict == _EQUAL and not self._trash_reason(waiting.intent, waiting.entry):
+                faults.at("looked at last")
                 os.unlink(waiting.intent.name, dir_fd=self.fd)  # while the lease holds
                 if self._inspection is not None:
                     self.links.note(self._inspection.before, self._inspection.fd)

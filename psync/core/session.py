@@ -350,6 +350,10 @@ class Session:
             count += there - (self._archive.get(path) is not None)
         return count
 
+    def is_under_way(self, number: int) -> bool:
+        """Tell whether an operation has not ended, nor been given up."""
+        return number in self._flights.ops
+
     def is_ready(self, side: Side) -> bool:
         """Tell whether a side's scan is over."""
         return self._replicas[side].link == Link.READY

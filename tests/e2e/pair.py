@@ -175,6 +175,10 @@ class Pair:
             raise AssertionError(f"{error}{told}{self.log()}") from None
         assert answers, f"no session to flush: {self.output()}"
 
+    def ask(self, verb: str) -> None:
+        """Tell the session something that it answers at once."""
+        self._ask(verb, WAIT_S)
+
     def log(self) -> str:
         """The end of the log, for messages."""
         lines: list[str] = []
