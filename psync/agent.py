@@ -58,7 +58,15 @@ from psync.host import (
 from psync.lock import LockedError, RootLock
 from psync.plumbing import BrainGone, Output, Worker
 from psync.quarantine import Reason
-from psync.scan import Looker, Seen, entry_from_stat, forget_cached, hash_file
+from psync.scan import (
+    Looker,
+    Seen,
+    entry_from_stat,
+    forget_cached,
+    hash_file,
+    let_stores_show,
+    may_be_mapped,
+)
 from psync.syscalls import has_holes, open_beneath
 from psync.watch import find_cinotify
 from psync.wire import (
@@ -111,6 +119,7 @@ _PATIENCE = 60.0  # for `Start`
 _EXPIRE_EVERY = 3600.0
 _LAST_WORDS = 2.0  # seconds to get rid of the output at the end
 _TRIES = 3
+_BLIND_PATIENCE = 5  # so many times longer, what is displaced waits where mappings are not seen
 _SOURCE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -496,7 +505,7 @@ class Agent:
             owners=start.owners,
             strip_special_bits=start.strip_special_bits,
             strict=start.strict,
-            quarantine_ms=start.quarantine_ms,
+            quarantine_ms=start.quarantine_ms * (_BLIND_PATIENCE if self._is_blind else 1),
             log=self._log,
             keep_both=start.keep_both,
             for_trash=[
@@ -683,6 +692,8 @@ class Agent:
                 seen = looker.look(path)
                 continue
             try:
+                if self._may_be_mapped(fd):
+                    let_stores_show(fd)
                 digest = hash_file(fd, lambda: self._worker.stopped)
             finally:
                 os.close(fd)
@@ -711,8 +722,30 @@ class Agent:
             if source.fd < 0:
                 observer.again(path)
         fds = [s.fd for s in sources]
-        sparse = [fd for fd in fds if fd >= 0 and has_holes(fd)]
-        self._send(Opened(message.run, fds, os.getpid(), sparse))
+        mapped = [fd for fd in fds if fd >= 0 and self._may_be_mapped(fd)]
+
+        def tell() -> None:
+            if self._sources.get(message.run) is sources:
+                sparse = [fd for fd in fds if fd >= 0 and has_holes(fd)]
+                self._send(Opened(message.run, fds, os.getpid(), sparse))
+
+        def job() -> Callable[[], None]:
+            for fd in mapped:
+                let_stores_show(fd)
+            return tell
+
+        if mapped:
+            self._worker.submit(job)
+        else:
+            tell()
+
+    def _may_be_mapped(self, fd: int) -> bool:
+        return may_be_mapped(fd, blind=self._is_blind)
+
+    @property
+    def _is_blind(self) -> bool:
+        """Whether leases do not see here who has a file mapped."""
+        return self._filesystem == "overlay"
 
     def _open_source(self, path: bytes, expected: Entry) -> _Source:
         try:

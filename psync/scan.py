@@ -26,7 +26,7 @@ from hashlib import blake2b
 from typing import Callable, NamedTuple, Optional
 
 from psync.core.entry import Entry, Kind, content_digest
-from psync.syscalls import is_mount, open_beneath, read_lease
+from psync.syscalls import is_mount, open_beneath, read_lease, release_lease
 from psync.wire import BUSY, UNREADABLE
 from psync.xattrs import Attributes
 
@@ -352,6 +352,34 @@ def hash_file(fd: int, stopped: Callable[[], bool]) -> Optional[bytes]:
         at += len(block)
         if stopped():
             return None
+
+
+def may_be_mapped(fd: int, *, blind: bool) -> bool:
+    """Tell whether somebody may store into a file through a mapping that he has.
+
+    Args:
+        fd: the file, open for reading.
+        blind: leases do not see mappings here, as on overlayfs.
+    """
+    if blind:
+        return True
+    try:
+        quiet = read_lease(fd)
+    except OSError:  # not ours, or no leases here
+        return True
+    if quiet:
+        release_lease(fd)
+    return not quiet
+
+
+def let_stores_show(fd: int) -> None:
+    """Have the next store through any mapping move the file's time. Blocks while it is written.
+
+    Only the first store into a page since that was written back does. A file that is known by
+    size and time alone, because it is too large to be read again, would else change unseen.
+    """
+    with suppress(OSError):
+        os.fdatasync(fd)
 
 
 class Looker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import shutil
@@ -25,7 +26,7 @@ from psync.agent import Agent
 from psync.core.entry import Entry, Kind, content_digest
 from psync.effects.bootstrap import agent_zip
 from psync.lock import COMM
-from psync.scan import Looker
+from psync.scan import Looker, entry_from_stat
 from psync.syscalls import EXCHANGE, renameat2
 from psync.wire import (
     APPLIED,
@@ -1246,6 +1247,29 @@ class TestLargeFiles:
         assert one.until(Closed) == Closed(4, [True, False, False, False])
         assert not Path(path).exists()
         one.item(b"b", lambda i: i.entry is not None and i.entry.size == 1004)
+
+    def test_w10_a_store_into_a_page_that_was_dirty_shows_from_then_on(
+        self, root: Path, one: Brain
+    ) -> None:
+        """Else what is written through a mapping after the read would never be told of."""
+        (root / "f").write_bytes(b"a" * 1000)
+        entry = one.observed()[b"f"].entry
+        with (root / "f").open("r+b") as stream, mmap.mmap(stream.fileno(), 0) as mapping:
+            mapping[:5] = b"first"
+            first = (root / "f").stat()
+            mapping[:5] = b"again"
+            if first.st_mtime_ns == entry.mtime_ns or first.st_mtime_ns != (
+                (root / "f").stat().st_mtime_ns
+            ):
+                pytest.skip("this file system tells of stores in another way")
+            entry = entry_from_stat(first, os.geteuid() == 0, False)
+            one.say(OpenSource(4, [(b"f", entry)]))
+            assert one.until(Opened).files[0] >= 0
+            mapping[:5] = b"later"
+            one.say(CloseSource(4))
+
+            assert one.until(Closed) == Closed(4, [False])
+            assert (root / "f").stat().st_mtime_ns != first.st_mtime_ns
 
     def test_says_which_sources_have_holes(self, root: Path, one: Brain) -> None:
         (root / "a").write_bytes(b"a" * 1000)
