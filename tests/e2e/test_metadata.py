@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.pair import Pair
+from tests.e2e.pair import SIDES, Pair
 
 SECOND_NS = 10**9
 
@@ -79,7 +79,7 @@ class TestCoarseTimes:
 
 
 class TestFilesOfOthers:
-    def test_a15_content_goes_and_one_problem_is_told(self, plain: Pair) -> None:
+    def test_a08_a15_content_goes_and_one_problem_is_told(self, plain: Pair) -> None:
         if os.geteuid():
             pytest.skip("only root makes files of others")
         names = [f"f{i}" for i in range(5)]
@@ -101,6 +101,10 @@ class TestFilesOfOthers:
         plain.restart()
         plain.flush()
         assert stat.S_IMODE((plain.left / "f1").stat().st_mode) == 0o600
+        assert (plain.left / "f1").stat().st_uid != (plain.right / "f1").stat().st_uid == 4321
+        told = [plain.status()[side]["applied"] for side in SIDES]
+        plain.flush()
+        assert [plain.status()[side]["applied"] for side in SIDES] == told
 
 
 def attributes(root: Path, name: str) -> dict[str, bytes]:

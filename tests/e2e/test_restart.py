@@ -116,7 +116,7 @@ class TestWhileOff:
         assert after[b"d0/f5"][1] == 0o600
         assert pair.status()["conflicts"] == 0
 
-    def test_deleted_and_edited_elsewhere_comes_back(self, pair: Pair) -> None:
+    def test_c03_deleted_and_edited_elsewhere_comes_back(self, pair: Pair) -> None:
         (pair.left / "f").write_text("f")
         (pair.left / "g").write_text("g")
         pair.start()
@@ -128,7 +128,7 @@ class TestWhileOff:
 
         assert pair.settle()[b"f"][-1] == b"edited"
 
-    def test_a_side_emptied_is_no_deletion(self, pair: Pair) -> None:
+    def test_r03_a_side_emptied_is_no_deletion(self, pair: Pair) -> None:
         _tree(pair.left)
         pair.start()
         pair.stop()
@@ -146,7 +146,7 @@ class TestWhileOff:
 
 
 class TestKill:
-    def test_of_the_brain_loses_nothing_and_makes_no_conflict(self, pair: Pair) -> None:
+    def test_x02_of_the_brain_loses_nothing_and_makes_no_conflict(self, pair: Pair) -> None:
         pair.start()
         for round_ in range(4):
             for i in range(300):
@@ -180,7 +180,7 @@ class TestKill:
             assert pair.status()["conflicts"] == 0
             assert pair.leftovers() == []
 
-    def test_of_cinotify_is_noticed(self, pair: Pair) -> None:
+    def test_e04_of_cinotify_is_noticed(self, pair: Pair) -> None:
         pair.start()
         for pid in pair.agents():
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -193,7 +193,7 @@ class TestKill:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 class TestMount:
-    def test_that_hides_a_directory_is_no_deletion(self, pair: Pair) -> None:
+    def test_r05_that_hides_a_directory_is_no_deletion(self, pair: Pair) -> None:
         (pair.left / "data").mkdir()
         (pair.left / "data/precious").write_text("precious")
         (pair.left / "beside").write_text("x")
@@ -245,7 +245,7 @@ class TestMount:
 class TestRootLost:
     """A root that is not what it was is no deletion of what was in it, whatever `resume` says."""
 
-    def test_and_replaced_while_running(self, pair: Pair) -> None:
+    def test_r04_and_replaced_while_running(self, pair: Pair) -> None:
         _tree(pair.left)
         pair.start()
         before = pair.settle()
@@ -268,7 +268,7 @@ class TestRootLost:
         assert pair.settle()[b"new"][-1] == b"n"
         assert before.items() <= tree(pair.left).items()
 
-    def test_and_meant_to_be_empty(self, pair: Pair) -> None:
+    def test_r06_and_meant_to_be_empty(self, pair: Pair) -> None:
         _tree(pair.left)
         pair.start()
         pair.settle()
@@ -284,7 +284,7 @@ class TestRootLost:
         assert pair.settle() == {}
 
     @pytest.mark.parametrize("side", ["left", "right"])
-    def test_most_of_its_entries_at_once(self, pair: Pair, side: str) -> None:
+    def test_r03_most_of_its_entries_at_once(self, pair: Pair, side: str) -> None:
         _tree(pair.left)
         (pair.left / "other").write_text("o")
         pair.start()
@@ -308,7 +308,7 @@ class TestRootLost:
         pair.wait_for("watching")
         assert list(pair.settle()) == [b"other"]
 
-    def test_its_marker(self, pair: Pair) -> None:
+    def test_r06_its_marker(self, pair: Pair) -> None:
         _tree(pair.left)
         pair.start()
         before = pair.settle()
