@@ -399,7 +399,7 @@ class TestBadInput:
 
         said = self.refused(local, str(local.left), str(third))
 
-        assert "another" in said
+        assert "belongs to another psync pair: stop that session" in said
 
     def test_x17_x18_x19_root_that_another_session_serves_now(self, local: Pair) -> None:
         local.start()
@@ -408,6 +408,7 @@ class TestBadInput:
 
         said = self.refused(local, "--name", "third", str(third), str(local.right))
 
+        assert "another psync session is working on this directory (pid " in said
         assert str(local.right) in said
         assert local.status()["state"] == "watching"
 

@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.pair import Pair, tree, until
-
-SIDES = ("left", "right")
+from tests.e2e.pair import SIDES, Pair, tree, until
 
 
 def _fill(root: Path) -> None:
@@ -204,33 +202,35 @@ class TestBothSides:
         assert b"edited on the right" in texts
         assert b"notes" in texts
 
+    @pytest.mark.parametrize("side", SIDES)
     def test_c04_directory_deleted_here_lives_on_with_what_is_new_there(
-        self, watching: Pair
+        self, watching: Pair, side: str
     ) -> None:
-        _fill(watching.left)
+        here, there = watching.sides(side)
+        _fill(here)
         watching.settle()
-        watching.psync("pause")
-        shutil.rmtree(watching.left / "docs")
-        (watching.right / "docs/old/new").write_text("new")
-        watching.psync("resume")
+        with watching.unheard():
+            shutil.rmtree(here / "docs")
+            (there / "docs/old/new").write_text("new")
 
         after = watching.settle()
 
         assert set(after) == {b"keep", b"empty", b"docs", b"docs/old", b"docs/old/new"}
 
-    def test_c01_conflict_keeps_the_loser(self, watching: Pair) -> None:
-        _fill(watching.left)
+    @pytest.mark.parametrize("side", SIDES)
+    def test_c01_conflict_keeps_the_loser(self, watching: Pair, side: str) -> None:
+        here, there = watching.sides(side)
+        _fill(here)
         watching.settle()
-        watching.psync("pause")
-        (watching.left / "keep").write_text("older, from the left")
-        os.utime(watching.left / "keep", ns=(10**18, 10**18))
-        (watching.right / "keep").write_text("newer, from the right")
-        watching.psync("resume")
+        with watching.unheard():
+            (here / "keep").write_text("older")
+            os.utime(here / "keep", ns=(10**18, 10**18))
+            (there / "keep").write_text("newer")
 
         after = watching.settle()
 
-        assert after[b"keep"][-1] == b"newer, from the right"
-        assert watching.conflicts("left") == [b"older, from the left"]
+        assert after[b"keep"][-1] == b"newer"
+        assert watching.conflicts(side) == [b"older"]
         assert watching.status()["conflicts"] == 1
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.pair import Pair, tree, until
+from tests.e2e.pair import SIDES, Pair, tree, until
 
 
 def _tree(root: Path) -> None:
@@ -214,7 +214,7 @@ class TestMount:
         pair.start()
         assert pair.settle()[b"data/precious"][-1] == b"precious"
 
-    @pytest.mark.parametrize("side", ["left", "right"])
+    @pytest.mark.parametrize("side", SIDES)
     def test_r05_that_comes_and_goes_while_psync_watches_is_no_deletion(
         self, watching: Pair, side: str
     ) -> None:
@@ -245,45 +245,50 @@ class TestMount:
 class TestRootLost:
     """A root that is not what it was is no deletion of what was in it, whatever `resume` says."""
 
-    def test_r04_and_replaced_while_running(self, pair: Pair) -> None:
-        _tree(pair.left)
+    @pytest.mark.parametrize("side", SIDES)
+    def test_r04_and_replaced_while_running(self, pair: Pair, side: str) -> None:
+        here, there = pair.sides(side)
+        _tree(here)
         pair.start()
         before = pair.settle()
         aside = pair.base / "aside"
-        pair.left.rename(aside)
-        pair.left.mkdir()
-        (pair.right / "new").write_text("n")  # so that somebody looks at the left
+        here.rename(aside)
+        here.mkdir()
+        (there / "new").write_text("n")  # so that somebody looks at the other side
         pair.wait_for("halted")
 
         for _ in range(2):
             refused = pair.psync("resume")
             assert "is empty" in refused.stderr, refused.stderr
             assert refused.returncode == 1
-        assert before.items() <= tree(pair.right).items()
-        assert list(pair.left.iterdir()) == []
+        assert before.items() <= tree(there).items()
+        assert list(here.iterdir()) == []
 
-        pair.left.rmdir()
-        aside.rename(pair.left)
+        here.rmdir()
+        aside.rename(here)
         assert pair.psync("resume").returncode == 0
         assert pair.settle()[b"new"][-1] == b"n"
-        assert before.items() <= tree(pair.left).items()
+        assert before.items() <= tree(here).items()
 
-    def test_r06_and_meant_to_be_empty(self, pair: Pair) -> None:
-        _tree(pair.left)
+    @pytest.mark.parametrize("side", SIDES)
+    def test_r06_and_meant_to_be_empty(self, pair: Pair, side: str) -> None:
+        here, there = pair.sides(side)
+        _tree(here)
         pair.start()
-        pair.settle()
+        before = pair.settle()
         pair.stop()
-        shutil.rmtree(pair.left)
-        pair.left.mkdir()
+        shutil.rmtree(here)
+        here.mkdir()
         pair.launch()
         pair.wait_for("halted")
+        assert (tree(here), tree(there)) == ({}, before)
 
         assert pair.psync("resume", "--accept-deletes").returncode == 0
 
         pair.wait_for("watching")
         assert pair.settle() == {}
 
-    @pytest.mark.parametrize("side", ["left", "right"])
+    @pytest.mark.parametrize("side", SIDES)
     def test_r03_most_of_its_entries_at_once(self, pair: Pair, side: str) -> None:
         _tree(pair.left)
         (pair.left / "other").write_text("o")
