@@ -141,7 +141,10 @@ class TestHosts:
         (pair.left / "edited").write_text("e11 edited")
         (pair.left / "gone").unlink()
         (pair.left / "renamed").rename(pair.left / "new name")
-        until(lambda: tree(pair.right) == tree(pair.left), "everything over there")
+        until((pair.right / "made").exists, "the new file")
+        until(lambda: (pair.right / "edited").read_text() == "e11 edited", "the edit")
+        until(lambda: not (pair.right / "gone").exists(), "the deletion")
+        until((pair.right / "new name").exists, "the rename")
         assert pair.status()["pending"]
         (pair.left / "made").write_text("e11 made, and edited since")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.pair import SIDES, Pair, tree, until
+from tests.e2e.pair import SIDES, Pair, until
 from tests.sshd import Sshd
 
 HOUR_NS = 3600 * 10**9
@@ -65,10 +65,12 @@ class TestEvents:
 
     def test_e06_of_a_user_right_after_our_own_are_heard(self, watching: Pair, side: str) -> None:
         here, there = watching.sides(side)
+        (here / "f").touch()
+        watching.settle()
         for turn in range(10):
-            (here / "f").write_text(f"e06 sent {turn}")
-            text = f"e06 sent {turn}".encode()
-            until(lambda text=text: tree(there).get(b"f", (b"",))[-1] == text, "the file")
+            text = f"e06 sent {turn}"
+            (here / "f").write_text(text)
+            until(lambda text=text: (there / "f").read_text() == text, "the file")
             (there / "f").write_text(f"e06 user {turn}")
 
             assert watching.contents() == {b"f": b"e06 user %d" % turn}
