@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.pair import SIDES, Pair
+from tests.e2e.pair import SIDES, Pair, until
 
 SECOND_NS = 10**9
 
@@ -105,6 +105,34 @@ class TestFilesOfOthers:
         told = [plain.status()[side]["applied"] for side in SIDES]
         plain.flush()
         assert [plain.status()[side]["applied"] for side in SIDES] == told
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("flag", ["i", "a"])
+class TestFlags:
+    def test_a04_a_file_that_nobody_may_change_is_told_of_and_tried_again(
+        self, watching: Pair, side: str, flag: str
+    ) -> None:
+        here, there = watching.sides(side)
+        for name in ("f", "g"):
+            (here / name).write_text("a04")
+        watching.settle()
+        flagged = subprocess.run(["chattr", f"+{flag}", there / "f"], check=False, timeout=10)
+        if flagged.returncode:
+            pytest.skip("there are no such flags here, or only for root")
+        try:
+            for name in ("f", "g"):
+                (here / name).write_text("a04 edited")
+            (told,) = until(lambda: watching.status()["problem_list"], "a problem")
+            until(lambda: (there / "g").read_text() == "a04 edited", "the rest")
+
+            assert told["path"] == "f"
+            assert (there / "f").read_text() == "a04"
+        finally:
+            subprocess.run(["chattr", f"-{flag}", there / "f"], check=True)
+        until(lambda: not watching.status()["problems"], "the end of the problem")
+        assert watching.contents() == {b"f": b"a04 edited", b"g": b"a04 edited"}
+        assert watching.status()["conflicts"] == 0
 
 
 def attributes(root: Path, name: str) -> dict[str, bytes]:

@@ -574,6 +574,12 @@ _AGENT = [
         f"{AGENT} -k TestLargeFiles",
     ),
     (
+        "gives a file the digest of what it held before it grew",
+        "            if entry.same_identity(seen.entry) and seen.entry is not None:\n",
+        "            if seen.entry is not None:\n",
+        f"{AGENT} -k w20",
+    ),
+    (
         "says of a large file that changed while it was sent that it is intact",
         "                same = self._is_intact(source.fd, source.entry)\n",
         "                same = True\n",
