@@ -325,3 +325,23 @@ class TestModes:
         assert after[b"new"][1:4] == (0o4711, 4321, 5432)
         assert after[b"large"][1:4] == (0o2755, 1234, 2345)
         assert after[b"tmp"][1] == 0o1777
+
+    @pytest.mark.parametrize("side", SIDES)
+    def test_a10_special_bits_that_are_not_wanted_go_nowhere(self, local: Pair, side: str) -> None:
+        here, there = local.sides(side)
+        (here / "new").write_bytes(b"before the start")
+        (here / "new").chmod(0o6755)
+        local.start("--set", "strip_special_bits=true")
+        (here / "live").write_bytes(b"x" * 300_000)
+        (here / "live").chmod(0o4711)
+        local.flush()
+        (there / "new").write_bytes(b"edited over there")
+        local.flush()
+
+        names = ("new", "live")
+        assert [stat.S_IMODE((there / n).stat().st_mode) for n in names] == [0o755, 0o711]
+        assert (here / "new").read_bytes() == b"edited over there"
+        assert stat.S_IMODE((here / "live").stat().st_mode) == 0o4711
+        told = [local.status()[each]["applied"] for each in SIDES]
+        local.flush()
+        assert [local.status()[each]["applied"] for each in SIDES] == told
