@@ -614,7 +614,7 @@ class TestListing:
         assert (there.after, there.upto) == (b"", None)
         assert absent.entry is None
 
-    def test_cuts_a_giant_directory_into_ranges(self, root: Path, one: Brain) -> None:
+    def test_n06_cuts_a_giant_directory_into_ranges(self, root: Path, one: Brain) -> None:
         names = sorted(b"%05d" % i for i in range(4500))
         (root / "d.psync.ignore").mkdir()
         for name in names:
@@ -1515,7 +1515,7 @@ class TestTrouble:
 
 
 class TestPolling:
-    def test_finds_changes_by_scanning_and_says_so(
+    def test_e09_finds_changes_by_scanning_and_says_so(
         self, root: Path, spawn: Callable[..., Brain]
     ) -> None:
         brain = spawn(POLLING)

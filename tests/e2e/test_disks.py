@@ -184,9 +184,6 @@ class TestSpoilt:
             (here / "d").mkdir()
             for number in range(300):
                 (here / f"d/{number:0>100}").write_text("a02")
-            (here / "beside").mkdir()
-            for number in range(400):  # else so much looks deleted that the session halts
-                (here / f"beside/{number}").touch()
             pair.start()
             before = pair.settle()
             pair.stop()

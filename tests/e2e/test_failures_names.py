@@ -98,6 +98,30 @@ class TestDirectories:
         assert watching.contents() == {b"d/f": b"n04 edited inside"}
 
 
+class TestShapes:
+    def test_n06_a_giant_directory_is_compared_and_carried(self, local: Pair) -> None:
+        """It is listed in ranges, and what both sides have told of is decided meanwhile."""
+        count = 6000
+        (local.left / "d").mkdir()
+        for number in range(count):
+            (local.left / f"d/{number:05}").touch()
+        shutil.copytree(local.left / "d", local.right / "d")
+        (local.left / "d/new").write_text("n06")
+        local.start()
+        assert local.settle()[b"d/new"][-1] == b"n06"
+        told = local.status()
+        assert told["agreed"] == count + 2
+        assert told["left"]["applied"] + told["right"]["applied"] == 2, "it, and its directory's time"
+        local.stop()
+        (local.right / "d/03000").write_text("edited")
+        (local.right / "d/03001").unlink()
+        local.start()
+
+        after = local.settle()
+        assert len(after) == count + 1
+        assert after[b"d/03000"][-1] == b"edited"
+
+
 @pytest.mark.parametrize("side", SIDES)
 class TestExcluded:
     def test_n17_files_keep_their_directory_until_they_go(self, watching: Pair, side: str) -> None:
