@@ -111,7 +111,8 @@ class TestShapes:
         assert local.settle()[b"d/new"][-1] == b"n06"
         told = local.status()
         assert told["agreed"] == count + 2
-        assert told["left"]["applied"] + told["right"]["applied"] == 2, "it, and its directory's time"
+        applied = told["left"]["applied"] + told["right"]["applied"]
+        assert applied == 2, "it, and its directory's time"
         local.stop()
         (local.right / "d/03000").write_text("edited")
         (local.right / "d/03001").unlink()
