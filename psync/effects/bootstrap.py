@@ -41,8 +41,8 @@ AGENT_MODULES = (
     "psync.core.ignore", "psync.core.settle", "psync.errors", "psync.faults", "psync.filter",
     "psync.forced", "psync.helpers", "psync.holding", "psync.host", "psync.intents",
     "psync.known", "psync.lock", "psync.plumbing", "psync.private", "psync.quarantine",
-    "psync.recovery", "psync.scan", "psync.staging", "psync.syscalls", "psync.watch",
-    "psync.wire", "psync.xattrs",
+    "psync.reader", "psync.recovery", "psync.scan", "psync.staging", "psync.syscalls",
+    "psync.watch", "psync.wire", "psync.xattrs",
 )  # fmt: skip
 
 PYTHON_MIN = (3, 9)
