@@ -72,12 +72,12 @@ from psync.errors import (
     UnwritableError,
     UsageError,
 )
-from psync.peer import Peer
+from psync.explain import explain
+from psync.peer import Peer, start_message
 from psync.transfers import Transfers
 from psync.wire import (
     APPLIED,
     META,
-    PROTOCOL,
     RENAME,
     Apply,
     Fatal,
@@ -90,7 +90,6 @@ from psync.wire import (
     Pong,
     Ready,
     Results,
-    Start,
     Stop,
     Sync,
     Synced,
@@ -292,7 +291,14 @@ class Brain:
         await peer.until(self._greeted)
         owners = all(p.hello is not None and p.hello.euid == 0 for p in self._peers)
         peer.owners = owners
-        peer.ready = await peer.ask(self._start_message(peer, owners), Ready, within=_READY_S)
+        start = start_message(
+            self._options,
+            peer.side,
+            self._remembered("session"),
+            owners=owners,
+            distrust_cache=self._is_unstored(peer),
+        )
+        peer.ready = await peer.ask(start, Ready, within=_READY_S)
         if other.ready is not None:
             self._inspected.set()
         await peer.until(self._inspected)
@@ -344,34 +350,6 @@ class Brain:
     def _is_unstored(self, peer: Peer) -> bool:
         """Tell whether its disk has failed since everything there was read."""
         return self._rows.meta(f"unstored.{peer.side.name.lower()}") == "1"
-
-    def _start_message(self, peer: Peer, owners: bool) -> Start:
-        options = self._options
-        return Start(
-            protocol=PROTOCOL,
-            version=psync.__version__,
-            root=os.fsencode(peer.root),
-            session=self._remembered("session"),
-            side=peer.side,
-            owners=owners,
-            strip_special_bits=options.strip_special_bits or not owners,
-            excludes=options.all_excludes(),
-            tempfiles=options.tempfiles,
-            inline_max=options.inline_max,
-            settle_ms=options.settle_ms,
-            max_delay_ms=int(options.max_delay * 1000),
-            quarantine_ms=int(options.quarantine * 1000),
-            timeout_ms=int(options.timeout * 1000),
-            strict=options.durability == "strict",
-            suppress_echoes=options.suppress_echoes,
-            poll_ms=int(options.poll_interval * 1000),
-            conflict_keep_s=options.keep_conflicts_s,
-            distrust_cache=self._is_unstored(peer),
-            keep_both=options.conflict == "keep-both",
-            trash_s=options.keep_deleted_s,
-            versions_s=options.keep_edited_s,
-            xattrs=options.xattrs,
-        )
 
     def _remembered(self, key: str, fresh: str | None = None) -> str:
         """An id from the state directory, made at its first use."""
@@ -785,6 +763,9 @@ class Brain:
             await self._resume(accept=bool(args.get("accept_deletes")))
         elif verb in ("conflicts", "trash"):
             return await self._desk.answer(args, trash=verb == "trash")
+        elif verb == "explain":
+            settled = await self._settles_within(args.get("timeout"))
+            return explain(self._session, self._archive, args, settled=settled)
         else:
             raise PsyncError(f"this session does not know {verb!a}")
         return None
@@ -861,6 +842,17 @@ class Brain:
             raise PsyncError(f"not everything is on both sides after {seconds} s{why}") from None
         if stuck:
             raise PsyncError(_told(stuck))
+
+    async def _settles_within(self, seconds: float | None) -> bool:
+        """Bring over what can be, within so many seconds; tell whether nothing else is left."""
+        if not seconds or self._session.state not in (State.SCANNING, State.WATCHING):
+            return False
+        try:
+            async with asyncio.timeout(seconds):
+                await self.flush()
+        except TimeoutError:
+            return False
+        return True
 
     async def flush(self) -> list[Problem]:
         """Return once everything that has happened on either side is on both.

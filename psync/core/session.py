@@ -44,7 +44,17 @@ from typing import Any
 
 from psync.core.archive import Archive
 from psync.core.carry import Carrier, intent_of, is_recorded
-from psync.core.entry import ROOT, Agreed, Entry, Kind, Side, below_or_at, is_ours, split
+from psync.core.entry import (
+    ROOT,
+    Agreed,
+    Entry,
+    Kind,
+    Side,
+    ancestors,
+    below_or_at,
+    is_ours,
+    split,
+)
 from psync.core.events import (
     Command,
     Event,
@@ -91,6 +101,7 @@ _DEFAULTS = Limits()
 _BACKLOG_MAX = 50_000
 _IN_USE = "a program has this database open: it is replicated when it is closed"
 _COUNTED_MAX = 1000  # views
+_UNOBSERVED = ("unreadable", "mount", "io")  # troubles with a path, and all in it
 _SCANNED = (b"\0left", b"\0right")  # no paths: who waits for the end of a side's scan waits there
 
 
@@ -295,6 +306,30 @@ class Session:
         """The conflicts that wait for a person's word: path, and what either side shows."""
         left, right = self._replicas
         return [(path, left.shows(path), right.shows(path)) for path in sorted(self._pending.asked)]
+
+    def explain(self, path: bytes) -> tuple[str, str]:
+        """Say what keeps a path, or what it is in, from being at rest.
+
+        Returns:
+            A word and a message: `pending` (it is on its way), `problem` (it cannot be
+            handled), `asked` (it waits for a person's word), `trouble` (it cannot be observed);
+            both empty: it is at rest, as far as is known.
+        """
+        pending = self._pending
+        for each in (path, *ancestors(path)):
+            if each in pending.since:
+                problem = pending.lasting(each)
+                if problem is None:
+                    return "pending", ""
+                return ("asked" if problem.path in pending.asked else "problem"), problem.message
+            for replica in self._replicas:
+                if each in replica.survey.pending:
+                    return "pending", ""
+                for code in _UNOBSERVED:
+                    message = replica.troubles.get((code, each))
+                    if message:
+                        return "trouble", f"{replica.side.name.lower()}: {message}"
+        return "", ""
 
     def take(self, path: bytes, side: Side) -> str:
         """Let a side's version win a conflict; return why it cannot, empty: it will.
