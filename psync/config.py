@@ -89,6 +89,7 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         max_delete: entries, or per cent of a replica, that may go at once.
         max_rewrite: files, or per cent of a replica's entries, that may be replaced within a minute
             because they were edited on the other side; empty: any number.
+        alert_threshold: so many differences make an audit an alert.
         suppress_echoes: an optimisation; off for tests.
         poll_interval: how often to look where the kernel reports nothing (FUSE).
         sync_interval: how often what was applied is made durable and enters the archive.
@@ -128,6 +129,7 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     versions: str = ""
     max_delete: str = "50%"
     max_rewrite: str = ""
+    alert_threshold: _Count = 10
     suppress_echoes: bool = True
     poll_interval: _Seconds = 10.0
     sync_interval: _Seconds = 5.0

@@ -268,6 +268,11 @@ class Call:
             return answer.get("result")
         raise Refused(f"session {self.name}: {answer.get('error', 'refused')}")
 
+    def give_up(self) -> None:
+        """Let `result`, which waits in another thread, fail at once."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Hang up; what was asked for is given up."""
         self._socket.close()

@@ -1023,8 +1023,8 @@ _STATE = [
     ),
     (
         "lets others read what is remembered",
-        "                    directory.chmod(0o700)\n",
-        "                    pass\n",
+        "                directory.chmod(0o700)\n",
+        "                pass\n",
         "tests/effects/test_store.py -k TestSessionDir",
     ),
 ]

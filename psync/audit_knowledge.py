@@ -1,0 +1,174 @@
+"""What psync itself knows of paths that differ: from the session that runs, or its archive.
+
+**Invariants.** The archive is the session's own: it is read from a copy, which is made without
+keeping a session from starting, and is thrown away. A session that is running is asked
+instead. Whoever cannot be asked is `unknown`, which is no reason to end an audit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from psync.control import Call, NoSession
+from psync.core.archive import Archive
+from psync.effects.state import SessionDir, reason
+from psync.effects.store import Rows
+from psync.errors import PsyncError, StoreError
+from psync.explain import QUESTION_MAX, Told, ask, read_answer
+
+__all__ = ["Knowledge"]
+
+_ANSWER_S = 20.0
+_COPY_TRIES = 3
+_PARTS = ("", "-wal")
+
+
+class Knowledge:
+    """See the module's text.
+
+    Attributes:
+        running: there is a session, which is asked.
+        known: something was agreed, by which a difference can be told from another.
+        met: both sides have been compared once.
+        state: of the session that runs; empty: none does.
+        trouble: why nobody could be asked; empty: that was not so.
+    """
+
+    def __init__(self, session_dir: SessionDir, flush_s: float) -> None:
+        """Know nothing yet; a flush may take `flush_s` seconds."""
+        self._directory = session_dir
+        self._flush_s = flush_s
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        self._rows: Rows | None = None
+        self._archive: Archive | None = None
+        self.running = False
+        self.known = False
+        self.met = True
+        self.state = ""
+        self.trouble = ""
+
+    async def open(self) -> None:
+        """Find out who can be asked; blocks for as long as it takes to copy an archive."""
+        try:
+            await self._ask([])
+            self.running = self.known = True
+        except NoSession:
+            if not self._directory.fresh:
+                try:
+                    self._read_archive()
+                except (OSError, StoreError) as error:
+                    why = reason(error) if isinstance(error, OSError) else str(error)
+                    self.trouble = f"what psync believes is not known: {why}"
+        except PsyncError as error:
+            self.running = True
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Throw the copy away."""
+        if self._rows is not None:
+            self._rows.close()
+        if self._copy is not None:
+            self._copy.cleanup()
+
+    def _give_up(self, error: Exception) -> None:
+        self.known = False
+        self.trouble = f"what psync believes is not known: {error}"
+
+    # --- a session that runs ---------------------------------------------------------------
+
+    async def _ask(self, paths: Sequence[bytes], *, flush: bool = False) -> tuple[bool, list[Told]]:
+        args: dict[str, Any] = {**ask(paths), "timeout": self._flush_s if flush else None}
+        within = _ANSWER_S + (self._flush_s if flush else 0.0)
+        call = Call(self._directory.path, "explain", args)
+        try:
+            answer = await asyncio.to_thread(call.result, time.monotonic() + within)
+        except asyncio.CancelledError:
+            call.give_up()
+            raise
+        told = read_answer(answer, len(paths))
+        self.met, self.state = bool(answer["met"]), str(answer["state"])
+        return bool(answer["settled"]), told
+
+    async def settle(self) -> bool:
+        """Let a session that runs bring over what it can; tell whether that was everything."""
+        if not self.running or not self.known:
+            return False
+        try:
+            settled, _ = await self._ask([], flush=True)
+        except PsyncError as error:
+            self._give_up(error)
+            return False
+        return settled
+
+    async def tell(self, paths: Sequence[bytes]) -> list[Told]:
+        """What is known of some paths."""
+        if not self.known:
+            return [Told("unknown" if self.running else "", "", None) for _ in paths]
+        if self._archive is not None:
+            return [Told("", "", self._archive.get(path)) for path in paths]
+        told: list[Told] = []
+        try:
+            for part in _parts(paths):
+                if len(part[0]) > QUESTION_MAX:
+                    told.append(Told("unknown", "its path is too long to ask for", None))
+                else:
+                    told += (await self._ask(part))[1]
+        except PsyncError as error:
+            self._give_up(error)
+            told += [Told("unknown", "", None) for _ in paths[len(told) :]]
+        return told
+
+    # --- none runs ----------------------------------------------------------------------------
+
+    def _read_archive(self) -> None:
+        """Copy the archive, whole and of one moment, and open the copy."""
+        database = self._directory.database
+        self._copy = tempfile.TemporaryDirectory(prefix="audit.", dir=self._directory.path)
+        copy = Path(self._copy.name, "archive.db")
+        for _ in range(_COPY_TRIES):
+            before = _versions(database)
+            for part in _PARTS:
+                source = Path(f"{database}{part}")
+                if source.exists():
+                    shutil.copyfile(source, f"{copy}{part}")
+            if _versions(database) == before:
+                break
+        else:
+            raise StoreError(f"the archive {database} changes all the time")
+        self._rows = Rows(copy)
+        if self._rows.moved_aside is not None:
+            raise StoreError(f"the archive {database} is broken")
+        self._archive = Archive(self._rows)
+        self.known = True
+        self.met = self._rows.meta("met") == "1"
+
+
+def _versions(database: Path) -> list[tuple[int, int] | None]:
+    found: list[tuple[int, int] | None] = []
+    for part in _PARTS:
+        try:
+            st = os.stat(f"{database}{part}")
+            found.append((st.st_size, st.st_mtime_ns))
+        except FileNotFoundError:
+            found.append(None)
+    return found
+
+
+def _parts(paths: Sequence[bytes]) -> list[list[bytes]]:
+    """Cut paths into questions; a path that is too long has one of its own."""
+    parts: list[list[bytes]] = []
+    size = QUESTION_MAX + 1
+    for path in paths:
+        size += len(path) + 4
+        if size > QUESTION_MAX or len(parts[-1]) >= 500:
+            parts.append([])
+            size = len(path) + 4
+        parts[-1].append(path)
+    return parts
