@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Optional
 
@@ -48,6 +49,7 @@ __all__ = ["Reader"]
 
 _NAMES_MAX = 1000  # of a `Listing`
 _WEIGHT_MAX = 256 * 1024  # of a `Listing`, or of an answer to a `Look`
+_ANSWER_S = 0.1  # how long an answer to a `Look` is gathered, and directories stay open for it
 _SLICE = 100  # names between two turns of the agent's loop
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
@@ -145,7 +147,7 @@ class Reader:
     def look(
         self, want: int, paths: Sequence[bytes], stopped: Callable[[], bool]
     ) -> Iterator[Message]:
-        """Answer a `Look`, in order; blocks. Digests are told as they are known.
+        """Answer a `Look`, in order, as the answers are known; blocks.
 
         Args:
             want: 2: with the digest; else without content.
@@ -155,6 +157,7 @@ class Reader:
         looker = self._lookers[1]
         items: list[Item] = []
         weight = 0
+        due = time.monotonic() + _ANSWER_S
         for path in paths:
             seen: Optional[Seen] = Seen(None)
             try:
@@ -167,16 +170,17 @@ class Reader:
             except OSError as error:
                 yield _trouble(path, error)
                 seen = Seen(None, None, UNREADABLE)
-            finally:
-                looker.forget()
             if seen is None or stopped():
-                return
+                break
             items.append(Item(path, seen.entry, None, b"", seen.flags))
             weight += listing_weight(items[-1:])
-            if want == 2 or weight >= _WEIGHT_MAX:
+            if weight >= _WEIGHT_MAX or time.monotonic() >= due:
                 yield Observed(items)
                 items, weight = [], 0
-        if items:
+                looker.forget()
+                due = time.monotonic() + _ANSWER_S
+        looker.forget()
+        if items and not stopped():
             yield Observed(items)
 
     def read(self, path: bytes, at: int) -> Block:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -681,3 +682,115 @@ def test_names_of_sessions_are_those_of_run(pair: Pair) -> None:
     pair.start()
 
     assert pair.status()["name"] == SessionDir.name_for(pair.host, str(pair.left), str(pair.right))
+
+
+class TestTerminal:
+    def test_shows_how_far_it_is_and_nothing_elsewhere(self, local: Pair) -> None:
+        for root in (local.left, local.right):
+            for i in range(300):
+                (root / f"f{i}").touch()
+                os.utime(root / f"f{i}", ns=(1, 1))
+        ours, theirs = os.openpty()
+        process = subprocess.Popen(
+            [*command(), "check", str(local.left), str(local.right)],
+            env=local.env | {"TERM": "xterm"}, stdout=subprocess.PIPE, stderr=theirs, text=True,
+        )  # fmt: skip
+        os.close(theirs)
+        printed, _ = process.communicate(timeout=WAIT_S)
+        shown = os.read(ours, 65536).decode()
+        os.close(ours)
+
+        assert re.match(r"\rcomparing: \d00 entries, [\d,]+/s\x1b\[K", shown)
+        assert shown.endswith("\r\x1b[K")
+        assert printed.count("\n") == 1
+        assert "300 entries compared" in printed
+        assert check(local)[1].count("\n") == 1
+
+
+class TestScript:
+    """scripts/check, with the original's letters."""
+
+    @pytest.fixture
+    def script(self, local: Pair, checkout: Path) -> Callable[..., tuple[int, str]]:
+        """Run it in a checkout that is prepared; what is mailed goes into a file."""
+        place = local.base / "checkout"
+        (place / "scripts").mkdir(parents=True)
+        (place / ".venv/bin").mkdir(parents=True)
+        (place / "scripts/check").symlink_to(checkout / "scripts/check")
+        for name, text in (
+            ("scripts/prepare", "exit 0"),
+            (".venv/bin/python", f'shift; exec {" ".join(command())} "$@"'),
+            ("bin/sendmail", f'{{ echo "$@"; cat; }} > {local.base}/mail'),
+        ):
+            (place / name).parent.mkdir(exist_ok=True)
+            (place / name).write_text(f"#!/bin/sh\n{text}\n")
+            (place / name).chmod(0o755)
+
+        def run(*args: str, mailer: bool = True) -> tuple[int, str]:
+            path = f"{place}/bin:{os.environ['PATH']}" if mailer else "/usr/bin:/bin"
+            done = subprocess.run(
+                [str(place / "scripts/check"), *args], env=local.env | {"PATH": path},
+                capture_output=True, text=True, timeout=WAIT_S, check=False,
+            )  # fmt: skip
+            return done.returncode, done.stdout + done.stderr
+
+        return run
+
+    def test_is_check_with_the_letters_of_old(
+        self, local: Pair, script: Callable[..., tuple[int, str]]
+    ) -> None:
+        (local.left / "f").touch()
+        roots = (str(local.left), str(local.right))
+        code, printed = script("-c", "-b", "-n", "1080", *roots)
+
+        assert code == NOTICE
+        assert "differs: f: only on the left\n" in printed
+        assert "1 versions saved in" in printed
+        assert script("-lmX", *roots)[0] == EQUAL
+
+    def test_mails_what_it_finds(self, local: Pair, script: Callable[..., tuple[int, str]]) -> None:
+        roots = (str(local.left), str(local.right))
+        mail = local.base / "mail"
+        assert script("-t", "root@localhost", *roots) == (EQUAL, "")
+        assert not mail.exists()
+        for i in range(12):
+            (local.left / f"f{i}").touch()
+        assert script("-t", "root@localhost", *roots) == (ALERT, "")
+        told = mail.read_text()
+
+        assert told.startswith("-i -- root@localhost\nTo: root@localhost\nSubject: ***ALERT:PSYNC:")
+        assert "differs: f7: only on the left\n" in told
+        (local.left / "only").mkdir()
+        assert (
+            script("-t", "root", str(local.left / "only"), str(local.right / "gone"))[0] == FAILED
+        )
+        assert "does not exist" in mail.read_text()
+
+    @pytest.mark.parametrize(
+        ("args", "said"),
+        [
+            (("-k",), "-l compares sizes"),
+            (("-z",), "no option"),
+            (("-n",), "no option, or lacks its value"),
+            (("-n", "x"), "no number"),
+            (("-t", "a\nBcc: b"), "no address"),
+        ],
+    )
+    def test_says_what_it_does_not_know(
+        self, script: Callable[..., tuple[int, str]], args: tuple[str, ...], said: str
+    ) -> None:
+        code, printed = script(*args)
+
+        assert code == FAILED
+        assert said in printed
+
+    @pytest.mark.skipif(
+        shutil.which("sendmail", path="/usr/bin:/bin:/usr/sbin:/usr/lib") is not None,
+        reason="there is a sendmail",
+    )
+    def test_says_that_it_cannot_mail(self, script: Callable[..., tuple[int, str]]) -> None:
+        code, printed = script("-t", "root", "/a", "/b", mailer=False)
+
+        assert code == FAILED
+        assert printed.startswith("check: -t needs sendmail")
+        assert printed.count("\n") == 1
