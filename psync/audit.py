@@ -55,7 +55,7 @@ __all__ = ["ALERT", "EQUAL", "FAILED", "NOTICE", "REPORT", "Modes", "audit"]
 EQUAL, FAILED, ALERT, NOTICE = range(4)
 REPORT = "audit.json"
 _SUSPECTS_MAX = 500  # that are looked at again at once
-_UNREAD_MAX = 256  # files that are read at once,
+_UNREAD_MAX = 1000  # files that are read at once,
 _UNREAD_BYTES_MAX = 64 << 20  # and their size, but for the last of them
 _LISTED_MAX = 1000  # differences in a report for programs
 _FLUSH_S = 15.0  # what a session has to bring over what is on its way; a writer may take 10
@@ -91,7 +91,7 @@ class _Audit:
         self._console = console
         self._silent = silent
         self._meta_from = None if options.meta_from == "both" else Side[options.meta_from.upper()]
-        self._knowledge = Knowledge(session_dir, _FLUSH_S)
+        self._knowledge = Knowledge(session_dir, _FLUSH_S, self._warn)
         self._sides = Sides(options, one_sided=not modes.modified)
         self._since_ns = (0, 0)
         self._suspects: list[_Suspect] = []
@@ -115,9 +115,8 @@ class _Audit:
         try:
             await self._knowledge.open()
             await self._sides.open()
-            for warning in (*self._sides.warnings, self._knowledge.trouble):
-                if warning:
-                    self._console.warn(f"psync: {warning}")
+            for warning in self._sides.warnings:
+                self._warn(warning)
             if self._modes.newer_min:
                 left, right = (
                     clock - int(self._modes.newer_min * 60e9) for clock in self._sides.clocks_ns()
@@ -131,6 +130,9 @@ class _Audit:
             self._console.finish()
             await self._sides.close()
             self._knowledge.close()
+
+    def _warn(self, text: str) -> None:
+        self._console.warn(f"psync: {text}")
 
     # --- the first look ----------------------------------------------------------------------
 
@@ -324,7 +326,7 @@ class _Audit:
                     raise StoreError(f"cannot save {printable(path)}: {why}") from None
                 self.unsaved += 1
                 where = f"{printable(path)}: the {side.name.lower()} version"
-                self._console.warn(f"psync: {where} was not saved: {why}")
+                self._warn(f"{where} was not saved: {why}")
 
     async def _save_one(self, side: Side, path: bytes, entry: Entry) -> None:
         top = os.fsencode(self._backup_directory())

@@ -1,8 +1,9 @@
 """What psync itself knows of paths that differ: from the session that runs, or its archive.
 
 **Invariants.** The archive is the session's own: it is read from a copy, which is made without
-keeping a session from starting, and is thrown away. A session that is running is asked
-instead. Whoever cannot be asked is `unknown`, which is no reason to end an audit.
+keeping a session from starting, and only if something differs; it is thrown away. A session
+that is running is asked instead. Whoever cannot be asked is `unknown`, which is no reason to
+end an audit. To a session that has much to bring over little time is given.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from psync.core.archive import Archive
 from psync.effects.state import SessionDir, reason
 from psync.effects.store import Rows
 from psync.errors import PsyncError, StoreError
-from psync.explain import QUESTION_MAX, Told, ask, read_answer
+from psync.explain import QUESTION_MAX, Answer, Told, ask, read_answer
 
 __all__ = ["Knowledge"]
 
 _ANSWER_S = 20.0
+_PAUSES = 4  # times as long as it was given in vain, it is not given any more
 _COPY_TRIES = 3
 _PARTS = ("", "-wal")
 
@@ -38,13 +40,23 @@ class Knowledge:
         known: something was agreed, by which a difference can be told from another.
         met: both sides have been compared once.
         state: of the session that runs; empty: none does.
-        trouble: why nobody could be asked; empty: that was not so.
     """
 
-    def __init__(self, session_dir: SessionDir, flush_s: float) -> None:
-        """Know nothing yet; a flush may take `flush_s` seconds."""
+    def __init__(
+        self, session_dir: SessionDir, flush_s: float, warn: Callable[[str], None]
+    ) -> None:
+        """Know nothing yet.
+
+        Args:
+            session_dir: the session's.
+            flush_s: how long a session may take to bring over what it can.
+            warn: is told, in one line and once, why nobody can be asked.
+        """
         self._directory = session_dir
         self._flush_s = flush_s
+        self._warn = warn
+        self._busy_until = 0.0  # how long it need not be asked to settle again
+        self._is_asleep = False  # there may be an archive, and it is not read yet
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         self._rows: Rows | None = None
         self._archive: Archive | None = None
@@ -52,23 +64,31 @@ class Knowledge:
         self.known = False
         self.met = True
         self.state = ""
-        self.trouble = ""
 
     async def open(self) -> None:
-        """Find out who can be asked; blocks for as long as it takes to copy an archive."""
+        """Find out who can be asked."""
+        self._is_asleep = False
         try:
             await self._ask([])
             self.running = self.known = True
         except NoSession:
-            if not self._directory.fresh:
-                try:
-                    self._read_archive()
-                except (OSError, StoreError) as error:
-                    why = reason(error) if isinstance(error, OSError) else str(error)
-                    self.trouble = f"what psync believes is not known: {why}"
+            self._is_asleep = not self._directory.fresh
         except PsyncError as error:
             self.running = True
-            self._give_up(error)
+            self._give_up(str(error))
+
+    async def _wake(self) -> None:
+        """Something differs, and no session ran when the audit began; blocks for a copy."""
+        await self.open()
+        if not self._is_asleep:
+            return
+        self._is_asleep = False
+        try:
+            self._read_archive()
+        except OSError as error:
+            self._give_up(reason(error))
+        except StoreError as error:
+            self._give_up(str(error))
 
     def close(self) -> None:
         """Throw the copy away."""
@@ -77,38 +97,42 @@ class Knowledge:
         if self._copy is not None:
             self._copy.cleanup()
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, why: str) -> None:
         self.known = False
-        self.trouble = f"what psync believes is not known: {error}"
+        self._warn(f"what psync believes is not known: {why}")
 
     # --- a session that runs ---------------------------------------------------------------
 
-    async def _ask(self, paths: Sequence[bytes], *, flush: bool = False) -> tuple[bool, list[Told]]:
+    async def _ask(self, paths: Sequence[bytes], *, flush: bool = False) -> Answer:
         args: dict[str, Any] = {**ask(paths), "timeout": self._flush_s if flush else None}
         within = _ANSWER_S + (self._flush_s if flush else 0.0)
         call = Call(self._directory.path, "explain", args)
         try:
-            answer = await asyncio.to_thread(call.result, time.monotonic() + within)
+            said = await asyncio.to_thread(call.result, time.monotonic() + within)
         except asyncio.CancelledError:
             call.give_up()
             raise
-        told = read_answer(answer, len(paths))
-        self.met, self.state = bool(answer["met"]), str(answer["state"])
-        return bool(answer["settled"]), told
+        answer = read_answer(said, len(paths))
+        self.met, self.state = answer.met, answer.state
+        return answer
 
     async def settle(self) -> bool:
         """Let a session that runs bring over what it can; tell whether that was everything."""
-        if not self.running or not self.known:
+        if not self.running or not self.known or time.monotonic() < self._busy_until:
             return False
         try:
-            settled, _ = await self._ask([], flush=True)
+            settled = (await self._ask([], flush=True)).settled
         except PsyncError as error:
-            self._give_up(error)
+            self._give_up(str(error))
             return False
+        if not settled:
+            self._busy_until = time.monotonic() + _PAUSES * self._flush_s
         return settled
 
     async def tell(self, paths: Sequence[bytes]) -> list[Told]:
         """What is known of some paths."""
+        if self._is_asleep:
+            await self._wake()
         if not self.known:
             return [Told("unknown" if self.running else "", "", None) for _ in paths]
         if self._archive is not None:
@@ -119,9 +143,9 @@ class Knowledge:
                 if len(part[0]) > QUESTION_MAX:
                     told.append(Told("unknown", "its path is too long to ask for", None))
                 else:
-                    told += (await self._ask(part))[1]
+                    told += (await self._ask(part)).told
         except PsyncError as error:
-            self._give_up(error)
+            self._give_up(str(error))
             told += [Told("unknown", "", None) for _ in paths[len(told) :]]
         return told
 

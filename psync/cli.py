@@ -796,6 +796,8 @@ def _audited(chosen: argparse.Namespace, state: Path, live: str | None) -> Optio
     last: dict[str, Any] = {}
     if live is not None or "/" not in name:
         last = SessionDir(state, name).described().get("options") or {}
+    if live is not None and not last:
+        raise UsageError(f"session {name} was started by an older psync: start it again")
     if last and (live is not None or len(chosen.roots) == 2 or name in _live(state)):
         return make_options({**last, **given, "name": name}, "command line")
     try:

@@ -21,7 +21,7 @@ from psync.core.entry import Agreed, valid_path
 from psync.core.session import Session
 from psync.errors import PsyncError
 
-__all__ = ["QUESTION_MAX", "Told", "ask", "explain", "read_answer"]
+__all__ = ["QUESTION_MAX", "Answer", "Told", "ask", "explain", "read_answer"]
 
 QUESTION_MAX = 32 * 1024  # bytes of paths in one question; a request is a line of 64 KiB
 _PATHS_MAX = 1000
@@ -39,6 +39,22 @@ class Told(NamedTuple):
     word: str
     message: str
     agreed: Agreed | None
+
+
+class Answer(NamedTuple):
+    """What a session answers.
+
+    Attributes:
+        state: its state's name.
+        settled: all that can be was brought to both sides just before.
+        met: both sides have been compared once.
+        told: of each path.
+    """
+
+    state: str
+    settled: bool
+    met: bool
+    told: list[Told]
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -69,15 +85,11 @@ def explain(session: Session, archive: Archive, args: dict[str, Any], *, settled
     if len(paths) > _PATHS_MAX or not all(map(valid_path, paths)):
         raise PsyncError("these are no paths, or too many")
     told = [Told(*session.explain(path), archive.get(path)) for path in paths]
-    return {
-        "state": session.state.name.lower(),
-        "settled": settled,
-        "met": session.met,
-        "told": base64.b64encode(_encode(told)).decode(),
-    }
+    answer = Answer(session.state.name.lower(), settled, session.met, told)
+    return {**answer._asdict(), "told": base64.b64encode(_encode(told)).decode()}
 
 
-def read_answer(answer: Any, count: int) -> list[Told]:
+def read_answer(answer: Any, count: int) -> Answer:
     """Read what a session has answered about so many paths.
 
     Raises:
@@ -85,8 +97,8 @@ def read_answer(answer: Any, count: int) -> list[Told]:
     """
     try:
         told = _decode(base64.b64decode(answer["told"]))
+        if len(told) == count:
+            return Answer(str(answer["state"]), answer["settled"], answer["met"], told)
     except (TypeError, ValueError, KeyError, msgspec.MsgspecError):
-        told = []
-    if len(told) != count:
-        raise PsyncError("the session gave no answer that can be read: is it of another version?")
-    return told
+        pass
+    raise PsyncError("the session gave no answer that can be read: is it of another version?")
