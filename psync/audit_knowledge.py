@@ -14,13 +14,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from psync.control import Call, NoSession
 from psync.core.archive import Archive
+from psync.core.events import Intend
 from psync.effects.state import SessionDir, reason
-from psync.effects.store import Rows
+from psync.effects.store import Intents, Rows
 from psync.errors import PsyncError, StoreError
 from psync.explain import QUESTION_MAX, Answer, Told, ask, read_answer
 
@@ -30,6 +34,7 @@ _ANSWER_S = 20.0
 _PAUSES = 4  # times as long as it was given in vain, it is not given any more
 _COPY_TRIES = 3
 _PARTS = ("", "-wal")
+_decode = msgspec.msgpack.Decoder(Intend).decode
 
 
 class Knowledge:
@@ -87,7 +92,7 @@ class Knowledge:
             self._read_archive()
         except OSError as error:
             self._give_up(reason(error))
-        except StoreError as error:
+        except (StoreError, msgspec.MsgspecError) as error:
             self._give_up(str(error))
 
     def close(self) -> None:
@@ -159,9 +164,9 @@ class Knowledge:
         for _ in range(_COPY_TRIES):
             before = _versions(database)
             for part in _PARTS:
-                source = Path(f"{database}{part}")
-                if source.exists():
-                    shutil.copyfile(source, f"{copy}{part}")
+                Path(f"{copy}{part}").unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(f"{database}{part}", f"{copy}{part}")
             if _versions(database) == before:
                 break
         else:
@@ -170,6 +175,9 @@ class Knowledge:
         if self._rows.moved_aside is not None:
             raise StoreError(f"the archive {database} is broken")
         self._archive = Archive(self._rows)
+        for record in Intents(self._directory.path).load():  # of a session that was killed
+            for change in _decode(record).agreed:
+                self._archive.replay(change)
         self.known = True
         self.met = self._rows.meta("met") == "1"
 

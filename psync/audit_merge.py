@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from psync.core.entry import CONTROL_NAME, ROOT, Entry, Kind, Side, join, printable
+from psync.core.entry import CONTROL_NAME, ROOT, XATTRS_MAX, Entry, Kind, Side, join, printable
 from psync.errors import AgentError
 from psync.wire import AUDIT_CREDIT, UNREADABLE, Item, Listing, Trouble, listing_weight
 
@@ -30,6 +30,7 @@ WINDOW = 64  # directories that are asked for at once
 _HELD_MAX = 2 * AUDIT_CREDIT  # with the last listing, for which there was just enough
 _TROUBLES_MAX = 10_000
 _PATH_MAX = 65535
+_TARGET_MAX = 4096  # bytes of a symlink's text, on any file system
 _KINDS = frozenset(Kind)
 
 
@@ -62,6 +63,7 @@ class _Job:
         self.ended = [side not in sides for side in Side]
         self.children: list[_Job] = []
         self.stirred = False
+        self.blind = False  # a side cannot list it: nothing can be told of what is in it
 
 
 class _Stream:
@@ -199,6 +201,7 @@ class Merge:
         if not job.begun[side]:
             job.begun[side] = True
             job.own[side] = listing.entry
+            job.blind |= listing.entry is None and job.path in stream.troubles
         elif listing.entry is None:
             job.own[side] = None
         return True
@@ -209,12 +212,14 @@ class Merge:
         assert there is not None
         path = join(job.path, there.path)
         directories = tuple(s for s in Side if _is_directory(sides[s]))
+        if job.blind:
+            return
         if left is None or right is None:
             job.stirred = True
         if len(directories) == 2:
             self._enter(job, path, directories)
             return  # told when it has been listed
-        if directories and self._one_sided:
+        if directories and self._one_sided and not any(map(_is_unreadable, sides)):
             self._enter(job, path, directories)
         yield Found(path, sides, nested=len(job.sides) == 1)
 
@@ -244,6 +249,10 @@ def _is_directory(item: Item | None) -> bool:
     return item is not None and item.entry is not None and item.entry.kind == Kind.DIRECTORY
 
 
+def _is_unreadable(item: Item | None) -> bool:
+    return item is not None and item.entry is None
+
+
 def _check_name(name: bytes, directory: bytes) -> None:
     if (
         not name
@@ -259,5 +268,10 @@ def _check_name(name: bytes, directory: bytes) -> None:
 
 def check_entry(entry: Entry | None, path: bytes) -> None:
     """See that an entry that an agent sent can be one. Raises AgentError."""
-    if entry is not None and (entry.kind not in _KINDS or entry.size < 0):
+    if entry is not None and (
+        entry.kind not in _KINDS
+        or entry.size < 0
+        or len(entry.target) > _TARGET_MAX
+        or len(entry.xattrs) > XATTRS_MAX
+    ):
         raise AgentError(f"{printable(path)}: it says that there is what cannot be")

@@ -8,17 +8,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from psync.audit_knowledge import Knowledge
 from psync.control import ControlServer
-from psync.core.archive import Archive
+from psync.core.archive import Archive, Change
 from psync.core.entry import Agreed
-from psync.core.events import Limits
+from psync.core.events import Intend, Limits
 from psync.core.reconcile import agree
 from psync.core.session import Session
 from psync.effects.state import SessionDir
-from psync.effects.store import Rows
+from psync.effects.store import Intents, Rows
 from psync.errors import PsyncError
 from psync.explain import QUESTION_MAX, Told, explain
 from tests.support.replica import directory, file
@@ -121,6 +122,35 @@ class TestArchive:
         assert not await knowledge.settle()
         knowledge.close()
         assert {p: p.read_bytes() for p in session_dir.path.iterdir()} == before
+
+    async def test_goes_on_with_what_a_killed_session_has_noted(
+        self, knowledge: Knowledge, session_dir: SessionDir
+    ) -> None:
+        at_rest(session_dir)
+        intents = Intents(session_dir.path)
+        note = Intend([], [Change(b"d/g", AGREED), Change(b"d/f", None)])
+        intents.append([msgspec.msgpack.encode(note)])
+        intents.close()
+        before = {p: p.read_bytes() for p in session_dir.path.iterdir()}
+        await knowledge.open()
+        told = await knowledge.tell([b"d/f", b"d/g"])
+
+        assert [each.agreed for each in told] == [None, AGREED]
+        knowledge.close()
+        assert {p: p.read_bytes() for p in session_dir.path.iterdir()} == before
+
+    async def test_with_notes_that_cannot_be_read_is_not_believed(
+        self, knowledge: Knowledge, session_dir: SessionDir, warned: list[str]
+    ) -> None:
+        at_rest(session_dir)
+        intents = Intents(session_dir.path)
+        intents.append([b"\xff"])
+        intents.close()
+        await knowledge.open()
+
+        assert await knowledge.tell([b"d/f"]) == [Told("", "", None)]
+        assert len(warned) == 1
+        knowledge.close()
 
     async def test_that_is_broken_is_left_alone(
         self, knowledge: Knowledge, session_dir: SessionDir, warned: list[str]

@@ -160,6 +160,28 @@ class TestWalk:
         assert merge.why(RIGHT, b"") == trouble
         assert merge.why(RIGHT, b"").message == "cannot be read"  # it is said once
 
+    @pytest.mark.parametrize("mine", Side)
+    def test_tells_nothing_of_what_is_where_one_cannot_look(self, mine: Side) -> None:
+        merge = Merge()
+        merge.ask()
+        for side in Side:
+            items = [Item(b"closed", directory()), Item(b"mount", directory())]
+            if side == mine:
+                items[1] = Item(b"mount", None, None, b"", UNREADABLE)
+            merge.hear(side, Listing(b"", directory(), b"", None, items))
+        (mount,) = merge.found()
+        assert mount.path == b"mount"
+        assert merge.ask() == ([b"closed"], [b"closed"])
+        other = [Item(b"d", directory()), Item(b"f", FILE)]
+        merge.hear(mine.other, Listing(b"closed", directory(), b"", None, other))
+        assert list(merge.found()) == []
+        merge.trouble(mine, Trouble("unreadable", b"closed", "Permission denied"))
+        merge.hear(mine, Listing(b"closed", None, b"", None, []))
+        (closed,) = merge.found()
+
+        assert closed.sides[mine] == Item(b"closed", None, None, b"", UNREADABLE)
+        assert merge.done
+
 
 class TestBounds:
     def test_no_more_directories_are_asked_for_than_that(self) -> None:
@@ -236,6 +258,7 @@ class TestLies:
             pytest.param(listing(Item(b"a", None)), "says nothing", id="nothing"),
             pytest.param(listing(Item(b"a", file(b"")._replace(kind=7))), "cannot be", id="kind"),
             pytest.param(listing(Item(b"a", file(b"")._replace(size=-1))), "cannot be", id="size"),
+            pytest.param(listing(Item(b"a", link(b"t" * 5000))), "cannot be", id="target"),
             pytest.param(listing(upto=b"a"), "does not go on", id="empty range"),
             pytest.param(listing(Item(b"a", file(b"")), upto=b"b"), "does not go on", id="range"),
             pytest.param(

@@ -286,6 +286,19 @@ class TestDifference:
         assert kinds(told) == {"docs/old/notes": "believed equal"}
         assert told["exit"] == ALERT
 
+    def test_is_told_from_what_a_killed_session_has_done(self, pair: Pair) -> None:
+        """Its archive is behind: what it had agreed since is in its notes."""
+        pair.options += ["--set", "sync_interval=3600"]
+        fill(pair.left)
+        pair.start()
+        pair.settle()
+        pair.kill()
+        assert report(pair, "-c")["exit"] == EQUAL
+        (pair.right / "keep").write_text("edited since")
+        told = report(pair)
+
+        assert kinds(told) == {"keep": "on its way"}
+
     def test_of_both_sides_is_a_conflict_to_come(self, local: Pair) -> None:
         rest(local)
         (local.left / "keep").write_text("left")
@@ -657,8 +670,9 @@ class TestHostileAgent:
         assert said in printed
         assert printed.splitlines()[-1].startswith("psync: ")
 
-    def test_that_says_nothing_is_left_by_ctrl_c(
-        self, breakable: Pair, liar: Callable[[str], None], sshd: Sshd
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_that_says_nothing_is_left_by_a_signal(
+        self, breakable: Pair, liar: Callable[[str], None], sshd: Sshd, number: signal.Signals
     ) -> None:
         liar("silent")
         process = subprocess.Popen(
@@ -668,7 +682,7 @@ class TestHostileAgent:
         until(lambda: len(sshd.commands()) == 1, "the agent")
         until(lambda: len(children(process.pid)) > 1, "the other agent")
         ours = children(process.pid)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         printed, _ = process.communicate(timeout=WAIT_S)
 
         assert process.returncode == 128 + signal.SIGINT
