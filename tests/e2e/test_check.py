@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -10,6 +11,8 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ import pytest
 
 from psync.effects.state import SessionDir, sessions
 from tests.e2e.pair import WAIT_S, Pair, command, until
+from tests.e2e.test_metadata import coarse  # noqa: F401  # a fixture
 from tests.sshd import Sshd, children
 
 EQUAL, FAILED, ALERT, NOTICE = range(4)
@@ -250,6 +254,40 @@ class TestDifference:
         assert told["exit"] == EQUAL or kinds(told) == {"keep": "on its way"}
         pair.settle()
 
+    def test_that_is_being_made_is_never_the_worst(self, pair: Pair) -> None:
+        pair.options += ["--set", "max_delete=100%"]
+        fill(pair.left)
+        pair.start()
+        pair.settle()
+        over = threading.Event()
+
+        def write(root: Path, number: int) -> None:
+            for i in itertools.cycle(range(40)):
+                (root / f"by {number} {i}").write_text(f"{i} {time.time_ns()}")
+                os.rename(root / f"by {number} {i}", root / f"docs/{number}.{i % 7}")
+                (root / f"d{number}").mkdir(exist_ok=True)
+                (root / f"d{number}/{i}").write_text("x" * i)
+                if i == 39:
+                    shutil.rmtree(root / f"d{number}")
+                if over.wait(0.01):
+                    return
+
+        users = [threading.Thread(target=write, args=each) for each in (
+            (pair.left, 1), (pair.right, 2),
+        )]  # fmt: skip
+        for user in users:
+            user.start()
+        try:
+            told = [report(pair, *args) for args in ((), ("-c",), ("-l",))]
+        finally:
+            over.set()
+            for user in users:
+                user.join()
+
+        assert [each["counts"]["believed equal"] for each in told] == [0] * 3
+        pair.settle()
+        assert report(pair, "-c")["exit"] == EQUAL
+
     def test_of_content_alone_is_believed_equal_by_a_session(self, pair: Pair) -> None:
         fill(pair.left)
         pair.start()
@@ -327,6 +365,43 @@ class TestDifference:
         assert printed.count("\n") == 3
         assert "differs: a\\nequal: b\\x1b[2J: only on the left\n" in printed
         assert "differs: \\xff: directory, only on the left\n" in printed
+
+
+class TestUnheld:
+    def test_metadata_that_a_side_cannot_hold_are_no_difference(
+        self,
+        coarse: Pair,  # noqa: F811
+    ) -> None:
+        """Where psync has agreed on what each side has in their place."""
+        pair = coarse
+        fill(pair.left)
+        for path in pair.left.rglob("*"):
+            os.utime(path, ns=(1, 1_234_567_890_123_456_789), follow_symlinks=False)
+        pair.start()
+        pair.flush()
+        assert report(pair, "-c")["exit"] == EQUAL
+        assert pair.stop() == 0
+        assert report(pair, "-c")["exit"] == EQUAL
+        os.utime(pair.right / "keep", ns=(1, 5_000_000_000))
+        assert kinds(report(pair)) == {"keep": "on its way"}
+        for archive in pair.state.glob("sessions/*/archive.db*"):
+            archive.unlink()
+
+        told = report(pair)
+        assert set(kinds(told).values()) == {"differs"}
+        assert set(kinds(told)) >= {"keep", "docs/report.txt"}
+
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_nor_is_what_does_not_count_and_is_set_back(self, pair: Pair, side: str) -> None:
+        pair.options += ["--set", f"meta_from={side}"]
+        rest(pair)
+        other = pair.right if side == "left" else pair.left
+        (other / "keep").chmod(0o600)
+
+        assert kinds(report(pair)) == {"keep": "on its way"}
+        pair.start()
+        pair.settle()
+        assert report(pair)["exit"] == EQUAL
 
 
 class TestModes:

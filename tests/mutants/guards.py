@@ -542,6 +542,12 @@ _ENTRY = [
 
 _AGENT = [
     (
+        "does for an audit all that it does for a session",
+        "            self._handlers = _AUDIT_HANDLERS\n",
+        "            pass\n",
+        "tests/agent/test_reader.py -k Refusing",
+    ),
+    (
         "goes on in a root that is another directory now",
         "        if (st.st_dev, st.st_ino) != self._identity:\n",
         "        if False:\n",
@@ -1012,6 +1018,32 @@ _ARCHIVE = [
     ),
 ]
 
+# --- the audit ----------------------------------------------------------------------------------
+
+_AUDIT_MERGE = [
+    (
+        "believes in an audit whatever names an agent names",
+        "            _check_name(item.path, listing.path)\n",
+        "",
+        "tests/test_audit_merge.py -k Lies",
+    ),
+    (
+        "tells what is where a side cannot look as missing there",
+        "        if job.blind:\n            return\n",
+        "",
+        "tests/test_audit_merge.py -k cannot_look",
+    ),
+]
+
+_AUDIT_RULES = [
+    (
+        "takes what an audit's disk has lost for somebody's edit",
+        '        return entry._replace(digest=b"")\n',
+        "        return entry\n",
+        "tests/test_audit_rules.py -k Foresee",
+    ),
+]
+
 # --- the brain's hands ------------------------------------------------------------------------
 
 _STATE = [
@@ -1219,6 +1251,8 @@ GUARDS: list[Guard] = [
         ("psync/core/carry.py", _CARRY),
         ("psync/core/replica.py", _REPLICA),
         ("psync/core/archive.py", _ARCHIVE),
+        ("psync/audit_merge.py", _AUDIT_MERGE),
+        ("psync/audit_rules.py", _AUDIT_RULES),
         ("psync/effects/state.py", _STATE),
         ("psync/control.py", _CONTROL),
         ("psync/forced.py", _FORCED),
