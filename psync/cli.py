@@ -755,21 +755,27 @@ def _check(chosen: argparse.Namespace) -> int:
         raise UsageError(f"no session is running (state directory {state}): name one")
     reports = []
     for name in names:
-        options = _audited(chosen, state, name)
-        threshold = chosen.alert_threshold
-        modes = Modes(
-            lite=chosen.lite and not (chosen.checksum or chosen.modified),
-            checksum=chosen.checksum,
-            modified=chosen.modified,
-            no_links=chosen.no_links,
-            newer_min=chosen.newer,
-            backup=chosen.backup,
-            threshold=options.alert_threshold if threshold is None else threshold,
-        )
-        session_dir = SessionDir(state, options.name)
-        if chosen.backup:
-            _check_places(options, session_dir)
-        reports.append(audit(options, modes, session_dir, as_json=chosen.json))
+        try:
+            options = _audited(chosen, state, name)
+            threshold = chosen.alert_threshold
+            modes = Modes(
+                lite=chosen.lite and not (chosen.checksum or chosen.modified),
+                checksum=chosen.checksum,
+                modified=chosen.modified,
+                no_links=chosen.no_links,
+                newer_min=chosen.newer,
+                backup=chosen.backup,
+                threshold=options.alert_threshold if threshold is None else threshold,
+            )
+            session_dir = SessionDir(state, options.name)
+            if chosen.backup:
+                _check_places(options, session_dir)
+            reports.append(audit(options, modes, session_dir, as_json=chosen.json))
+        except PsyncError as error:
+            if len(names) == 1:
+                raise
+            _complain(str(error), FAILED)  # that is no reason not to compare the others
+            reports.append({"name": name, "exit": FAILED, "error": str(error)})
     if chosen.json:
         print(json.dumps(reports[0] if chosen.roots else {"sessions": reports}))
     codes = [report["exit"] for report in reports]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -302,6 +303,25 @@ class TestDifference:
         assert told["exit"] == ALERT
         assert told["bytes"] == 14
 
+    @pytest.mark.parametrize("wanted", ["changed", "agreed"])
+    def test_that_is_believed_equal_is_mended_as_the_manual_says(
+        self, pair: Pair, wanted: str
+    ) -> None:
+        fill(pair.left)
+        pair.start()
+        pair.settle()
+        good, bad = (root / "docs/old/notes" for root in (pair.left, pair.right))
+        behind_its_back(pair, bad, b"NOTES")
+        pair.flush()
+        if wanted == "changed":
+            bad.touch()
+        else:
+            shutil.copyfile(good, bad)
+        after = pair.settle()
+
+        assert after[b"docs/old/notes"][-1] == (b"NOTES" if wanted == "changed" else b"notes")
+        assert report(pair, "-c")["exit"] == EQUAL
+
     def test_of_content_alone_is_believed_equal_by_an_archive(self, pair: Pair) -> None:
         """As where a disk rots: nothing tells of it but the bytes."""
         rest(pair)
@@ -495,6 +515,10 @@ class TestWhich:
             local.psync("pause", SessionDir.name_for(None, str(local.left), str(local.right)))
             (local.left / "new").touch()
             done = local.psync("check", "--json")
+            (first, _) = sessions(local.state)
+            with (first.path / "audit.lock").open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                failed = local.psync("check", "--json")
         finally:
             other.terminate()
             other.wait(WAIT_S)
@@ -502,6 +526,10 @@ class TestWhich:
 
         assert done.returncode == NOTICE
         assert sorted(each["exit"] for each in told) == [EQUAL, NOTICE]
+        assert failed.returncode == FAILED
+        codes = [each["exit"] for each in json.loads(failed.stdout)["sessions"]]
+        assert len(codes) == 2
+        assert codes[0] == FAILED
 
     def test_a_configured_one(self, local: Pair, tmp_path: Path) -> None:
         (tmp_path / "psync.toml").write_text(
@@ -604,8 +632,6 @@ class TestFailure:
         assert told["exit"] == NOTICE
 
     def test_while_another_audit_runs(self, pair: Pair) -> None:
-        import fcntl
-
         rest(pair)
         (session,) = sessions(pair.state)
         with (session.path / "audit.lock").open("w") as file:
