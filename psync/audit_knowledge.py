@@ -83,13 +83,13 @@ class Knowledge:
             self._give_up(str(error))
 
     async def _wake(self) -> None:
-        """Something differs, and no session ran when the audit began; blocks for a copy."""
+        """Something differs, and no session ran when the audit began."""
         await self.open()
         if not self._is_asleep:
             return
         self._is_asleep = False
         try:
-            self._read_archive()
+            await asyncio.to_thread(self._read_archive)
         except OSError as error:
             self._give_up(reason(error))
         except (StoreError, msgspec.MsgspecError) as error:
@@ -157,7 +157,7 @@ class Knowledge:
     # --- none runs ----------------------------------------------------------------------------
 
     def _read_archive(self) -> None:
-        """Copy the archive, whole and of one moment, and open the copy."""
+        """Copy the archive, whole and of one moment, and open the copy. Blocks."""
         database = self._directory.database
         self._copy = tempfile.TemporaryDirectory(prefix="audit.", dir=self._directory.path)
         copy = Path(self._copy.name, "archive.db")

@@ -28,7 +28,8 @@ __all__ = ["WINDOW", "Found", "Merge", "check_entry"]
 
 WINDOW = 64  # directories that are asked for at once
 _HELD_MAX = 2 * AUDIT_CREDIT  # with the last listing, for which there was just enough
-_TROUBLES_MAX = 10_000
+_TROUBLE_BYTES_MAX = 64 << 20  # of what a side cannot tell, until it is asked why
+_MESSAGE_MAX = 200
 _PATH_MAX = 65535
 _TARGET_MAX = 4096  # bytes of a symlink's text, on any file system
 _KINDS = frozenset(Kind)
@@ -76,6 +77,7 @@ class _Stream:
         self.held = 0
         self.freed = 0
         self.troubles: dict[bytes, Trouble] = {}
+        self.trouble_bytes = 0
 
 
 class Merge:
@@ -117,14 +119,20 @@ class Merge:
     def trouble(self, side: Side, trouble: Trouble) -> None:
         """A side cannot tell what is at a path, and says why, before it says so."""
         stream = self._streams[side]
-        if len(stream.troubles) >= _TROUBLES_MAX:
+        self.why(side, trouble.path)
+        stream.troubles[trouble.path] = trouble._replace(message=trouble.message[:_MESSAGE_MAX])
+        stream.trouble_bytes += _trouble_bytes(trouble)
+        if stream.trouble_bytes > _TROUBLE_BYTES_MAX:
             raise AgentError("it has trouble with too much at once")
-        stream.troubles[trouble.path] = trouble
 
     def why(self, side: Side, path: bytes) -> Trouble:
         """Why a side could not tell what is at a path; once."""
-        unsaid = Trouble("unreadable", path, "cannot be read")
-        return self._streams[side].troubles.pop(path, unsaid)
+        stream = self._streams[side]
+        trouble = stream.troubles.pop(path, None)
+        if trouble is None:
+            return Trouble("unreadable", path, "cannot be read")
+        stream.trouble_bytes -= _trouble_bytes(trouble)
+        return trouble
 
     def hear(self, side: Side, listing: Listing) -> None:
         """Take a listing.
@@ -213,6 +221,8 @@ class Merge:
         path = join(job.path, there.path)
         directories = tuple(s for s in Side if _is_directory(sides[s]))
         if job.blind:
+            for side in Side:
+                self.why(side, path)
             return
         if left is None or right is None:
             job.stirred = True
@@ -251,6 +261,10 @@ def _is_directory(item: Item | None) -> bool:
 
 def _is_unreadable(item: Item | None) -> bool:
     return item is not None and item.entry is None
+
+
+def _trouble_bytes(trouble: Trouble) -> int:
+    return 500 + len(trouble.path)
 
 
 def _check_name(name: bytes, directory: bytes) -> None:

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
 from psync.audit_merge import Found, Merge, check_entry
 from psync.config import Options
@@ -46,6 +46,7 @@ __all__ = ["Sides", "Unreadable"]
 
 _READY_S = 60.0
 _STOP_S = 2.0
+_QUESTION_BYTES = 1 << 20  # of paths in one `Look`
 _BLOCKS = 8  # of a file that are asked for at once
 
 
@@ -242,8 +243,9 @@ class Sides:
     async def look(self, want: int, paths: Sequence[bytes]) -> list[tuple[Item, Item]]:
         """What both sides have at some paths now; `want` as in `Look`."""
         self._looks, self._looked = paths, ([], [])
-        for peer in self._peers:
-            peer.send(Look(want, list(paths)))
+        for part in _parts(paths):
+            for peer in self._peers:
+                peer.send(Look(want, part))
         left, right = self._looked
         while len(left) < len(paths) or len(right) < len(paths):
             await self._wait()
@@ -277,3 +279,17 @@ class Sides:
             while self._reads and self._lost is None:
                 await self._wait()
             self._blocks.clear()
+
+
+def _parts(paths: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Cut paths into questions that fit a frame, however long each is."""
+    part: list[bytes] = []
+    size = 0
+    for path in paths:
+        if part and size + len(path) > _QUESTION_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(path)
+        size += len(path)
+    if part:
+        yield part
