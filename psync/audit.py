@@ -10,9 +10,10 @@ the two looks a session that runs has time to bring over what it can.
 An alert is one path that psync believes to be equal, or `alert_threshold` differences of any
 kind; a notice is fewer. What has arrived by the second look is no difference.
 
-**Invariants.** Nothing in either tree is written, nor in `.psync`. What is in memory at a time is
-bounded, however large the trees, and however different. What is saved of a difference
-(`--backup`) is private, and in the session's state directory.
+**Invariants.** Nothing in either tree is written, nor in `.psync` (but by a session that is asked
+to flush, as it always does then). What is in memory at a time is bounded, however large the
+trees, and however different. What is saved of a difference (`--backup`) is private, and in the
+session's state directory.
 """
 
 from __future__ import annotations
