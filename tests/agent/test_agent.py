@@ -255,9 +255,10 @@ GROWING = [  # a file grows whenever it has been hashed, so many times
     sys.executable,
     "-c",
     """import os
-import psync.agent as a
+import psync.scan as scan
+from psync.agent import main
 times = int(os.environ["TIMES"])
-def hash_file(fd, stopped, whole=a.hash_file):
+def hash_file(fd, stopped, whole=scan.hash_file):
     global times
     digest = whole(fd, stopped)
     if times:
@@ -265,8 +266,8 @@ def hash_file(fd, stopped, whole=a.hash_file):
         with open(f"/proc/self/fd/{fd}", "ab") as stream:
             stream.write(b"more")
     return digest
-a.hash_file = hash_file
-raise SystemExit(a.main())""",
+scan.hash_file = hash_file
+raise SystemExit(main())""",
 ]
 
 

@@ -580,12 +580,6 @@ _AGENT = [
         f"{AGENT} -k TestLargeFiles",
     ),
     (
-        "gives a file the digest of what it held before it grew",
-        "            if entry.same_identity(seen.entry) and seen.entry is not None:\n",
-        "            if seen.entry is not None:\n",
-        f"{AGENT} -k w20",
-    ),
-    (
         "says of a large file that changed while it was sent that it is intact",
         "                same = self._is_intact(source.fd, source.entry)\n",
         "                same = True\n",
@@ -659,6 +653,12 @@ _WIRE = [
 # --- observing --------------------------------------------------------------------------------
 
 _SCAN = [
+    (
+        "gives a file the digest of what it held before it grew",
+        "        if entry.same_identity(seen.entry) and seen.entry is not None:\n",
+        "        if seen.entry is not None:\n",
+        f"{AGENT} -k w20",
+    ),
     (
         "publishes a read that was torn",
         "        after = os.fstat(fd)\n    except OSError:\n",
