@@ -107,9 +107,14 @@ class Lab:
         self.pair.settle()
         return name
 
-    def work(self, name: str) -> dict[bytes, bytes]:
-        """Change it on both sides at once, in every way; return what files are to say then."""
+    def work(self, name: str, point: str, pids: set[int] | None) -> dict[bytes, bytes]:
+        """Change it on both sides at once, in every way; hold who comes to a point then.
+
+        Returns:
+            What files are to say.
+        """
         self.pair.ask("pause")
+        self.faults.arm(point, pids)
         told = self._work(name)
         # Whoever is held may be the one who would answer.
         self._resuming = threading.Thread(target=self._resume)
@@ -192,8 +197,7 @@ class Lab:
             told = self.told
         else:
             pids = {self.agent(whose)} if whose != "brain" else None
-            faults.arm(point, pids)
-            told = self.work(name)
+            told = self.work(name, point, pids)
         assert faults.wait(30), f"nobody has come to {point!r}; seen: {sorted(faults.seen)}"
         self.kill(victim if victim != "itself" else whose)
         faults.disarm()
@@ -208,8 +212,7 @@ class Lab:
     def _fail_first(self, name: str, whose: str, point: str) -> None:
         """Kill an agent while something is in quarantine, so that the next one has to recover."""
         agent = self.agent(whose)
-        self.faults.arm("displaced", {agent})
-        self.told = self.work(name)
+        self.told = self.work(name, "displaced", {agent})
         assert self.faults.wait(30)
         os.kill(agent, signal.SIGKILL)
         self.faults.disarm()
