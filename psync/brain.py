@@ -32,6 +32,7 @@ from uuid import uuid4
 import msgspec
 
 import psync
+from psync import faults
 from psync.config import FIXED, Options
 from psync.control import ControlServer
 from psync.core.archive import Archive
@@ -74,14 +75,14 @@ from psync.errors import (
     UnwritableError,
     UsageError,
 )
-from psync.peer import Peer
+from psync.explain import explain
+from psync.peer import Peer, start_message
 from psync.preview import Preview
 from psync.schedule import latest
 from psync.transfers import Transfers
 from psync.wire import (
     APPLIED,
     META,
-    PROTOCOL,
     RENAME,
     Apply,
     Fatal,
@@ -379,31 +380,12 @@ class Brain:
         return self._rows.meta(f"unstored.{peer.side.name.lower()}") == "1"
 
     def _start_message(self, peer: Peer, owners: bool) -> Start:
-        options = self._options
-        return Start(
-            protocol=PROTOCOL,
-            version=psync.__version__,
-            root=os.fsencode(peer.root),
-            session=self._remembered("session"),
-            side=peer.side,
+        return start_message(
+            self._options,
+            peer.side,
+            self._remembered("session"),
             owners=owners,
-            strip_special_bits=options.strip_special_bits or not owners,
-            excludes=options.all_excludes(),
-            tempfiles=options.tempfiles,
-            inline_max=options.inline_max,
-            settle_ms=options.settle_ms,
-            max_delay_ms=int(options.max_delay * 1000),
-            quarantine_ms=int(options.quarantine * 1000),
-            timeout_ms=int(options.timeout * 1000),
-            strict=options.durability == "strict",
-            suppress_echoes=options.suppress_echoes,
-            poll_ms=int(options.poll_interval * 1000),
-            conflict_keep_s=options.keep_conflicts_s,
             distrust_cache=self._is_unstored(peer),
-            keep_both=options.conflict == "keep-both",
-            trash_s=options.keep_deleted_s,
-            xattrs=options.xattrs,
-            event_interval_ms=int(options.event_interval * 1000),
         )
 
     def _remembered(self, key: str, fresh: str | None = None) -> str:
@@ -600,6 +582,7 @@ class Brain:
             write("agent.said", side=peer.side, text=message.message)
         elif peer.up and peer.connected:
             if isinstance(message, Results):
+                faults.at("heard")
                 self._transfers.placed(peer.side, message)
             if not peer.was_up:
                 peer.was_up = True
@@ -687,10 +670,14 @@ class Brain:
             return
         if isinstance(command, Send):
             self._peers[command.side].send(command.message)
+            if isinstance(command.message, Apply):
+                faults.at("sent")
         elif isinstance(command, Note):
             self._note(command)
         elif isinstance(command, Intend):
+            faults.at("intending")
             self._intents.append([_encode(command)])
+            faults.at("intended")
         else:
             assert isinstance(command, Transfer)
             self._transfers.add(command)
@@ -718,11 +705,14 @@ class Brain:
         except Exception as error:  # noqa: BLE001  # nobody else would hear of it
             self._fail(error)
 
-    def _transferred(self, events: list[Transferred]) -> None:
+    def _transferred(self, events: list[Transferred]) -> set[int]:
+        """Tell the session what became of transfers; return the operations that go on."""
         now = asyncio.get_running_loop().time()
         for event in events:
             self._session.receive(event, now)
+        going_on = {event.op for event in events if self._session.is_under_way(event.op)}
         self._pump()
+        return going_on
 
     def _note(self, note: Note) -> None:
         if note.event == "transition.applied":
@@ -802,6 +792,7 @@ class Brain:
 
     async def _commit_frozen(self) -> None:
         generation = self._intents.rotate()
+        faults.at("commit: rotated")
         flying = self._session.in_flight()
         if flying.intents:
             self._intents.append([_encode(flying)])
@@ -809,6 +800,7 @@ class Brain:
         # Before any root says so: who is stopped in between has seen one or the other.
         tried = [*self._generations()[1:], name]
         self._rows.set_meta("generation_next", " ".join(tried[-_TRIED_MAX:]), durable=True)
+        faults.at("commit: named")
         answers = await asyncio.gather(
             *(peer.ask(Sync(number, name), Synced, number) for peer in self._peers)
         )
@@ -822,8 +814,11 @@ class Brain:
             self._is_delayed = True
             return
         self._is_delayed = False
+        faults.at("commit: synced")
         self._archive.commit()
+        faults.at("commit: written")
         self._rows.set_meta("generation", name)
+        faults.at("commit: told")
         if self._rows.meta("rules") != _rules(self._options):
             self._rows.set_meta("rules", _rules(self._options))
         if self._session.met:
@@ -853,6 +848,9 @@ class Brain:
             return await self._sync_on_demand()
         elif verb in ("conflicts", "trash"):
             return await self._desk.answer(args, trash=verb == "trash")
+        elif verb == "explain":
+            settled = await self._settles_within(args.get("timeout"))
+            return explain(self._session, self._archive, args, settled=settled)
         else:
             raise PsyncError(f"this session does not know {verb!a}")
         return None
@@ -997,6 +995,17 @@ class Brain:
         if stuck:
             raise PsyncError(_told(stuck))
 
+    async def _settles_within(self, seconds: float | None) -> bool:
+        """Bring over what can be, within so many seconds; tell whether nothing else is left."""
+        if not seconds or self._session.state not in (State.SCANNING, State.WATCHING):
+            return False
+        try:
+            async with asyncio.timeout(seconds):
+                await self.flush()
+        except TimeoutError:
+            return False
+        return True
+
     async def flush(self) -> list[Problem]:
         """Return once everything that has happened on either side is on both.
 
@@ -1111,11 +1120,15 @@ def _rules(options: Options) -> str:
     return json.dumps([options.all_excludes(), options.tempfiles])
 
 
+def _share(text: str) -> float | int:
+    return float(text[:-1]) / 100 if text.endswith("%") else int(text)
+
+
 def _limits(options: Options) -> Limits:
-    text = options.max_delete
     return Limits(
         inline_max=options.inline_max,
-        max_delete=float(text[:-1]) / 100 if text.endswith("%") else int(text),
+        max_delete=_share(options.max_delete),
+        max_rewrite=_share(options.max_rewrite) if options.max_rewrite else None,
         compare=not options.skip_initial_sync,
         favoured=Side.__members__.get(options.conflict.upper()),
         ask=options.conflict == "ask",

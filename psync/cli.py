@@ -8,12 +8,15 @@
                                         say which side is to win one that waits for a word
     psync trash [NAME]                  likewise, for what was deleted
     psync config check | show | import  look at the configuration; take over the original's
+    psync check [NAME | -r HOST LEFT RIGHT]
+                                        compare both trees, change nothing
     psync trust HOST                    accept a host's key after a look at it
     psync agent                         what runs on the other side
 
 **Invariants.** Whatever is wrong with the input, the answer is one line on stderr that starts
 with `psync:` and an exit code that says which kind of wrong; never a traceback. A verb
-that is not `run` or `sync` reads and writes nothing but the session's socket.
+that is not `run`, `sync` or `check` reads and writes nothing but the session's socket. `check` has
+exit codes of its own: whatever keeps it from an answer is 1.
 
 What a verb needs is imported when it runs: `psync status` from cron costs no more than Python
 itself. This file also runs on Python 3.9 (`psync agent` on an old host).
@@ -46,7 +49,8 @@ if TYPE_CHECKING:
 __all__ = ["QUESTIONS", "VERBS", "main"]
 
 VERBS = (
-    "run", "sync", "status", "flush", "pause", "resume", "stop", "conflicts", "trash", "config",
+    "run", "sync", "status", "flush", "pause", "resume", "stop", "check", "conflicts", "trash",
+    "config",
     "trust", "agent",
 )  # fmt: skip
 QUESTIONS = frozenset(VERBS) - {"run", "sync"}  # what runs no session itself
@@ -68,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     _have_standard_files()
+    is_check = arguments[_verb_at(arguments) :][:1] == ["check"]
     try:
         if arguments[:1] == ["agent"]:
             from psync.agent import main as agent
@@ -80,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except PsyncError as error:
-        return _complain(str(error), error.exit_code)
+        return _complain(str(error), 1 if is_check else error.exit_code)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:  # psync status | head
@@ -92,10 +97,12 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(f"{where}{error.strerror or error}", 1)
     except ImportError as error:
         return _complain(
-            f"{error}: a package that psync needs is missing; install psync again", Exit.FAILED
+            f"{error}: a package that psync needs is missing; install psync again",
+            1 if is_check else Exit.FAILED,
         )
     except Exception as error:  # noqa: BLE001  # the last line of defence
-        return _complain(f"internal error: {type(error).__name__}: {error}", Exit.INTERNAL)
+        told = f"internal error: {type(error).__name__}: {error}"
+        return _complain(told, 1 if is_check else Exit.INTERNAL)
     return code
 
 
@@ -139,11 +146,17 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return _grammar().parse_args(_legacy(argv))
 
 
-def _legacy(argv: list[str]) -> list[str]:
-    """Read the original's command line: no verb is `run`, and a value may begin with a dash."""
+def _verb_at(argv: list[str]) -> int:
+    """Where the verb is, if there is one."""
     at = 0
     while at < len(argv) and argv[at].partition("=")[0] in _BEFORE_VERB:
         at += 1 if "=" in argv[at] else 2
+    return at
+
+
+def _legacy(argv: list[str]) -> list[str]:
+    """Read the original's command line: no verb is `run`, and a value may begin with a dash."""
+    at = _verb_at(argv)
     if at < len(argv) and argv[at] in VERBS:
         argv = [argv[at], *argv[:at], *argv[at + 1 :]]
     elif argv and argv[0] not in ("-h", "--help", "--version"):
@@ -193,12 +206,14 @@ def _grammar() -> argparse.ArgumentParser:
     verb("pause", _pause, "Stop replicating for a while; what happens meanwhile is not lost.")
     resume = verb("resume", _resume, "Go on after a pause or a halt.")
     resume.add_argument(
-        "--accept-deletes", action="store_true", help="make the deletions that halted the session"
+        "--accept", "--accept-deletes", dest="accept_deletes", action="store_true",
+        help="what halted the session is right: make the deletions, or go on with the edits",
     )
     end = verb("stop", _stop, "End a session, and wait until it is gone.")
     end.add_argument(
         "--timeout", metavar="S", type=_seconds, default=30.0, help="at most so long (%(default)g)"
     )
+    _check_options(verb("check", _check, _CHECK_ABOUT, session=False))
     what = _version_options(
         verb("conflicts", _versions, "List the versions that lost a conflict."), "conflicts"
     )
@@ -227,6 +242,50 @@ def _grammar() -> argparse.ArgumentParser:
     return parser
 
 
+_CHECK_ABOUT = "Compare both trees of a session, or any two, and change nothing."
+_CHECK_MORE = """\
+Without a NAME all sessions that run are compared, one after the other. A session that runs is
+compared with the options that it was started with, another with those in the configuration, or
+those it ran with last; what is given here goes over that. Two roots are compared as `psync run`
+would replicate them.
+
+exit codes: 0 equal; 1 failed, no statement can be made; 2 alert: a path that psync believes to be
+equal, or as many differences as the threshold says; 3 notice: fewer differences.
+"""
+
+
+def _check_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the modes of the original's check, and what of `run` says which trees."""
+    parser.epilog = _CHECK_MORE
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("roots", metavar="LEFT RIGHT | NAME", nargs="*", help="two roots, or a session")
+    add("-l", "--lite", action="store_true", help="only what is there, its kind and size")
+    add("-c", "--checksum", action="store_true", help="read all content (and be not lite)")
+    add("-m", "--modified", action="store_true", help="not what only one side has (nor lite)")
+    add("-X", "--no-links", action="store_true", help="leave out symbolic links")
+    add(
+        "-n", "--newer", metavar="MIN", type=_minutes, default=0.0,
+        help="leave out files that have not changed for so many minutes",
+    )  # fmt: skip
+    add(
+        "-b", "--backup", action="store_true",
+        help="save both versions of what differs, in the session's state directory",
+    )  # fmt: skip
+    add("--alert-threshold", metavar="N", type=int, help="so many differences are an alert")
+    add("--json", action="store_true", help="for programs")
+    add("-r", "--remote-host", dest="host", metavar="HOST", help="where RIGHT is; as for ssh")
+    add("-t", "--tempfiles", metavar="RE", action="append", help="names of temporary files")
+    add("-e", "--excludes", metavar="RE", action="append", help="what is not replicated")
+    add("--rsync-excludes", metavar="PATTERN", action="append", help="likewise, for rsync")
+    add("--name", help="the session is called so")
+    add("--config", metavar="FILE", help="where NAME is configured")
+    add(
+        "--set", metavar="KEY=VALUE", action="append", default=[],
+        help="any key of the configuration file",
+    )  # fmt: skip
+
+
 def _version_options(parser: argparse.ArgumentParser, store: str) -> Any:
     """Declare what can be done with what is kept in a store; return the group of it."""
     parser.set_defaults(store=store, take=None, empty=False)
@@ -249,6 +308,14 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 10**8:
+        raise ValueError
+    return value
+
+
+_minutes.__name__ = "number of minutes"
 _seconds.__name__ = "number of seconds"  # argparse names it: "invalid ... value"
 
 
@@ -282,15 +349,23 @@ _ON_COMMAND_LINE = (
 )  # fmt: skip
 
 
-def _options(chosen: argparse.Namespace) -> Options:
-    """Gather a session's options: its table, and over it the command line."""
-    from psync.config import config_file, load_session, make_options, parse_setting
+def _given(chosen: argparse.Namespace) -> dict[str, Any]:
+    """What of a session's options is on the command line."""
+    from psync.config import parse_setting
 
-    given = {k: v for k in _ON_COMMAND_LINE if (v := getattr(chosen, k)) not in (None, False)}
+    given = {k: v for k in _ON_COMMAND_LINE if (v := getattr(chosen, k, None)) not in (None, False)}
     for key in ("tempfiles", "excludes"):
         if key in given:  # as to the original, regular expressions; -e '' excludes nothing
             given[key] = ["re:" + text.removeprefix("re:") for text in given[key] if text]
     given.update(parse_setting(text) for text in chosen.set)
+    return given
+
+
+def _options(chosen: argparse.Namespace) -> Options:
+    """Gather a session's options: its table, and over it the command line."""
+    from psync.config import config_file, load_session, make_options
+
+    given = _given(chosen)
     values: dict[str, Any] = {}
     where = "command line"
     if len(chosen.roots) == 1:
@@ -402,6 +477,8 @@ def _serve(
     import asyncio
     from pathlib import Path
 
+    import msgspec
+
     from psync.brain import run
     from psync.effects.console import Console
     from psync.effects.log import Bridge, Threshold, WatchedFile, make_logger
@@ -428,6 +505,7 @@ def _serve(
     write_by(options)
     session_dir.describe(
         {
+            "options": msgspec.to_builtins(options),
             "name": options.name,
             "pid": os.getpid(),
             "left": options.left,
@@ -665,6 +743,10 @@ def _status(chosen: argparse.Namespace) -> int:
             answers.append(call.result(deadline))
         except (Unanswered, Refused) as error:
             problems.append(f"{error} (pid {call.pid})")
+    for answer in answers:
+        last = SessionDir(state, str(answer.get("name"))).described("audit.json")
+        if last:
+            answer["audit"] = last
     if chosen.json:
         print(json.dumps({"sessions": answers}))
     elif not answers and not problems:
@@ -697,12 +779,24 @@ def _describe(answer: dict[str, Any]) -> list[str]:
         lines.append("  a full sync is under way")
     if answer.get("awaiting_restart"):
         lines.append(f"  needs a restart: {', '.join(answer['awaiting_restart'])}")
+    if answer.get("audit"):
+        lines.append(f"  audit  {_describe_audit(answer['audit'])}")
     for path in answer.get("conflict_list", ()):
         lines.append(f"  conflict: {path}: waits for psync conflicts --take left|right PATH")
     for each in answer.get("problem_list", ()):
         place = f"{each.get('side')} {each.get('path')}"
         lines.append(f"  problem: {place}: {each.get('message')}")
     return [harmless(line) for line in lines]
+
+
+def _describe_audit(last: dict[str, Any]) -> str:
+    verdicts = {0: "equal", 1: "failed", 2: "ALERT", 3: "notice"}
+    verdict = verdicts.get(last.get("exit", -1), "unknown")
+    counts = last.get("counts") or {}
+    told = [f"{count:,} {kind}" for kind, count in counts.items() if count]
+    if last.get("error"):
+        told = [str(last["error"])]
+    return f"{last.get('time')}: {': '.join(filter(None, (verdict, ', '.join(told))))}"
 
 
 def _describe_side(side: dict[str, Any]) -> str:
@@ -742,6 +836,82 @@ def _config(chosen: argparse.Namespace) -> int:
     for line in wrong:
         _complain(line, Exit.FAILED)
     return Exit.FAILED if wrong else 0
+
+
+# --- check --------------------------------------------------------------------------------
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    """Compare both trees of sessions; return the worst of their codes."""
+    from psync.audit import ALERT, EQUAL, FAILED, NOTICE, Modes, audit
+
+    state = state_directory(chosen.state_dir)
+    names = [None] if chosen.roots else _live(state)
+    if not names:
+        raise UsageError(f"no session is running (state directory {state}): name one")
+    reports = []
+    for name in names:
+        try:
+            options = _audited(chosen, state, name)
+            threshold = chosen.alert_threshold
+            modes = Modes(
+                lite=chosen.lite and not (chosen.checksum or chosen.modified),
+                checksum=chosen.checksum,
+                modified=chosen.modified,
+                no_links=chosen.no_links,
+                newer_min=chosen.newer,
+                backup=chosen.backup,
+                threshold=options.alert_threshold if threshold is None else threshold,
+            )
+            session_dir = SessionDir(state, options.name)
+            if chosen.backup:
+                _check_places(options, session_dir)
+            reports.append(audit(options, modes, session_dir, as_json=chosen.json))
+        except PsyncError as error:
+            if len(names) == 1:
+                raise
+            _complain(str(error), FAILED)  # that is no reason not to compare the others
+            reports.append({"name": name, "exit": FAILED, "error": str(error)})
+    if chosen.json:
+        print(json.dumps(reports[0] if chosen.roots else {"sessions": reports}))
+    codes = [report["exit"] for report in reports]
+    return next(code for code in (FAILED, ALERT, NOTICE, EQUAL) if code in codes)
+
+
+def _audited(chosen: argparse.Namespace, state: Path, live: str | None) -> Options:
+    """Gather the options with which two trees are, or were, or would be replicated.
+
+    Args:
+        chosen: the command line.
+        state: the state directory.
+        live: a session that runs; None: what the command line names.
+    """
+    from psync.config import make_options
+
+    given = _given(chosen)
+    if live is None and len(chosen.roots) == 2:
+        options = _options(chosen)
+        given.update(left=options.left, right=options.right)
+        name = options.name
+    else:
+        name = live or chosen.roots[0]
+    last: dict[str, Any] = {}
+    if live is not None or "/" not in name:
+        last = SessionDir(state, name).described().get("options") or {}
+    if live is not None and not last:
+        raise UsageError(f"session {name} was started by an older psync: start it again")
+    if last and (live is not None or len(chosen.roots) == 2 or name in _live(state)):
+        return make_options({**last, **given, "name": name}, "command line")
+    try:
+        return _options(chosen)
+    except ConfigError:  # there is a table of this name, and something is wrong with it
+        raise
+    except UsageError as error:
+        if len(chosen.roots) != 1 or "/" in name:
+            raise
+        if not last:
+            raise UsageError(f"no session {name!a} runs, has run here, or is configured") from error
+    return make_options({**last, **given, "name": name}, "command line")
 
 
 # --- hosts --------------------------------------------------------------------------------

@@ -136,9 +136,12 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         conflict: which version wins when both sides changed; the loser is kept.
         conflict_keep: how long; `forever`: until somebody drops it.
         trash: how long what is deleted because it was on the other side is kept; empty: it is not.
+        versions: likewise, what is replaced because it was edited there.
         max_delete: entries, or per cent of a replica, that may go at once.
+        max_rewrite: files, or per cent of a replica's entries, that may be replaced within a minute
+            because they were edited on the other side; empty: any number.
         suppress_echoes: an optimisation; off for tests.
-        poll_interval: how often to look where the kernel reports nothing (NFS, FUSE).
+        poll_interval: how often to look where the kernel reports nothing (FUSE).
         sync_interval: how often what was applied is made durable and enters the archive.
     """
 
@@ -179,7 +182,9 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     conflict: Literal["newest", "left", "right", "keep-both", "ask"] = "newest"
     conflict_keep: str = "30d"
     trash: str = ""
+    versions: str = ""
     max_delete: str = "50%"
+    max_rewrite: str = ""
     suppress_echoes: bool = True
     poll_interval: _Seconds = 10.0
     sync_interval: _Seconds = 5.0
@@ -193,6 +198,11 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     def keep_deleted_s(self) -> int:
         """How long what is deleted is kept, in seconds; 0: it is not."""
         return _duration(self.trash) if self.trash else 0
+
+    @property
+    def keep_edited_s(self) -> int:
+        """How long what an edit replaces is kept, in seconds; 0: it is not."""
+        return _duration(self.versions) if self.versions else 0
 
     def all_excludes(self) -> list[str]:
         """Every rule for what is not replicated but `tempfiles`, in order; the last counts."""
@@ -281,7 +291,7 @@ def _spread(values: Mapping[str, Any], where: str) -> dict[str, Any]:
             spread[key] = [spread[key]] if spread[key] else []
     if type(spread.get("fullsync")) is int:
         spread["fullsync"] = [spread["fullsync"]]
-    for key in ("max_delete", "conflict_keep", "trash"):
+    for key in ("max_delete", "max_rewrite", "conflict_keep", "trash", "versions"):
         if type(spread.get(key)) is int:
             spread[key] = str(spread[key])
     return spread
@@ -299,13 +309,16 @@ def _check(options: Options, where: str) -> None:
                 raise ConfigError(f"{where}: {key}: {pattern!a} is no UTF-8") from None
             except ValueError as error:
                 raise ConfigError(f"{where}: {key}: {pattern!a} {error}") from None
-    if not re.fullmatch(r"\d{1,12}%?", options.max_delete, re.ASCII) or (
-        options.max_delete.endswith("%") and int(options.max_delete[:-1]) > 100
-    ):
-        raise ConfigError(
-            f"{where}: max_delete: {options.max_delete!a} is neither a number of entries "
-            "nor a percentage like 50%"
-        )
+    for key in ("max_delete", "max_rewrite"):
+        text = getattr(options, key)
+        if key == "max_rewrite" and not text:
+            continue
+        if not re.fullmatch(r"\d{1,12}%?", text, re.ASCII) or (
+            text.endswith("%") and int(text[:-1]) > 100
+        ):
+            raise ConfigError(
+                f"{where}: {key}: {text!a} is neither a number of entries nor a percentage like 50%"
+            )
     try:
         options.keep_conflicts_s  # noqa: B018
     except ValueError:
@@ -313,12 +326,14 @@ def _check(options: Options, where: str) -> None:
             f"{where}: conflict_keep: {options.conflict_keep!a} is neither a time like 30d, 12h or "
             "90s nor forever"
         ) from None
-    try:
-        options.keep_deleted_s  # noqa: B018
-    except ValueError:
-        raise ConfigError(
-            f"{where}: trash: {options.trash!a} is neither a time like 30d, 12h or 90s nor empty"
-        ) from None
+    for key in ("trash", "versions"):
+        text = getattr(options, key)
+        try:
+            _duration(text or "1s")
+        except ValueError:
+            raise ConfigError(
+                f"{where}: {key}: {text!a} is neither a time like 30d, 12h or 90s nor empty"
+            ) from None
     if options.translate is not None and options.translate.find(":") < 1:
         raise ConfigError(f"{where}: translate: {options.translate!a} is not FROM:TO")
     if options.banned == "":

@@ -972,10 +972,10 @@ class Filter:
         told = self._told_in
         told.pop(directory, None)  # the youngest comes last
         told[directory] = (now, inode)
-        while now - told[oldest := next(iter(told))][0] >= _ABSENT_AGE:
-            del told[oldest]
+        while now - told[next(iter(told))][0] >= _ABSENT_AGE:
+            del told[next(iter(told))]
         if len(told) > REMEMBERED_MAX:
-            del told[oldest]
+            del told[next(iter(told))]
             self._told_lost = now
 
     def _look_at_touched(self) -> None:

@@ -26,11 +26,12 @@ import os
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Optional, Union
 
+from psync import faults
 from psync.claim import marker, open_control, write_generation, write_marker
 from psync.conflicts import Conflicts, read_present
 from psync.core.entry import (
@@ -47,7 +48,7 @@ from psync.core.entry import (
 )
 from psync.holding import Directory, Held, Loan, UnmetError, is_closed, is_expected, same
 from psync.intents import Intent
-from psync.quarantine import Quarantine, Reason
+from psync.quarantine import Quarantine, Reason, for_trash
 from psync.recovery import recover
 from psync.scan import entry_at, entry_from_stat
 from psync.staging import Made, Stage, attempt
@@ -132,7 +133,7 @@ class Helpers:
         attributes: reads and sets the extended attributes that are replicated.
         now: the clock, in seconds.
         keep_both: what loses a conflict goes back beside the version that won.
-        trash: what is deleted goes to the trash in the end.
+        for_trash: see `Quarantine`.
     """
 
     stage_fd: int
@@ -156,14 +157,14 @@ class Helpers:
         attributes: Optional[Attributes] = None,
         now: Callable[[], float] = time.monotonic,
         keep_both: bool = False,
-        trash: bool = False,
+        for_trash: Container[str] = (),
     ) -> None:
         self._attributes = attributes
         self.own: OrderedDict[bytes, Optional[Entry]] = OrderedDict()
         self.kept: list[Kept] = []
         self.unheld = ""
         self._unmet = False
-        self.step = lambda at: None
+        self.step = faults.at
         self._root_fd = root_fd
         self._owners = owners
         self._strip = strip_special_bits
@@ -172,7 +173,7 @@ class Helpers:
         self._log = log
         self._now = now
         self._keep_both = keep_both
-        self._trash = trash
+        self._for_trash = for_trash
         self._side = Side.LEFT
         self._here: Optional[Directory] = None
         self._control_fd = -1
@@ -192,7 +193,7 @@ class Helpers:
             self._control_fd, self._owners, self._strip, self._strict, self._attributes
         )
         self._quarantine = Quarantine(
-            self._control_fd, self._delay_s, self._strict, self._log, self._now, self._trash
+            self._control_fd, self._delay_s, self._strict, self._log, self._now, self._for_trash
         )
         self._quarantine.kept = self.kept
         self._quarantine.conflicts.keep_both = self._keep_both
@@ -311,26 +312,32 @@ class Helpers:
 
     def take_over(self, start: Start) -> None:
         """Keep what is displaced as is wanted from now on."""
-        self._quarantine.take_over(start.quarantine_ms / 1000, keeps_deleted=start.trash_s > 0)
+        self._quarantine.take_over(start.quarantine_ms / 1000, for_trash=for_trash(start))
         self._quarantine.conflicts.keep_both = start.keep_both
 
-    def expire(self, keep_s: int, trash_s: int = 0) -> list[Dropped]:
+    def expire(self, keep_s: int, trash_s: int = 0, versions_s: int = 0) -> list[Dropped]:
         """Destroy what has been in the stores for so long. Blocks.
 
         Args:
             keep_s: the age of what goes from the conflict store, in seconds; 0: nothing goes.
             trash_s: likewise, from the trash.
+            versions_s: likewise, of what an edit has replaced.
 
         Returns:
             What is not in the conflict store any more.
         """
         now_ns, quarantine = time.time_ns(), self._quarantine
-        if trash_s:
-            for _ in quarantine.trash.expire(now_ns - trash_s * 10**9):
+
+        def is_old(note: Note) -> bool:
+            age_s = versions_s if note.reason == Reason.EDITED else trash_s
+            return age_s != 0 and note.time_ns < now_ns - age_s * 10**9
+
+        if trash_s or versions_s:
+            for _ in quarantine.trash.expire(is_old):
                 pass
         if not keep_s:
             return []
-        gone = quarantine.conflicts.expire(now_ns - keep_s * 10**9)
+        gone = quarantine.conflicts.expire(lambda note: note.time_ns < now_ns - keep_s * 10**9)
         return [Dropped(note.name) for note in gone]
 
     def sync(self, generation: str = "") -> bool:
@@ -400,6 +407,7 @@ class Helpers:
             intents[index] = Intent(name, t.path, t.expected, wanted, t.keep, source)
         if intents:
             try:
+                self.step("announced")
                 self._quarantine.intend(list(intents.values()))
             except OSError as error:
                 return {}, f"cannot write .psync/journal: {error.strerror}"

@@ -3,9 +3,9 @@
 Whatever a transition displaces goes to `.psync/quarantine` under a name of ours. A
 program that opened the file before may still write into it there; so after a while its
 content is compared once more, under a lease, with what it was when it was displaced.
-Only if that is equal it is unlinked, or goes to `.psync/trash` if it was deleted and people
-want that. Otherwise it holds somebody's work: it goes to `.psync/conflicts`, with a note of where
-it came from, and is reported.
+Only if that is equal it is unlinked, or goes to `.psync/trash` if people want to have what was
+deleted, or what an edit has replaced. Otherwise it holds somebody's work: it goes to
+`.psync/conflicts`, with a note of where it came from, and is reported.
 
 **Invariants.** `unlink` is called here for names in quarantine only, and never for a
 file whose content was not just found equal to a version that the other replica holds or
@@ -24,19 +24,20 @@ from __future__ import annotations
 import heapq
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from hashlib import blake2b
 from typing import NamedTuple, Optional
 
+from psync import faults
 from psync.conflicts import Conflicts
-from psync.core.entry import Entry, printable
+from psync.core.entry import Entry, Kind, printable
 from psync.holding import Links
 from psync.intents import Intent, Journal
 from psync.private import open_directory, unused_names
 from psync.syscalls import lease_intact, read_lease
-from psync.wire import Kept
+from psync.wire import Kept, Start
 
-__all__ = ["WAITING_MAX", "Quarantine", "Reason"]
+__all__ = ["WAITING_MAX", "Quarantine", "Reason", "for_trash"]
 
 WAITING_MAX = 32_768
 SLICE_S = 0.020  # how long one `tick` may work
@@ -56,6 +57,13 @@ class Reason:
     UNKNOWN = "unknown"  # found in quarantine, and no line of the journal tells of it
     UNREADABLE = "unreadable"  # displaced, and its content cannot be compared
     DELETED = "deleted"  # on the other replica, and so here: in the trash
+    EDITED = "edited"  # likewise: the version before that edit
+
+
+def for_trash(start: Start) -> list[str]:
+    """What a session wants to go to the trash in the end, by reason."""
+    kept = ((Reason.DELETED, start.trash_s), (Reason.EDITED, start.versions_s))
+    return [reason for reason, keep_s in kept if keep_s]
 
 
 # --- the last look ------------------------------------------------------------------------
@@ -120,6 +128,13 @@ def _same_stamp(st: os.stat_result, entry: Entry) -> bool:
     )
 
 
+def _says_the_same(one: Entry, two: Entry) -> bool:
+    """Tell whether two versions are known to have the same content."""
+    if (one.kind, one.size, one.target) != (two.kind, two.size, two.target):
+        return False
+    return one.kind != Kind.FILE or one.digest == two.digest != b""
+
+
 # --- quarantine and conflict store --------------------------------------------------------
 
 
@@ -142,7 +157,7 @@ class Quarantine:
         durable: intents are made durable before they are acted upon.
         log: takes a `logging` level and a line.
         now: the clock, in seconds.
-        keeps_deleted: what was deleted goes to the trash.
+        for_trash: what goes to the trash in the end: that which was `Reason.DELETED` or `EDITED`.
     """
 
     def __init__(
@@ -152,7 +167,7 @@ class Quarantine:
         durable: bool,
         log: Callable[[int, str], None],
         now: Callable[[], float],
-        keeps_deleted: bool = False,
+        for_trash: Container[str] = (),
     ) -> None:
         self.fd = open_directory(control_fd, b"quarantine")
         self.kept: list[Kept] = []
@@ -160,7 +175,7 @@ class Quarantine:
         self.unused = unused_names()
         self.conflicts = Conflicts(control_fd, log)
         self.trash = Conflicts(control_fd, log, "trash")
-        self._keeps_deleted = keeps_deleted
+        self._for_trash = for_trash
         self._is_trash_full = False
         self._journal = Journal(control_fd)
         self._delay_s = delay_s
@@ -221,41 +236,45 @@ class Quarantine:
 
     def drop_link(self, intent: Intent) -> None:
         """Be done with a symlink in quarantine: its text cannot have changed."""
-        if self._is_for_trash(intent):
-            self._put_into_trash(intent, intent.expected)
+        if reason := self._trash_reason(intent, intent.expected):
+            self._put_into_trash(intent, intent.expected, reason)
         else:
             os.unlink(intent.name, dir_fd=self.fd)
 
-    def take_over(self, delay_s: float, *, keeps_deleted: bool) -> None:
-        """Wait so long from now on, and keep what was deleted, or do not."""
+    def take_over(self, delay_s: float, for_trash: Container[str]) -> None:
+        """Wait so long from now on, and keep in the trash what is wanted there."""
         self._delay_s = delay_s
         self._retry_s = min(RETRY_S, max(delay_s, 0.1))
-        self._keeps_deleted = keeps_deleted
+        self._for_trash = for_trash
 
-    def _is_for_trash(self, intent: Intent) -> bool:
-        """Tell whether it was deleted: nothing has taken its place, and it has lost nothing."""
-        return self._keeps_deleted and intent.wanted is None and not intent.keep
+    def _trash_reason(self, intent: Intent, entry: Entry) -> str:
+        """Why something in quarantine goes to the trash; empty: it need not be kept."""
+        new = intent.wanted
+        if intent.keep or (new is not None and _says_the_same(entry, new)):
+            return ""  # it is a conflict's loser, or what it says is at its path
+        reason = Reason.DELETED if new is None else Reason.EDITED
+        return reason if reason in self._for_trash else ""
 
-    def _put_into_trash(self, intent: Intent, entry: Entry) -> None:
-        """Move what was deleted from quarantine to the trash; where that fails now, later."""
+    def _put_into_trash(self, intent: Intent, entry: Entry, reason: str) -> None:
+        """Move something from quarantine to the trash; where that fails now, later."""
         try:
             fd = os.open(intent.name, _PATH, dir_fd=self.fd)
         except FileNotFoundError:
             return  # somebody has emptied our directory
         try:
             before = os.fstat(fd)
-            self.trash.take(self.fd, intent.name, intent.path, Reason.DELETED, entry)
+            self.trash.take(self.fd, intent.name, intent.path, reason, entry)
             self.links.note(before, fd)
         except OSError as error:
             if not self._is_trash_full:  # one line is enough for all of them
                 self._log(
                     logging.ERROR,
-                    f"cannot put {printable(intent.path)}, which was deleted, into the trash yet: "
+                    f"cannot put {printable(intent.path)}, which was {reason}, into the trash yet: "
                     f"{error.strerror}; it waits in .psync/quarantine/{intent.name.decode()}, and "
-                    "so does what is deleted after it",
+                    "so does what comes after it",
                 )
             self._is_trash_full = True
-            self._wait(intent, entry, Reason.DELETED, self._retry_s)
+            self._wait(intent, entry, reason, self._retry_s)
         else:
             self._is_trash_full = False
         finally:
@@ -332,7 +351,8 @@ class Quarantine:
             verdict = self._inspect(waiting, in_time)
             if verdict is None:
                 return False
-            if verdict == _EQUAL and not self._is_for_trash(waiting.intent):
+            if verdict == _EQUAL and not self._trash_reason(waiting.intent, waiting.entry):
+                faults.at("looked at last")
                 os.unlink(waiting.intent.name, dir_fd=self.fd)  # while the lease holds
                 if self._inspection is not None:
                     self.links.note(self._inspection.before, self._inspection.fd)
@@ -371,8 +391,11 @@ class Quarantine:
         intent, entry, reason = waiting.intent, waiting.entry, waiting.reason
         if verdict == _BUSY:
             self._wait(intent, entry, reason, self._retry_s)
-        elif reason == Reason.DELETED or (verdict == _EQUAL and self._is_for_trash(intent)):
-            self._put_into_trash(intent, entry)
+            return
+        if verdict == _EQUAL:
+            reason = self._trash_reason(intent, entry)
+        if reason in (Reason.DELETED, Reason.EDITED):
+            self._put_into_trash(intent, entry, reason)
         elif reason:
             self.keep(intent, reason, entry)
         elif verdict not in (_EQUAL, _GONE):

@@ -19,8 +19,10 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple, Optional
 
+from psync import faults
 from psync.core.entry import Entry, Kind, is_ours, valid_path
 from psync.private import open_directory, remove_tree, unused_names
 from psync.syscalls import EXCHANGE, clone_file, copy_file, open_beneath, renameat2
@@ -304,6 +306,7 @@ class Stage:
         os.mkdir(directory, 0o700, dir_fd=self.fd)
         try:
             run_fd = os.open(directory, _OPEN_DIRECTORY, dir_fd=self.fd)
+            faults.at("staging opened")
             try:
                 for name, base in zip(names, bases):
                     fd = os.open(name, _CREATE, 0o600, dir_fd=run_fd)
@@ -328,21 +331,31 @@ class Stage:
         """See that the file system can do what everything else rests on.
 
         Raises:
-            OSError: it cannot exchange two names.
+            OSError: it cannot exchange two names, or takes `a` for `A`: then who removes the one
+                that his side has no more would remove the other, which it has.
         """
-        names = self._unused(), self._unused()
+        unused = self._unused()
+        names = unused + b"a", unused + b"b"
         try:
             for name in names:
                 os.close(os.open(name, _CREATE, 0o600, dir_fd=self.fd))
-            renameat2(self.fd, names[0], self.fd, names[1], EXCHANGE)
-        except OSError as error:
-            if error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            try:
+                renameat2(self.fd, names[0], self.fd, names[1], EXCHANGE)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
                 raise OSError(
                     error.errno,
                     "the file system cannot exchange two names (RENAME_EXCHANGE), "
                     "so files on it cannot be replaced safely",
                 ) from None
-            raise
+            with suppress(FileNotFoundError):
+                os.stat(unused + b"A", dir_fd=self.fd)
+                raise OSError(
+                    errno.EOPNOTSUPP,
+                    "the file system takes upper and lower case in names for the same, "
+                    "so a name may mean another file than on the other side",
+                )
         finally:
             for name in names:
                 remove_tree(self.fd, name)

@@ -93,6 +93,13 @@ class TestOptions:
         assert options().keep_deleted_s == 0
         assert options(trash="").keep_deleted_s == 0
         assert options(trash="2d").keep_deleted_s == 2 * 86400
+        assert options().keep_edited_s == 0
+        assert options(versions="12h").keep_edited_s == 12 * 3600
+
+    def test_take_a_number_of_edits_or_none(self):
+        assert options().max_rewrite == ""
+        assert options(max_rewrite=1000).max_rewrite == "1000"
+        assert options(max_rewrite="30%").max_rewrite == "30%"
 
     @pytest.mark.parametrize(
         ("values", "message"),
@@ -114,9 +121,12 @@ class TestOptions:
                 "here: conflict: Invalid enum value 'oldest'; there are: newest, left, right",
             ),
             ({"conflict": 1}, "here: conflict: Expected str, got int"),
-            ({"trash": "soon"}, "here: trash: 'soon' is neither a time like 30d, 12h or 90s nor"),
+            ({"trash": "soon"}, "here: trash: 'soon' is neither a time like 30d, 12h or 90s"),
             ({"trash": 30}, "here: trash: '30' is neither a time like 30d, 12h or 90s nor empty"),
             ({"trash": True}, "here: trash: Expected str, got bool"),
+            ({"versions": "all"}, "here: versions: 'all' is neither a time like 30d, 12h or 90s"),
+            ({"max_rewrite": "101%"}, "here: max_rewrite: '101%' is neither a number of"),
+            ({"max_rewrite": -1}, "here: max_rewrite: '-1' is neither a number of entries nor"),
             ({"dry_run": "yes"}, "here: dry_run: Expected bool, got str"),
             ({"excludes": [1]}, "here: excludes: Expected str, got int"),
             ({"excludes": ["ok", "re:("]}, "here: excludes: 're:(' is no regular expression: mi"),

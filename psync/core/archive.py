@@ -46,8 +46,11 @@ class Rows(Protocol):
     def get(self, parent: int, name: bytes) -> Record | None:
         """One record."""
 
-    def children(self, parent: int) -> list[tuple[bytes, int, Agreed]]:
-        """A directory's records in byte order of their names."""
+    def children(self, parent: int) -> Iterator[tuple[bytes, int, Agreed]]:
+        """A directory's records in byte order of their names, read as they are asked for."""
+
+    def names(self, parent: int, after: bytes, upto: bytes | None) -> list[bytes]:
+        """The names of a directory's records in `after < name <= upto`; None: to the end."""
 
     def locate(self, directory: int) -> tuple[int, bytes] | None:
         """A directory's parent id and name."""
@@ -132,6 +135,24 @@ class Archive:
         number = self._number(path)
         return [(name, agreed) for name, _, agreed in self._children(number)] if number else []
 
+    def names(self, path: bytes, after: bytes, upto: bytes | None) -> set[bytes]:
+        """The names in a directory at which something is agreed, `after < name <= upto`.
+
+        It costs what the range holds and what was agreed of late, not what the directory holds.
+        """
+        number = self._number(path)
+        if not number:
+            return set()
+        names = set(self._rows.names(number, after, upto) if number < self._rows.next_id else ())
+        for layer in self._layers(number):
+            for name, record in layer.items():
+                if after < name and (upto is None or name <= upto):
+                    if record is None:
+                        names.discard(name)
+                    else:
+                        names.add(name)
+        return names
+
     def walk_up(self, path: bytes) -> Iterator[bytes]:
         """Yield every agreed path below `path`, children before their directory."""
         for name, agreed in self.children(path):
@@ -184,7 +205,7 @@ class Archive:
             if known:
                 return known
         made = directory_digest(
-            own.on(side), [(name, agreed.on(side)) for name, _, agreed in self._children(number)]
+            own.on(side), ((name, agreed.on(side)) for name, _, agreed in self._children(number))
         )
         if not touched:
             self._fresh_digests.append((number, side, made))
@@ -226,7 +247,7 @@ class Archive:
         if record is None:
             return
         if record[0]:
-            for child, _, _ in self._children(record[0]):
+            for child, _, _ in list(self._children(record[0])):
                 self._remove(join(path, child))
             self._ids.pop(path, None)
         self.count -= 1
@@ -379,19 +400,23 @@ class Archive:
                 self._ids[path] = number
         return number
 
-    def _children(self, number: int) -> list[tuple[bytes, int, Agreed]]:
-        rows = self._rows.children(number) if number < self._rows.next_id else []
-        layers = [
-            c.by_parent[number]
-            for c in (self._frozen, self._recent)
-            if c is not None and number in c.by_parent
-        ]
+    def _children(self, number: int) -> Iterator[tuple[bytes, int, Agreed]]:
+        rows = self._rows.children(number) if number < self._rows.next_id else iter(())
+        layers = self._layers(number)
         if not layers:
             return rows
         merged: dict[bytes, Record | None] = {name: (n, agreed) for name, n, agreed in rows}
         for layer in layers:
             merged.update(layer)
-        return [(name, r[0], r[1]) for name, r in sorted(merged.items()) if r is not None]
+        return ((name, *record) for name, record in sorted(merged.items()) if record is not None)
+
+    def _layers(self, number: int) -> list[dict[bytes, Record | None]]:
+        """What is not in a directory's rows yet, the older first."""
+        return [
+            c.by_parent[number]
+            for c in (self._frozen, self._recent)
+            if c is not None and number in c.by_parent
+        ]
 
     def _touched(self, number: int) -> bool:
         """Tell whether a directory or something in it has changed since the rows' last commit."""

@@ -335,7 +335,7 @@ class Carrier:
         if transition.verb == META:
             self._adjusted(op, entry, op.shown, unmet=unmet)
             return
-        if wanted.kind == Kind.DIRECTORY and self._replicas[side].views.names(path):
+        if wanted.kind == Kind.DIRECTORY and self._replicas[side].views.has_any(path):
             # It may be another one than they were seen in, of which nobody tells any more.
             self._replicas[side].survey.ask(path, deep=True)
         self._replicas[side].bytes_moved += wanted.size

@@ -196,6 +196,9 @@ class Limits(NamedTuple):
             are asked for again when needed.
         max_delete: what may be deleted at once: a share of the archive, if it has at least
             `max_delete_min` entries, or, as an int, so many entries.
+        max_rewrite: how many files may be replaced within a minute because they were edited on the
+            other side: so many, or a share of the archive (of `max_delete_min` entries at least);
+            None: any number.
         compare: reconcile what a scan shows; False: trust that it is as agreed.
         favoured: whose version wins a conflict; None: the newer.
         ask: nothing is done about a conflict until a person has chosen a side.
@@ -208,6 +211,7 @@ class Limits(NamedTuple):
     contents_max: int = 64 * 1024 * 1024
     max_delete: float | int = 0.5
     max_delete_min: int = 100
+    max_rewrite: float | int | None = None
     compare: bool = True
     favoured: Side | None = None
     ask: bool = False

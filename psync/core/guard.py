@@ -1,9 +1,11 @@
-"""Halt before a great part of a replica is deleted that nobody meant to delete.
+"""Halt before a great part of a replica is deleted, or rewritten, that nobody meant to be.
 
 A scan that lacks too much halts before anything of it is compared. Deletions that are seen
 one by one are made at once as long as they are few; of a flood of them all others wait
 until it pauses, and are counted: `rm -rf` is faster than we are. What is too much is
 measured by the most that was agreed in the last minute; what is only somewhere else is not gone.
+Files that are replaced because they were edited are counted as well, if people want that: a program
+gone wild (or one that encrypts all it can reach) rewrites more in a minute than anybody edits.
 
 **Invariants.** What has been counted and was not too much waits no more. Who waits has a
 deadline, or the session has halted. What is removed with a directory was counted with it.
@@ -29,6 +31,7 @@ _FLOOD_S = 60.0  # what is deleted later is another flood
 _ACCEPTED_S = 5.0  # without a deletion: what comes then has not been accepted
 _COUNTED_MAX = 5000  # at a time
 _GONE = (b"\0gone left", b"\0gone right")  # no paths: who waits for a flood's pause waits there
+_REWRITTEN = (b"\0rewritten left", b"\0rewritten right")  # likewise, for a person's word
 
 
 class _Flood:
@@ -48,6 +51,14 @@ class _Flood:
         self.counted: set[bytes] = set()  # who need not wait any more
 
 
+class _Rewrites:
+    """Files that one side has edited within a minute; see `Guard`."""
+
+    def __init__(self) -> None:
+        self.began = self.accepted = -math.inf
+        self.paths: set[bytes] = set()
+
+
 class Guard:
     """See the module's text."""
 
@@ -57,6 +68,7 @@ class Guard:
         self._replicas = pair.replicas
         self._limits = pair.limits
         self._floods = [_Flood(), _Flood()]  # by the side that shows them
+        self._rewrites = [_Rewrites(), _Rewrites()]  # likewise
         self._accepted: set[Side] = set()  # sides whose next scan may lack whatever it lacks
 
     # --- what is known of a side ---------------------------------------------------------
@@ -64,6 +76,7 @@ class Guard:
     def forget(self, side: Side) -> None:
         """What a side has shown counts no more."""
         self._floods[side] = _Flood()
+        self._rewrites[side] = _Rewrites()
 
     def scanned(self, side: Side, entries: int) -> str:
         """Say what is wrong with a scan that has found so many entries; empty: nothing."""
@@ -72,12 +85,26 @@ class Guard:
         if side in self._accepted:
             self._accepted.remove(side)
             self._floods[side].accepted = math.inf
-        elif entries < agreed - self._most(agreed):
+            return ""
+        lacking = agreed - self._most(agreed) - entries
+        if lacking > 0 and lacking > self._hidden(side, lacking):
             return (
                 f"{side.name.lower()} shows {entries} entries where {agreed} were agreed: "
                 f"{self._consequence}"
             )
         return ""
+
+    def _hidden(self, side: Side, enough: int) -> int:
+        """How many agreed entries, up to `enough`, a scan could not see: they may well be there."""
+        troubles = self._replicas[side].troubles
+        tops = {path for code, path in troubles if code in ("unreadable", "mount", "io")}
+        below = (
+            path
+            for top in sorted(tops)
+            if not tops & set(ancestors(top))
+            for path in self._archive.walk_up(top)
+        )
+        return sum(1 for _ in islice(below, max(enough, 0)))
 
     def take_over(self, limits: Limits) -> None:
         """Count by other limits from now on."""
@@ -94,7 +121,10 @@ class Guard:
         self._accepted.add(side)
 
     def accept(self) -> None:
-        """What is gone is meant to be gone."""
+        """What is gone is meant to be gone, and what is rewritten to be rewritten."""
+        for side, rewrites in zip(Side, self._rewrites, strict=True):
+            rewrites.accepted = self._pending.now + _ACCEPTED_S
+            self._pending.release(_REWRITTEN[side])
         for side, flood in zip(Side, self._floods, strict=True):
             flood.counted.update(self._pending.held.get(_GONE[side], ()))
             flood.accepted = math.inf
@@ -145,6 +175,36 @@ class Guard:
         flood.due = now if flood.strict else min(now + _PAUSE_S, flood.first + _PATIENCE_S)
         self._pending.hold(path, _GONE[decision.source])
         return True
+
+    # --- edits ---------------------------------------------------------------------------
+
+    def stops(self, path: bytes, decision: Decision, views: tuple[View, View]) -> str:
+        """Say why a file is not replaced now, though it was edited; empty: it is.
+
+        It waits until a person has spoken, or its side is scanned anew.
+        """
+        limit, now = self._limits.max_rewrite, self._pending.now
+        there = views[decision.source.other].entry
+        if limit is None or there is None or {there.kind, _kind(decision)} != {Kind.FILE}:
+            return ""
+        rewrites = self._rewrites[decision.source]
+        if now <= rewrites.accepted:
+            rewrites.accepted = now + _ACCEPTED_S
+            return ""
+        if now > rewrites.began + _FLOOD_S:
+            rewrites.began = now
+            rewrites.paths.clear()
+        most = self._share(limit, max(self._archive.count, self._limits.max_delete_min))
+        if path in rewrites.paths or len(rewrites.paths) < most:
+            rewrites.paths.add(path)
+            return ""
+        self._pending.hold(path, _REWRITTEN[decision.source])
+        return (
+            f"{decision.source.name.lower()} has rewritten more than {most} files within a minute: "
+            "no more of them are replicated. If that is right: psync resume --accept"
+        )
+
+    # --- how much was deleted --------------------------------------------------------------
 
     def count(self) -> tuple[Side, str] | None:
         """Let those go on who have waited long enough; or say where and why it would be too much.
@@ -228,7 +288,11 @@ class Guard:
         limit = self._limits.max_delete
         if isinstance(limit, int):
             return limit
-        return int(agreed * limit + 1e-9) if agreed >= self._fewest else agreed
+        return self._share(limit, agreed) if agreed >= self._fewest else agreed
+
+    @staticmethod
+    def _share(limit: float, agreed: int) -> int:
+        return limit if isinstance(limit, int) else int(agreed * limit + 1e-9)
 
     @property
     def _fewest(self) -> int:

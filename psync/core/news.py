@@ -200,7 +200,8 @@ class News:
                 self._adopt(message)
         # What a flush waits for may have happened long before it is listed.
         since = 0 if directory in replica.survey.pending else None
-        if directory:
+        if directory and not (message.after and _is_same(message.entry, replica.shows(directory))):
+            # With each range of a giant one all that waits for it would be decided in vain.
             self._observe(replica, Item(directory, message.entry), since)
         names = set()
         for item in message.items:
@@ -212,6 +213,8 @@ class News:
         replica.count_listed(before)
         if message.upto is None:
             self._listed(replica, directory)
+        else:
+            replica.survey.passed(directory, message.after, message.upto)
 
     def _adopt(self, message: Listing) -> None:
         """Nobody has touched what a scan shows, unless that was told before."""
@@ -233,12 +236,15 @@ class News:
         self, replica: Replica, message: Listing, names: set[bytes], since: int | None
     ) -> None:
         """Everything else that we know of in the listed range is not there any more."""
-        known = {name for name, _ in self._archive.children(message.path)}
-        known.update(replica.views.names(message.path))
+        directory, after, upto = message.path, message.after, message.upto
+        known = self._archive.names(directory, after, upto)
+        known.update(replica.views.names(directory, after, upto))
+        other = self._pair.replicas[replica.side.other]
+        for name in other.views.names(directory, after, upto):
+            if name not in known and name not in names:
+                self._pending.dirty[join(directory, name)] = None  # it has waited for this side
         for name in sorted(known - names):
-            if name <= message.after or (message.upto is not None and name > message.upto):
-                continue
-            path = join(message.path, name)
+            path = join(directory, name)
             if ("mount", path) in replica.troubles:
                 continue  # hidden by what is mounted there, not gone
             if self._pair.hides(path, replica.shows(path)):

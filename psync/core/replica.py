@@ -109,10 +109,21 @@ class Views:
             del self._by_directory[directory]
         return view
 
-    def names(self, directory: bytes) -> list[bytes]:
-        """The names in a directory at which something is there, as far as it is news."""
-        names = self._by_directory.get(directory)
-        return [n for n, view in names.items() if view.entry is not None] if names else []
+    def names(self, directory: bytes, after: bytes, upto: bytes | None) -> list[bytes]:
+        """The names in a directory at which something is there, as far as it is news.
+
+        Those with `after < name <= upto`; None: to the end.
+        """
+        return [
+            name
+            for name, view in self._by_directory.get(directory, {}).items()
+            if after < name and (upto is None or name <= upto) and view.entry is not None
+        ]
+
+    def has_any(self, directory: bytes) -> bool:
+        """Tell whether something is in a directory, as far as it is news."""
+        names = self._by_directory.get(directory, {})
+        return any(view.entry is not None for view in names.values())
 
     def directories(self) -> list[bytes]:
         """The directories in which there is news."""

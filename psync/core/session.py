@@ -43,7 +43,16 @@ from typing import Any
 
 from psync.core.archive import Archive
 from psync.core.carry import Carrier, intent_of, is_recorded
-from psync.core.entry import ROOT, Agreed, Entry, Kind, Side, below_or_at, parent
+from psync.core.entry import (
+    ROOT,
+    Agreed,
+    Entry,
+    Kind,
+    Side,
+    ancestors,
+    below_or_at,
+    split,
+)
 from psync.core.events import (
     Command,
     Event,
@@ -92,6 +101,7 @@ _DEFAULTS = Limits()
 _BACKLOG_MAX = 50_000
 _IN_USE = "a program has this database open: it is replicated when it is closed"
 _COUNTED_MAX = 1000  # views
+_UNOBSERVED = ("unreadable", "mount", "io")  # troubles with a path, and all in it
 _SCANNED = (b"\0left", b"\0right")  # no paths: who waits for the end of a side's scan waits there
 
 
@@ -315,6 +325,30 @@ class Session:
             decision = with_meta_of(self._limits.meta_from, decision, base, *shown)
         return decision
 
+    def explain(self, path: bytes) -> tuple[str, str]:
+        """Say what keeps a path, or what it is in, from being at rest.
+
+        Returns:
+            A word and a message: `pending` (it is on its way), `problem` (it cannot be
+            handled), `asked` (it waits for a person's word), `trouble` (it cannot be observed);
+            both empty: it is at rest, as far as is known.
+        """
+        pending = self._pending
+        for each in (path, *ancestors(path)):
+            if each in pending.since:
+                problem = pending.lasting(each)
+                if problem is None:
+                    return "pending", ""
+                return ("asked" if problem.path in pending.asked else "problem"), problem.message
+            for replica in self._replicas:
+                if each in replica.survey.pending:
+                    return "pending", ""
+                for code in _UNOBSERVED:
+                    message = replica.troubles.get((code, each))
+                    if message:
+                        return "trouble", f"{replica.side.name.lower()}: {message}"
+        return "", ""
+
     def take(self, path: bytes, side: Side) -> str:
         """Let a side's version win a conflict; return why it cannot, empty: it will.
 
@@ -373,6 +407,10 @@ class Session:
     def is_comparing_all(self) -> bool:
         """Tell whether a full sync that was asked for is not over."""
         return any(each.full_scan or each.survey.comparing for each in self._replicas)
+
+    def is_under_way(self, number: int) -> bool:
+        """Tell whether an operation has not ended, nor been given up."""
+        return number in self._flights.ops
 
     def is_ready(self, side: Side) -> bool:
         """Tell whether a side's scan is over."""
@@ -555,10 +593,10 @@ class Session:
         if holder is None:
             holder = self._moves.holder(path)
         if holder is None:
-            directory = parent(path)
+            directory, name = split(path)
             if (
-                directory in left.survey.pending
-                or directory in right.survey.pending
+                left.survey.hides(directory, name)
+                or right.survey.hides(directory, name)
                 or (directory in self._flights.at and not self._archive.has_directory(directory))
             ):
                 holder = directory
@@ -649,6 +687,8 @@ class Session:
             self._ask(path, decision)
         elif not emptied and self._guard.holds(path, decision, views):
             pass  # how much goes with it is to be counted first
+        elif verb is Verb.COPY and (why := self._guard.stops(path, decision, views)):
+            self.halt(decision.source, why)
         elif verb is Verb.COPY:
             self._carrier.copy(path, decision, *views, emptied=emptied)
         elif verb is Verb.REMOVE:
@@ -682,7 +722,7 @@ class Session:
             if replica.busy.get(path):
                 self._pair.fail(path, replica.side, _IN_USE)
                 return
-        directory = parent(path)
+        directory = split(path)[0]
         if not directory:
             return
         self._pending.hold(path, directory)

@@ -5,8 +5,9 @@ agreed, whatever is in it, and is not looked at; the others are listed, parents 
 bounded number at a time.
 
 **Invariants.** A directory that is `pending` may hold changes that nobody has seen: nothing
-in it is decided. Every pending directory is answered by a listing or by trouble, or the
-side goes down. A newer scan replaces an older one.
+in it is decided but names that both sides' listings have passed already, so that no giant
+directory has to be held in memory. Every pending directory is answered by a listing or by
+trouble, or the side goes down. A newer scan replaces an older one.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Survey:
         self._outstanding: set[bytes] = set()
         self._forced: set[bytes] = set()
         self._deep: set[bytes] = set()
+        self._passed: dict[bytes, bytes] = {}  # how far the listings of pending ones have come
         self.pending: set[bytes] = set()
 
     def reset(self) -> None:
@@ -46,6 +48,7 @@ class Survey:
         self._outstanding.clear()
         self._forced.clear()
         self._deep.clear()
+        self._passed.clear()
         self.pending.clear()
 
     @property
@@ -55,6 +58,7 @@ class Survey:
 
     def ask(self, path: bytes, *, deep: bool = False) -> None:
         """List a directory, whatever its digest says; `deep`: and all directories in it."""
+        self._passed.pop(path, None)
         self._forced.add(path)
         self.pending.add(path)
         self._queue.append(path)
@@ -132,11 +136,21 @@ class Survey:
             self._digests.clear()
         return paths
 
+    def hides(self, directory: bytes, name: bytes) -> bool:
+        """Tell whether a name may be news that its directory's listing has not come to yet."""
+        return directory in self.pending and name > self._passed.get(directory, b"")
+
+    def passed(self, path: bytes, after: bytes, upto: bytes) -> None:
+        """The listing of a directory has told of all names in `after < name <= upto`."""
+        if path in self.pending and after in (b"", self._passed.get(path)):
+            self._passed[path] = upto
+
     def listed(self, path: bytes) -> bool:
         """A directory has been listed to its end (or cannot be); tell whether it was pending."""
         self._outstanding.discard(path)
         self._forced.discard(path)
         self._deep.discard(path)
+        self._passed.pop(path, None)
         if path in self.pending:
             self.pending.remove(path)
             return True
@@ -164,5 +178,6 @@ class Survey:
         self._queue = deque(there(p) for p in [*self._queue, *sorted(asked)])
         self._forced = {there(p) for p in self._forced}
         self._deep = {there(p) for p in self._deep}
+        self._passed = {p: name for p, name in self._passed.items() if there(p) == p}
         self.pending = {there(p) for p in self.pending}
         self._digests = {there(p): d for p, d in self._digests.items()}

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psync
+from psync import faults
 from psync.core.entry import printable
 from psync.effects.spawn import listen, spawn
 from psync.effects.transport import RemoteHost
@@ -191,6 +192,7 @@ class _Run:
                 finally:
                     os.close(stderr)
             serving = asyncio.create_task(self._serve(ours))
+            faults.at("rsync: begun")
             try:
                 code = await process.wait()
                 with contextlib.suppress(TimeoutError):

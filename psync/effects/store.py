@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -86,6 +86,8 @@ _UPGRADES = {  # by the version that they lead to
 _AGREED = ", ".join(Agreed._fields)
 _GET = f"SELECT id, {_AGREED} FROM entry WHERE parent = ? AND name = ?"
 _CHILDREN = f"SELECT name, id, {_AGREED} FROM entry WHERE parent = ? ORDER BY name"
+_NAMES = "SELECT name FROM entry WHERE parent = ? AND name > ? ORDER BY name"
+_NAMES_UPTO = "SELECT name FROM entry WHERE parent = ? AND name > ? AND name <= ? ORDER BY name"
 _LOCATE = "SELECT parent, name FROM entry WHERE id = ? AND id > 0"
 _BY_INODE = (
     "SELECT parent, name FROM entry WHERE left_ino = ? ORDER BY parent, name",
@@ -234,9 +236,22 @@ class Rows:
         row = self._one(_GET, parent, name)
         return None if row is None else (row[0], _agreed(row[1:]))
 
-    def children(self, parent: int) -> list[tuple[bytes, int, Agreed]]:
-        """Return `(name, id, record)` of everything in a directory, in byte order of the names."""
-        return [(row[0], row[1], _agreed(row[2:])) for row in self._all(_CHILDREN, parent)]
+    def children(self, parent: int) -> Iterator[tuple[bytes, int, Agreed]]:
+        """Yield `(name, id, record)` of everything in a directory, in byte order of the names.
+
+        They are read one by one: whoever changes the directory meanwhile lists them first.
+        """
+        try:
+            for row in self._db.execute(_CHILDREN, (parent,)):
+                yield row[0], row[1], _agreed(row[2:])
+        except apsw.Error as error:
+            self._fail(error)
+
+    def names(self, parent: int, after: bytes, upto: bytes | None) -> list[bytes]:
+        """Return the names in a directory with `after < name <= upto`; None: to the end."""
+        if upto is None:
+            return [row[0] for row in self._all(_NAMES, parent, after)]
+        return [row[0] for row in self._all(_NAMES_UPTO, parent, after, upto)]
 
     def locate(self, directory: int) -> tuple[int, bytes] | None:
         """Return `(parent, name)` of a directory."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import resource
 import select
 import shutil
 import signal
@@ -25,7 +27,7 @@ from psync.agent import Agent
 from psync.core.entry import Entry, Kind, content_digest
 from psync.effects.bootstrap import agent_zip
 from psync.lock import COMM
-from psync.scan import Looker
+from psync.scan import Looker, entry_from_stat
 from psync.syscalls import EXCHANGE, renameat2
 from psync.wire import (
     APPLIED,
@@ -252,6 +254,26 @@ POLLING = [
 ]
 
 
+GROWING = [  # a file grows whenever it has been hashed, so many times
+    sys.executable,
+    "-c",
+    """import os
+import psync.scan as scan
+from psync.agent import main
+times = int(os.environ["TIMES"])
+def hash_file(fd, stopped, whole=scan.hash_file):
+    global times
+    digest = whole(fd, stopped)
+    if times:
+        times -= 1
+        with open(f"/proc/self/fd/{fd}", "ab") as stream:
+            stream.write(b"more")
+    return digest
+scan.hash_file = hash_file
+raise SystemExit(main())""",
+]
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     path = tmp_path / "root"
@@ -314,7 +336,7 @@ class TestHandshake:
             assert hello.rsync[0].isdigit()
 
     @pytest.mark.parametrize("harm", [None, b"", b"\xff", b"x" * 1000])
-    def test_tells_which_state_a_root_is_in(
+    def test_x16_tells_which_state_a_root_is_in(
         self, root: Path, spawn: Callable[..., Brain], harm: bytes | None
     ) -> None:
         first = spawn()
@@ -393,7 +415,7 @@ class TestHandshake:
         assert fatal.code == code
         assert brain.end() == 1
 
-    def test_refuses_a_brain_of_another_protocol(
+    def test_x22_refuses_a_brain_of_another_protocol(
         self, root: Path, spawn: Callable[..., Brain]
     ) -> None:
         fatal = spawn().greet(start_message(root, protocol=99))
@@ -412,8 +434,31 @@ class TestHandshake:
         assert isinstance(fatal, Fatal)
         assert fatal.code == "protocol"
 
+    @pytest.mark.parametrize(
+        ("size", "body"),
+        [
+            pytest.param(0xFFFFFFFF, b"", id="of four gigabytes"),
+            pytest.param(1 << 20, b"\x91" * (1 << 20), id="with a million levels"),
+            pytest.param(7, b"\x92\0\xdd\x3b\x9a\xca\0", id="with 10^9 entries"),
+            pytest.param(8, b"\x92\0\x91\xc6\xff\xff\xff\xff", id="with a name of four gigabytes"),
+        ],
+    )
+    def test_s03_refuses_a_frame_that_there_is_no_room_for(
+        self, root: Path, spawn: Callable[..., Brain], size: int, body: bytes
+    ) -> None:
+        room = 1 << 29
+        brain = spawn(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (room, room)))
+        assert isinstance(brain.greet(start_message(root)), Ready)
+        code = wire.encode(Look(0, []))[4:5]
+
+        os.write(brain._in, size.to_bytes(4, "big") + code + body)
+
+        fatal = brain.hear()
+        assert isinstance(fatal, Fatal)
+        assert fatal.code == "protocol"
+
     @pytest.mark.parametrize("path", [b"../x", b"/etc/passwd", b".psync/marker", b"a//b", b"a\0"])
-    def test_refuses_a_path_that_leaves_the_root(self, one: Brain, path: bytes) -> None:
+    def test_s02_refuses_a_path_that_leaves_the_root(self, one: Brain, path: bytes) -> None:
         one.say(Look(0, [path]))
 
         with pytest.raises(AssertionError, match="protocol"):
@@ -442,7 +487,7 @@ class TestHandshake:
 
 
 class TestLock:
-    def test_refuses_a_root_that_another_session_works_on(
+    def test_x17_refuses_a_root_that_another_session_works_on(
         self, root: Path, one: Brain, spawn: Callable[..., Brain]
     ) -> None:
         fatal = spawn().greet(start_message(root, session="session-2"))
@@ -452,7 +497,7 @@ class TestLock:
         assert str(one.process.pid) in fatal.message
         assert one.process.poll() is None
 
-    def test_takes_over_from_a_frozen_agent_of_the_same_session(
+    def test_x13_takes_over_from_a_frozen_agent_of_the_same_session(
         self, root: Path, one: Brain, spawn: Callable[..., Brain]
     ) -> None:
         one.process.send_signal(signal.SIGSTOP)
@@ -573,7 +618,7 @@ class TestListing:
         assert (there.after, there.upto) == (b"", None)
         assert absent.entry is None
 
-    def test_cuts_a_giant_directory_into_ranges(self, root: Path, one: Brain) -> None:
+    def test_n06_cuts_a_giant_directory_into_ranges(self, root: Path, one: Brain) -> None:
         names = sorted(b"%05d" % i for i in range(4500))
         (root / "d.psync.ignore").mkdir()
         for name in names:
@@ -641,7 +686,7 @@ class TestLive:
         assert item.content is None
         assert [i.path for i in observed.items[:2]] == [b"g", b"f"]
 
-    def test_makes_one_move_of_a_chain(self, root: Path, brain: Brain) -> None:
+    def test_c13_makes_one_move_of_a_chain(self, root: Path, brain: Brain) -> None:
         (root / "a").write_bytes(b"x")
         brain.observed()
         for old, new in ("ab", "bc", "cd"):
@@ -721,7 +766,9 @@ class TestLive:
 
         assert listed.index(b"a") < listed.index(b"a/b") < listed.index(b"a/b/c")
 
-    def test_lists_a_tree_that_was_moved_in(self, root: Path, brain: Brain, tmp_path: Path) -> None:
+    def test_n05_lists_a_tree_that_was_moved_in(
+        self, root: Path, brain: Brain, tmp_path: Path
+    ) -> None:
         (tmp_path / "t/u").mkdir(parents=True)
         (tmp_path / "t/u/f").write_bytes(b"came")
         (tmp_path / "t").rename(root / "t")
@@ -730,7 +777,20 @@ class TestLive:
         (root / "t/u/f").write_bytes(b"edited here")
         brain.content(b"t/u/f", b"edited here")
 
-    def test_tells_of_a_tree_that_was_moved_out_and_back(
+    def test_n05_lists_ten_thousand_files_that_were_moved_in(
+        self, root: Path, one: Brain, tmp_path: Path
+    ) -> None:
+        for number in range(100):
+            (tmp_path / f"t/{number}").mkdir(parents=True)
+            for name in range(100):
+                (tmp_path / f"t/{number}/{name}").touch()
+        (tmp_path / "t").rename(root / "t")
+        one.flush()
+
+        listed = [path for path, item in one.tree.items() if item.entry is not None]
+        assert len(listed) == 10_102, "with 101 directories and the root"
+
+    def test_n04_tells_of_a_tree_that_was_moved_out_and_back(
         self, root: Path, brain: Brain, tmp_path: Path
     ) -> None:
         (root / "t").mkdir()
@@ -743,7 +803,7 @@ class TestLive:
 
         brain.content(b"t/f", b"changed outside")
 
-    def test_tells_of_edits_right_before_and_after_a_directory_rename(
+    def test_n03_tells_of_edits_right_before_and_after_a_directory_rename(
         self, root: Path, brain: Brain
     ) -> None:
         (root / "d/e").mkdir(parents=True)
@@ -1060,7 +1120,7 @@ class TestSettling:
 
         assert item.content == b"part one and two"
 
-    def test_takes_a_file_that_is_never_closed_after_the_longest_delay(
+    def test_w13_takes_a_file_that_is_never_closed_after_the_longest_delay(
         self, root: Path, brain: Brain
     ) -> None:
         begin = time.monotonic()
@@ -1097,7 +1157,7 @@ class TestSettling:
 
             brain.content(b"my-journal", b"kept open")
 
-    def test_tells_of_a_file_without_a_close(self, root: Path, brain: Brain) -> None:
+    def test_w12_tells_of_a_file_without_a_close(self, root: Path, brain: Brain) -> None:
         (root / "f").write_bytes(b"long text")
         brain.content(b"f", b"long text")
         os.truncate(root / "f", 4)
@@ -1211,6 +1271,26 @@ class TestLook:
         assert digest[b"s"].entry.digest == content_digest(b"small")
         assert digest[b"f"].content is None
 
+    @pytest.mark.parametrize("times", [1, 2, 3, 5])
+    def test_w20_hashes_a_file_that_grows_again_and_then_says_that_it_is_busy(
+        self, root: Path, spawn: Callable[..., Brain], times: int
+    ) -> None:
+        brain = spawn(GROWING, env={**os.environ, "TIMES": f"{times}"})
+        brain.watch(start_message(root, inline_max=10))
+        (root / "f").write_bytes(b"a large file")
+        brain.flush()
+        brain.say(Look(2, [b"f"]))
+        answer = brain.item(b"f", lambda i: bool(i.flags or (i.entry and i.entry.digest)))
+
+        if times < 3:
+            assert answer.entry is not None
+            assert answer.entry.digest == content_digest(b"a large file" + b"more" * times)
+        else:
+            assert answer.flags == BUSY
+            assert answer.entry is not None
+            assert answer.entry.digest == b""
+            brain.item(b"f", lambda item: not item.flags and has_size(12 + 3 * 4, item))
+
     def test_answers_even_if_nothing_is_new(self, root: Path, one: Brain) -> None:
         outcome = one.apply(put(b"f", b"x"))[0]
         one.flush()
@@ -1220,7 +1300,7 @@ class TestLook:
         assert outcome.status == APPLIED
         assert one.item(b"f").content == b"x"
 
-    def test_does_not_follow_a_symlink_out_of_the_root(
+    def test_s04_does_not_follow_a_symlink_out_of_the_root(
         self, root: Path, one: Brain, tmp_path: Path
     ) -> None:
         (tmp_path / "secret").write_bytes(b"secret")
@@ -1240,7 +1320,7 @@ class TestLook:
 
 class TestApplying:
     @pytest.mark.parametrize("argv", [NORMAL, INOTIFY], ids=["cinotify", "inotify_simple"])
-    def test_keeps_its_own_work_to_itself(
+    def test_e05_keeps_its_own_work_to_itself(
         self, root: Path, spawn: Callable[..., Brain], argv: list[str]
     ) -> None:
         brain = spawn(argv)
@@ -1277,7 +1357,7 @@ class TestApplying:
         assert tree[b"g"].content == b"2"
         assert tree[b"d"].entry is not None
 
-    def test_tells_of_an_edit_right_after_its_own_write(self, root: Path, brain: Brain) -> None:
+    def test_e06_tells_of_an_edit_right_after_its_own_write(self, root: Path, brain: Brain) -> None:
         for i in range(30):
             path = b"f%d" % i
             brain.say(Apply(1000 + i, [put(path, b"agent", i + 1)]))
@@ -1298,7 +1378,7 @@ class TestApplying:
 
         brain.gone(b"f")
 
-    def test_tells_of_what_a_user_adds_to_a_directory_of_ours_at_once(
+    def test_e06_tells_of_what_a_user_adds_to_a_directory_of_ours_at_once(
         self, root: Path, brain: Brain
     ) -> None:
         for i in range(30):
@@ -1402,6 +1482,29 @@ class TestLargeFiles:
         assert not Path(path).exists()
         one.item(b"b", lambda i: i.entry is not None and i.entry.size == 1004)
 
+    def test_w10_a_store_into_a_page_that_was_dirty_shows_from_then_on(
+        self, root: Path, one: Brain
+    ) -> None:
+        """Else what is written through a mapping after the read would never be told of."""
+        (root / "f").write_bytes(b"a" * 1000)
+        entry = one.observed()[b"f"].entry
+        with (root / "f").open("r+b") as stream, mmap.mmap(stream.fileno(), 0) as mapping:
+            mapping[:5] = b"first"
+            first = (root / "f").stat()
+            mapping[:5] = b"again"
+            if first.st_mtime_ns == entry.mtime_ns or first.st_mtime_ns != (
+                (root / "f").stat().st_mtime_ns
+            ):
+                pytest.skip("this file system tells of stores in another way")
+            entry = entry_from_stat(first, os.geteuid() == 0, False)
+            one.say(OpenSource(4, [(b"f", entry)]))
+            assert one.until(Opened).files[0] >= 0
+            mapping[:5] = b"later"
+            one.say(CloseSource(4))
+
+            assert one.until(Closed) == Closed(4, [False])
+            assert (root / "f").stat().st_mtime_ns != first.st_mtime_ns
+
     def test_says_which_sources_have_holes(self, root: Path, one: Brain) -> None:
         (root / "a").write_bytes(b"a" * 1000)
         with (root / "b").open("wb") as stream:
@@ -1482,7 +1585,7 @@ class TestTrouble:
 
     @pytest.mark.parametrize("argv", [NORMAL, INOTIFY], ids=["cinotify", "inotify_simple"])
     @pytest.mark.parametrize("source", ["-t tmpfs none", "--bind .psync.ignore"])
-    def test_passes_over_a_mount_point_and_says_so_once(
+    def test_n20_passes_over_a_mount_point_and_says_so_once(
         self, root: Path, spawn: Callable[..., Brain], argv: list[str], source: str
     ) -> None:
         unshare = ["unshare", "-m", "--propagation", "private"]
@@ -1515,7 +1618,7 @@ class TestTrouble:
     @pytest.mark.parametrize(
         "said", [Apply(1, [put(b"f", b"x")]), Flush(1), Ping(1)], ids=["apply", "flush", "ping"]
     )
-    def test_ends_when_the_root_is_not_what_it_was(
+    def test_r01_r02_r04_ends_when_the_root_is_not_what_it_was(
         self, root: Path, spawn: Callable[..., Brain], said: Message, how: str
     ) -> None:
         name = root
@@ -1542,7 +1645,7 @@ class TestTrouble:
         assert not (root / "f").exists()
         assert not (root.parent / "elsewhere/f").exists()
 
-    def test_scans_again_when_the_watcher_dies(self, root: Path, one: Brain) -> None:
+    def test_e04_scans_again_when_the_watcher_dies(self, root: Path, one: Brain) -> None:
         children = Path(f"/proc/{one.process.pid}/task/{one.process.pid}/children").read_text()
         watcher = int(children.split()[0])
         os.kill(watcher, signal.SIGKILL)
@@ -1554,7 +1657,9 @@ class TestTrouble:
         assert scanned.generation == 2
         assert any(isinstance(m, Trouble) and m.code == "overflow" for m in one.seen)
 
-    def test_falls_back_when_the_watcher_dies_again_and_again(self, root: Path, one: Brain) -> None:
+    def test_e04_falls_back_when_the_watcher_dies_again_and_again(
+        self, root: Path, one: Brain
+    ) -> None:
         for generation in (2, 3, 4):
             listed = Path(f"/proc/{one.process.pid}/task/{one.process.pid}/children").read_text()
             os.kill(int(listed.split()[0]), signal.SIGKILL)
@@ -1566,7 +1671,7 @@ class TestTrouble:
 
 
 class TestPolling:
-    def test_finds_changes_by_scanning_and_says_so(
+    def test_e09_finds_changes_by_scanning_and_says_so(
         self, root: Path, spawn: Callable[..., Brain]
     ) -> None:
         brain = spawn(POLLING)
@@ -1605,7 +1710,7 @@ class TestEnding:
 
         assert one.process.wait(PATIENCE) == 0
 
-    def test_ends_when_nothing_is_heard_for_too_long(
+    def test_x10_ends_when_nothing_is_heard_for_too_long(
         self, root: Path, spawn: Callable[..., Brain]
     ) -> None:
         brain = spawn()

@@ -47,7 +47,7 @@ def statuses(outcomes):
 
 
 class TestPrepare:
-    def test_makes_its_own_directory_for_nobody_else(self, replica):
+    def test_s06_s09_makes_its_own_directory_for_nobody_else(self, replica):
         control = replica.root / ".psync"
 
         assert stat.S_IMODE(control.stat().st_mode) == 0o700
@@ -77,7 +77,7 @@ class TestPrepare:
         assert tmp_path.stat().st_mtime_ns == MTIME_NS
 
     @pytest.mark.parametrize("what", ["file", "link", "directory"])
-    def test_refuses_what_a_user_has_called_so(self, tmp_path, what):
+    def test_n16_s06_refuses_what_a_user_has_called_so(self, tmp_path, what):
         taken = tmp_path / ".psync"
         if what == "file":
             taken.write_text("mine")
@@ -105,6 +105,23 @@ class TestPrepare:
         with pytest.raises(OSError, match="cannot exchange two names"):
             replica.helpers.prepare("pair", 0)
 
+        assert not list((tmp_path / ".psync/stage").iterdir())
+        replica.close()
+
+    def test_c15_refuses_a_file_system_that_folds_case(self, tmp_path, monkeypatch):
+        """What such a one says is said for it: none can be mounted on every kernel."""
+
+        def fold(path, **options):
+            return real(path.lower() if isinstance(path, bytes) else path, **options)
+
+        real = os.stat
+        monkeypatch.setattr("psync.staging.os.stat", fold)
+        replica = Replica(tmp_path, prepare=False)
+
+        with pytest.raises(OSError, match="upper and lower case in names for the same"):
+            replica.helpers.prepare("pair", 0)
+
+        monkeypatch.undo()
         assert not list((tmp_path / ".psync/stage").iterdir())
         replica.close()
 
@@ -213,12 +230,12 @@ class TestCreate:
         assert stat.S_IMODE((replica.root / "f").stat().st_mode) == 0
 
     @pytest.mark.parametrize("mtime_ns", [0, -1_500_000_000, 4_000_000_000_000_000_001])
-    def test_times_before_1970_and_after_2038(self, replica, mtime_ns):
+    def test_a14_times_before_1970_and_after_2038(self, replica, mtime_ns):
         (outcome,) = replica.apply(replica.put(b"f", file(b"", mtime_ns=mtime_ns), b""))
 
         assert outcome.entry.mtime_ns == mtime_ns
 
-    def test_special_bits_only_where_they_are_replicated(self, tmp_path):
+    def test_a10_special_bits_only_where_they_are_replicated(self, tmp_path):
         for strip, mode in ((True, 0o755), (False, 0o6755)):
             root = tmp_path / str(strip)
             root.mkdir()
@@ -253,7 +270,7 @@ class TestNames:
         "name",
         [b"x" * 255, b"\xff\xfe" * 127, b"a\nb\tc\x1b", b"-rf", b"a:b", b" ", "ö".encode() * 127],
     )
-    def test_any_name_goes_through_everything(self, replica, name):
+    def test_n08_any_name_goes_through_everything(self, replica, name):
         (made,) = replica.apply(replica.put(name, file(b"1"), b"1"))
         (replaced,) = replica.apply(replica.put(name, file(b"2"), b"2", made.entry, keep=True))
         (renamed,) = replica.apply(replica.rename(name, replaced.entry, b"d"))
@@ -265,7 +282,7 @@ class TestNames:
         assert replica.conflicts() == {name: (b"1", "conflict")}
         assert replica.leftovers() == []
 
-    def test_paths_longer_than_the_kernel_takes(self, replica):
+    def test_n07_paths_longer_than_the_kernel_takes(self, replica):
         path = b""
         transitions = []
         for _ in range(25):
@@ -292,7 +309,7 @@ class TestNames:
         [b"", b"..", b"../x", b"a/../../x", b"/etc/x", b"a//b", b"./a", b"a\0b", b"x" * 256,
          b".psync", b".psync/marker", b".psync/stage/x", b"x.psync.ignore", b"d.psync.ignore/x"],
     )  # fmt: skip
-    def test_refuses_what_is_no_path_of_the_replica(self, replica, path):
+    def test_s02_refuses_what_is_no_path_of_the_replica(self, replica, path):
         there = replica.write(b"there", b"text")
 
         outcomes = replica.apply(
@@ -387,7 +404,7 @@ class TestReplace:
         assert busy.status == IN_USE
         assert later.status == APPLIED
 
-    def test_readers_disturb_nobody(self, replica):
+    def test_r10_readers_disturb_nobody(self, replica):
         old = replica.write(b"f", b"old")
 
         with open(replica.root / "f", "rb") as reader:
@@ -408,7 +425,7 @@ class TestReplace:
         assert outside.read_bytes() == b"precious"
 
     @pytest.mark.skipif(not ROOT, reason="only root gives files away")
-    def test_keeps_its_owner_where_owners_are_not_replicated(self, replica):
+    def test_a08_keeps_its_owner_where_owners_are_not_replicated(self, replica):
         replica.write(b"f", b"old")
         os.chown(replica.root / "f", 1234, 2345)
 
@@ -523,7 +540,7 @@ class TestDelete:
         assert outcome.status == FAILED
         assert replica.tree() == {b"d": b"/"}
 
-    def test_c26_a_dozen_of_the_same_name(self, replica):
+    def test_c24_c26_a_dozen_of_the_same_name(self, replica):
         for n in range(12):
             entry = replica.write(b"f", b"%d" % n)
             assert replica.apply(replica.delete(b"f", entry, keep=True))[0].status == APPLIED
@@ -1267,7 +1284,7 @@ class TestStaging:
         assert outcome.status == FAILED
         assert replica.tree() == {}
 
-    def test_takes_nothing_that_is_not_whole(self, replica):
+    def test_s09_takes_nothing_that_is_not_whole(self, replica):
         replica.helpers.stage(7, [b"1"], [b""])
         (replica.root / ".psync/stage/7/1").write_bytes(b"ne")
 
@@ -1276,7 +1293,7 @@ class TestStaging:
         assert outcome.status == FAILED
         assert "2 of 3 bytes" in outcome.message
 
-    def test_takes_no_link_that_lies_in_staging(self, replica):
+    def test_s06_takes_no_link_that_lies_in_staging(self, replica):
         replica.helpers.stage(7, [b"1"], [b""])
         staged = replica.root / ".psync/stage/7/1"
         staged.unlink()
@@ -1293,7 +1310,7 @@ class TestStaging:
 
         assert replica.leftovers() == []
 
-    def test_copies_no_base_from_elsewhere(self, replica):
+    def test_s04_copies_no_base_from_elsewhere(self, replica):
         with pytest.raises(OSError, match="no path of this replica"):
             replica.helpers.stage(7, [b"1"], [b"../../etc/passwd"])
 
@@ -1429,7 +1446,7 @@ class TestTrouble:
             assert replica.leftovers() == []
 
         def test_keeps_what_is_deleted_even_then(self, replica):
-            made = Replica(replica.root, trash=True)
+            made = Replica(replica.root, for_trash=("deleted",))
             texts = {b"%d" % i: b"deleted %d" % i for i in range(3)}
             olds = [made.write(path, text) for path, text in texts.items()]
             made.apply(*(made.delete(p, old) for p, old in zip(texts, olds, strict=True)))

@@ -1,4 +1,4 @@
-"""The trash: what was deleted because it was deleted on the other side."""
+"""The trash: what was deleted, or edited, because that was done on the other side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.replica import Replica, file
 @pytest.fixture
 def replica(tmp_path: Path) -> Iterator[Replica]:
     (tmp_path / "root").mkdir()
-    made = Replica(tmp_path / "root", trash=True)
+    made = Replica(tmp_path / "root", for_trash=("deleted",))
     yield made
     made.close()
 
@@ -104,6 +104,55 @@ class TestComing:
         assert replica.conflicts("trash") == {b"b": (b"text", "deleted")}
 
 
+class TestVersions:
+    @pytest.fixture
+    def replica(self, tmp_path: Path) -> Iterator[Replica]:
+        (tmp_path / "root").mkdir()
+        made = Replica(tmp_path / "root", for_trash=("edited",))
+        yield made
+        made.close()
+
+    def test_r11_before_each_edit_are_kept(self, replica: Replica) -> None:
+        entry = replica.write(b"f", b"written by its user")
+        for text in (b"encrypted once", b"encrypted twice"):
+            replica.apply(replica.put(b"f", file(text), text, entry))
+            entry = replica.look(b"f")
+        (replica / b"l").symlink_to("there")
+        replica.apply(replica.put(b"l", file(b"2"), b"2", replica.look(b"l")))
+        covered = replica.write(b"b", b"covered")
+        replica.apply(replica.rename(b"a", replica.write(b"a", b"moved"), b"b", covered))
+        replica.finish()
+        notes = replica.helpers.recall(Recall(1, LIST, trash=True))[0].notes
+
+        assert sorted((note.path, note.size, note.reason) for note in notes) == [
+            (b"b", 7, "edited"), (b"f", 14, "edited"), (b"f", 19, "edited"), (b"l", 0, "edited"),
+        ]  # fmt: skip
+        assert replica.leftovers() == []
+        assert replica.conflicts() == {}
+
+    def test_are_not_what_was_deleted_or_says_the_same_or_loses(self, replica: Replica) -> None:
+        delete(replica, b"f")
+        old = replica.write(b"g", b"text")
+        replica.apply(replica.put(b"g", file(b"text"), b"text", old))
+        old = replica.write(b"h", b"loser")
+        replica.apply(replica.put(b"h", file(b"winner"), b"winner", old, keep=True))
+        replica.finish()
+
+        assert replica.conflicts("trash") == {}
+        assert replica.conflicts() == {b"h": (b"loser", "conflict")}
+        assert replica.leftovers() == []
+
+    def test_expire_at_their_own_age(self, replica: Replica) -> None:
+        old = replica.write(b"f", b"one")
+        replica.apply(replica.put(b"f", file(b"two"), b"two", old))
+        replica.finish()
+        replica.helpers.expire(0, -60)
+        assert replica.conflicts("trash") == {b"f": (b"one", "edited")}
+        replica.helpers.expire(0, 60, -60)
+
+        assert replica.conflicts("trash") == {}
+
+
 class TestTrouble:
     def test_of_a_full_disk_is_told_once_and_passes(
         self, replica: Replica, monkeypatch: pytest.MonkeyPatch
@@ -167,7 +216,7 @@ class TestTrouble:
             if at == "verified":
                 raise Killed
 
-        replica = Replica(tmp_path, trash=True)
+        replica = Replica(tmp_path, for_trash=("deleted",))
         if what == "file":
             old = replica.write(b"p", b"deleted")
         else:
@@ -185,7 +234,7 @@ class TestTrouble:
                 pass
         os.close(replica.fd)
 
-        again = Replica(tmp_path, trash=True)
+        again = Replica(tmp_path, for_trash=("deleted",))
         again.finish()
         found, left, tree = again.conflicts("trash"), again.leftovers(), again.tree()
         again.close()

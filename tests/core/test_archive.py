@@ -79,6 +79,15 @@ class TestReading:
         assert [name for name, _ in archive.children(b"a")] == [b"A", b"b", b"f", b"\xff"]
         assert archive.children(b"z") == archive.children(b"nowhere") == []
 
+    def test_names_what_is_in_a_range(self, archive, stage):
+        archive.put(b"a/g", file(6))
+        archive.remove(b"a/f")
+
+        assert archive.names(b"a", b"", None) == {b"b", b"g"}
+        assert archive.names(b"a", b"b", b"g") == archive.names(b"a", b"b", None) == {b"g"}
+        assert archive.names(b"a", b"", b"f") == {b"b"}
+        assert archive.names(b"a", b"g", None) == archive.names(b"nowhere", b"", None) == set()
+
     def test_walks_children_before_their_directory(self, archive, stage):
         assert list(archive.walk_up(ROOT)) == [b"a/b/f", b"a/b", b"a/f", b"a", b"z"]
         assert list(archive.walk_up(b"a/b")) == [b"a/b/f"]

@@ -546,6 +546,16 @@ class TestTransfer:
         duo.assert_rest()
         assert duo.session.bytes_moved == [0, len(LARGE)]
 
+    @pytest.mark.parametrize("side", [LEFT, RIGHT])
+    def test_is_given_up_with_either_side(self, side: Side) -> None:
+        duo, op = self.begun()
+        assert duo.session.is_under_way(op)
+        duo.down(side)
+        assert not duo.session.is_under_way(op)
+        duo.receive(Transferred(op, b"1/7"))
+
+        assert not duo.session.is_under_way(op)
+
     def test_that_was_torn_has_the_source_looked_at(self) -> None:
         duo, op = self.begun()
         duo.receive(Transferred(op, b"", torn=True))

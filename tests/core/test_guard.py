@@ -9,7 +9,7 @@ import pytest
 from psync.core import guard
 from psync.core.entry import Side
 from psync.core.events import Limits, Resumed, SideUp, State
-from psync.wire import Observed
+from psync.wire import Observed, Trouble
 from tests.core.test_session import Duo
 
 LEFT, RIGHT = Side.LEFT, Side.RIGHT
@@ -85,6 +85,30 @@ class TestScans:
         duo.assert_rest()
         assert duo.session.halted == ""
         assert duo.shape(RIGHT) == {}
+
+    @pytest.mark.parametrize(
+        ("hidden", "halts"),
+        [
+            pytest.param([b"d"], False, id="all of it"),
+            pytest.param([b"d/e", b"d"], False, id="twice"),
+            pytest.param([b"d/e"], True, id="a part of it"),
+        ],
+    )
+    def test_takes_what_cannot_be_seen_for_no_deletion(
+        self, hidden: list[bytes], halts: bool
+    ) -> None:
+        inside = {b"d/%d" % i: b"x" for i in range(4)} | {b"d/e/f": b"x", b"f": b"x"}
+        duo = Duo(inside, Limits(max_delete_min=4), start=False)
+        for path in [p for p in duo.left.tree if p.startswith(b"d/")]:
+            duo.left.remove(path)
+        for side in Side:
+            duo.up(side)
+            if side == LEFT:
+                duo.say(side, *(Trouble("unreadable", p, "Permission denied") for p in hidden))
+            duo.say(side, *duo.hands[side].scan())
+
+        assert (duo.session.state is State.HALTED) == halts
+        assert not duo.transitions(RIGHT)
 
     def test_says_it_once(self) -> None:
         duo = self.scanned(1, Limits(max_delete_min=4))
@@ -366,3 +390,94 @@ class TestComparing:
         assert duo.session.deadline() is None
         duo.assert_rest()
         assert len(duo.right.tree) == 50
+
+
+class TestRewrites:
+    """Files that one side edits within a minute (R11)."""
+
+    def edited(self, limits: Limits, count: int = 4) -> Duo:
+        duo = Duo(of(10), limits)
+        for i in range(count):
+            duo.left.edit(b"%03d" % i, b"encrypted")
+        duo.say(LEFT, Observed([duo.left.item(b"%03d" % i) for i in range(count)]))
+        duo.run()
+        return duo
+
+    def changed(self, duo: Duo) -> int:
+        return list(duo.right.content.values()).count(b"encrypted")
+
+    @pytest.mark.parametrize(
+        ("limits", "replicated"),
+        [
+            pytest.param(Limits(max_rewrite=3), 3, id="a number"),
+            pytest.param(Limits(max_rewrite=0.3, max_delete_min=0), 3, id="a share"),
+            pytest.param(Limits(max_rewrite=0.3), 4, id="a share of few"),
+            pytest.param(Limits(max_rewrite=4), 4, id="just the number"),
+            pytest.param(Limits(), 4, id="any number"),
+        ],
+    )
+    def test_halt_when_there_are_too_many(self, limits: Limits, replicated: int) -> None:
+        duo = self.edited(limits)
+
+        assert self.changed(duo) == replicated
+        assert (duo.session.state is State.HALTED) == (replicated < 4)
+        if replicated < 4:
+            assert "left has rewritten more than 3 files within a minute" in duo.session.halted
+            assert duo.session.pending == 1
+
+    def test_go_on_when_a_person_accepts(self) -> None:
+        duo = self.edited(Limits(max_rewrite=3), 9)
+        duo.receive(Resumed(accept=True))
+        duo.run()
+
+        assert self.changed(duo) == 9
+        duo.assert_rest()
+
+    def test_are_no_longer_accepted_after_a_while(self) -> None:
+        duo = self.edited(Limits(max_rewrite=3))
+        duo.receive(Resumed(accept=True))
+        duo.run()
+        duo.now += 6
+        for i in range(4, 8):
+            duo.left.edit(b"%03d" % i, b"encrypted")
+        duo.say(LEFT, Observed([duo.left.item(b"%03d" % i) for i in range(4, 8)]))
+        duo.run()
+
+        assert duo.session.state is State.HALTED
+        assert self.changed(duo) == 4
+
+    def test_of_another_minute_or_of_one_file_are_not_added_up(self) -> None:
+        duo = self.edited(Limits(max_rewrite=3), 3)
+        for text in (b"1", b"22", b"333"):
+            duo.left.edit(b"000", text)
+            duo.say(LEFT, Observed([duo.left.item(b"000")]))
+            duo.run()
+        duo.now += 61
+        for i in range(3, 6):
+            duo.left.edit(b"%03d" % i, b"encrypted")
+        duo.say(LEFT, Observed([duo.left.item(b"%03d" % i) for i in range(3, 6)]))
+
+        duo.assert_rest()
+        assert self.changed(duo) == 5
+
+    def test_are_counted_anew_with_the_side(self) -> None:
+        duo = self.edited(Limits(max_rewrite=3))
+        duo.down(LEFT)
+        duo.receive(Resumed(accept=True))
+        duo.now += 6
+        duo.up(LEFT)
+        duo.say(LEFT, *duo.left.scan())
+
+        duo.assert_rest()
+        assert self.changed(duo) == 4
+
+    def test_do_not_count_what_is_new_or_deleted_or_no_file(self) -> None:
+        duo = Duo(of(10) | {b"d": None}, Limits(max_rewrite=0))
+        duo.left.make(b"new", b"new")
+        duo.left.remove(b"009")
+        duo.left.remove(b"008")
+        duo.left.make(b"008", None)
+        duo.say(LEFT, Observed([duo.left.item(p) for p in (b"new", b"009", b"008")]))
+
+        duo.assert_rest()
+        assert not duo.session.halted

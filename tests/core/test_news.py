@@ -22,6 +22,7 @@ from psync.wire import (
     Dropped,
     Item,
     Kept,
+    List_,
     Listing,
     Message,
     Observed,
@@ -209,6 +210,39 @@ class TestListing:
 
         duo.assert_rest()
         assert sorted(duo.right.tree) == [b"d", b"d/b", b"d/c", b"d/e"]
+
+    def test_in_ranges_decides_what_both_sides_have_passed(self) -> None:
+        duo = Duo(start=False)
+        for hand in duo.hands:
+            hand.make(b"d", None)
+            for c in b"aceg":
+                hand.make(b"d/%c" % c, b"x")
+        duo.left.make(b"d/b", b"new")
+        for side in (LEFT, RIGHT):
+            duo.up(side)
+            duo.say(side, *duo.hands[side].scan(), duo.hands[side].listing(ROOT))
+
+        def tell(side: Side, after: bytes, upto: bytes | None) -> None:
+            whole = duo.hands[side].listing(b"d")
+            items = [i for i in whole.items if after < i.path and (not upto or i.path <= upto)]
+            duo.say(side, whole._replace(after=after, upto=upto, items=items))
+
+        tell(LEFT, b"", b"c")
+        tell(RIGHT, b"", b"a")
+        assert [p for p in duo.left.tree if duo.archive.get(p)] == [b"d", b"d/a"]
+        assert not duo.looked(LEFT), "the right side may have that one, too"
+        tell(RIGHT, b"a", b"e")
+        assert duo.looked(LEFT) == [(1, b"d/b")]
+        assert duo.archive.get(b"d/c")
+        assert len(duo.session._replicas[0].views) == 1, "what is agreed is not kept in memory"
+        assert not duo.archive.get(b"d/e")
+        tell(LEFT, b"c", None)
+        tell(RIGHT, b"e", None)
+        for hand in duo.hands:
+            hand.inbox = [m for m in hand.inbox if not isinstance(m, List_)]
+
+        duo.assert_rest()
+        assert duo.right.content[b"d/b"] == b"new"
 
     def test_of_what_is_gone_asks_what_is_there_now(self) -> None:
         duo = Duo({b"d/f": b"one"}, start=False)

@@ -35,8 +35,11 @@ class TestViews:
         assert list(views) == [b"f", b"d/f", b"d/gone", b"d/e/g", b"da/x"]
         assert b"d/f" in views
         assert b"d" not in views
-        assert views.names(b"d") == [b"f"]
-        assert views.names(b"nowhere") == []
+        assert views.names(b"d", b"", None) == views.names(b"d", b"e", b"f") == [b"f"]
+        assert views.names(b"nowhere", b"", None) == []
+        assert views.names(b"d", b"", b"e") == views.names(b"d", b"f", None) == []
+        assert views.has_any(b"d")
+        assert not views.has_any(b"nowhere")
         assert views.below(b"d") == [b"d/f", b"d/gone", b"d/e/g"]
 
     def test_forget_one_or_all(self) -> None:

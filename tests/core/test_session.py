@@ -1227,6 +1227,56 @@ class TestStuck:
         assert duo.session.stuck(duo.session.mark()) == []
 
 
+class TestExplain:
+    """What an audit is told of a path at which the sides differ."""
+
+    def test_says_nothing_of_what_is_at_rest(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+
+        assert duo.session.explain(b"d/f") == ("", "")
+        assert duo.session.explain(b"nothing") == ("", "")
+
+    def test_knows_what_is_on_its_way_and_what_is_in_it(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.receive(Paused())
+        duo.write(LEFT, b"f", b"two")
+        duo.left.make(b"d", None)
+        duo.see(LEFT, b"d")
+
+        assert duo.session.explain(b"f") == ("pending", "")
+        assert duo.session.explain(b"d/e/f") == ("pending", "")
+        assert duo.session.explain(b"g") == ("", "")
+
+    def test_knows_what_is_still_to_be_listed(self) -> None:
+        duo = Duo({b"d/f": b"one"}, start=False)
+        for side in Side:
+            duo.up(side)
+            duo.hands[side].edit(b"d", mode=0o700)
+            duo.say(side, *duo.hands[side].scan())
+
+        assert duo.session.explain(b"d/f") == ("pending", "")
+
+    def test_names_a_problem(self) -> None:
+        duo = Duo()
+        duo.write(LEFT, b"f", b"x")
+        TestStuck().refuse(duo, FAILED, LASTING_ATTEMPTS)
+
+        assert duo.session.explain(b"f") == ("problem", "no space left")
+
+    def test_names_a_question(self) -> None:
+        word, message = TestAsked().rivals().session.explain(b"f")
+
+        assert word == "asked"
+        assert "psync conflicts --take" in message
+
+    def test_names_what_cannot_be_observed(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.say(RIGHT, Trouble("unreadable", b"d", "Permission denied"))
+
+        assert duo.session.explain(b"d/f") == ("trouble", "right: Permission denied")
+        assert duo.session.explain(b"f") == ("", "")
+
+
 class TestWriters:
     def test_are_waited_for(self) -> None:
         duo = Duo({b"f": b"one"})

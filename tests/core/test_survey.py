@@ -38,6 +38,42 @@ def scan(survey: Survey, archive: Archive, *strange: bytes) -> None:
     survey.finish()
 
 
+class TestRanges:
+    def test_hide_what_the_listing_has_not_come_to(self, survey, archive):
+        scan(survey, archive, b"d")
+        survey.next()
+        assert survey.hides(b"d", b"a")
+        survey.passed(b"d", b"", b"k")
+        assert not survey.hides(b"d", b"k")
+        survey.passed(b"d", b"x", b"z")
+        assert survey.hides(b"d", b"l"), "what came between was not told"
+        survey.passed(b"d", b"k", b"m")
+        assert not survey.hides(b"d", b"l")
+        survey.listed(b"d")
+
+        assert not survey.hides(b"d", b"z")
+
+    @pytest.mark.parametrize("how", ["asked", "moved"])
+    def test_begin_anew_when_a_directory_is_asked_for_again(self, survey, archive, how):
+        scan(survey, archive, b"d")
+        survey.next()
+        survey.passed(b"d", b"", b"k")
+        if how == "asked":
+            survey.ask(b"d")
+        else:
+            survey.moved(b"d", b"e")
+            survey.moved(b"e", b"d")
+        survey.passed(b"d", b"k", b"m")
+
+        assert survey.hides(b"d", b"a")
+
+    def test_of_what_nobody_waits_for_are_not_remembered(self, survey, archive):
+        survey.passed(b"d", b"", b"k")
+        scan(survey, archive, b"d")
+
+        assert survey.hides(b"d", b"a")
+
+
 class TestScan:
     def test_lists_the_root_and_what_is_not_as_agreed(self, survey, archive):
         scan(survey, archive, b"d", b"a/b")

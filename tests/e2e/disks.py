@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import mmap
 import os
 import subprocess
 from collections.abc import Iterator
@@ -53,6 +54,20 @@ class Disk:
         else:
             _unmount(self.at)
 
+    def spoil(self, text: bytes) -> None:
+        """Make every block that holds a text unreadable; only when it is not mounted.
+
+        Such a block has a checksum: directories have.
+        """
+        with self._image.open("r+b") as stream:
+            content = mmap.mmap(stream.fileno(), 0)
+            at = content.find(text)
+            assert at >= 0
+            while at >= 0:
+                content[at] ^= 1
+                at = content.find(text, at)
+            content.close()
+
     def cut(self, kept: str) -> None:
         """Cut its power: what is not on the disk is lost, and everything fails from now on.
 
@@ -94,6 +109,33 @@ def memory(at: Path, size: str) -> Iterator[None]:
         _run("mount", "-t", "tmpfs", "-o", f"mode=700,size={size}", "none", str(at))
     except OSError as error:
         pytest.skip(f"nothing can be mounted here: {error}")
+    try:
+        yield
+    finally:
+        _run("umount", "-l", str(at))
+
+
+@contextlib.contextmanager
+def fuse(program: str, at: Path, behind: Path) -> Iterator[None]:
+    """Mount a file system of a program's; skips the test where that is not possible.
+
+    Args:
+        program: `fuse-overlayfs`, which can do what psync needs, or `bindfs`, which cannot.
+        at: where.
+        behind: the directory that it shows.
+    """
+    behind.mkdir()
+    try:
+        if program == "fuse-overlayfs":
+            empty = [behind.with_name(behind.name + suffix) for suffix in ("-lower", "-work")]
+            for directory in empty:
+                directory.mkdir()
+            options = f"lowerdir={empty[0]},upperdir={behind},workdir={empty[1]}"
+            _run(program, "-o", options, str(at))
+        else:
+            _run(program, str(behind), str(at))
+    except OSError as error:
+        pytest.skip(f"no {program} can be mounted here: {error}")
     try:
         yield
     finally:

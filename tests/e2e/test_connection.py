@@ -14,7 +14,7 @@ from tests.sshd import Sshd
 
 
 class TestDrop:
-    def test_is_survived_and_what_happened_meanwhile_replicated(
+    def test_x12_is_survived_and_what_happened_meanwhile_replicated(
         self, breakable: Pair, sshd: Sshd
     ) -> None:
         pair = breakable
@@ -46,7 +46,7 @@ class TestDrop:
         lost, again = pair.output().index("trying again"), pair.output().index("connected again")
         assert lost < again
 
-    def test_in_the_middle_of_work_again_and_again(self, breakable: Pair, sshd: Sshd) -> None:
+    def test_x09_in_the_middle_of_work_again_and_again(self, breakable: Pair, sshd: Sshd) -> None:
         pair = breakable
         pair.start()
         for round_ in range(5):
@@ -97,7 +97,8 @@ class TestDrop:
 
 
 class TestFrozen:
-    def test_peer_is_noticed_within_the_timeout(self, breakable: Pair, sshd: Sshd) -> None:
+    def test_x10_x15_peer_is_noticed_within_the_timeout(self, breakable: Pair, sshd: Sshd) -> None:
+        """A host that sleeps, or a half-open connection: it goes on when it is awake again."""
         pair = breakable
         pair.options = ["--set", "timeout=4"]
         pair.start()
@@ -125,7 +126,7 @@ class TestFrozen:
         sshd.thaw()
         until(lambda: not pair.agents(), "the agents' end")
 
-    def test_agent_is_replaced(self, pair: Pair) -> None:
+    def test_x10_x13_agent_is_replaced(self, pair: Pair) -> None:
         pair.options = ["--set", "timeout=4"]
         pair.start()
         left = next(pid for pid in pair.agents())

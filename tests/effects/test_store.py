@@ -71,7 +71,15 @@ class TestRows:
         rows.commit([(ROOT_ID, name, 0, file()) for name in names], [], 2)
 
         assert [name for name, _, _ in rows.children(ROOT_ID)] == sorted(names)
-        assert rows.children(99) == []
+        assert list(rows.children(99)) == []
+
+    def test_names_what_is_in_a_range(self, rows):
+        rows.commit([(ROOT_ID, name, 0, file()) for name in (b"a", b"b", b"b\0", b"\xff")], [], 2)
+
+        assert rows.names(ROOT_ID, b"", None) == [b"a", b"b", b"b\0", b"\xff"]
+        assert rows.names(ROOT_ID, b"b", b"\xff") == [b"b\0", b"\xff"]
+        assert rows.names(ROOT_ID, b"", b"b") == [b"a", b"b"]
+        assert rows.names(99, b"", None) == []
 
     def test_remembers_over_a_restart(self, path):
         first = Rows(path)
@@ -121,7 +129,7 @@ class TestRows:
 
         assert rows.get(2, b"b") is None
         assert rows.locate(3) == (ROOT_ID, b"moved")
-        assert rows.children(3) == [(b"f", 0, file())]
+        assert list(rows.children(3)) == [(b"f", 0, file())]
         assert rows.count == 5
 
     def test_swaps_two_directories(self, rows):
@@ -145,7 +153,7 @@ class TestRows:
         rows.commit([(1, b"x", 0, file(1, high, 1 << 63)), (1, b"y", 0, file())], [], 2)
 
         assert rows.get(1, b"x") == (0, file(1, high, 1 << 63))
-        assert rows.children(1)[0][2].left_ino == high
+        assert next(rows.children(1))[2].left_ino == high
         assert rows.by_inode(0, high) == [(1, b"x")]
         assert rows.by_inode(1, 1 << 63) == [(1, b"x")]
 
@@ -290,7 +298,7 @@ class TestBrokenDatabase:
         again = Rows(path)  # it was closed cleanly, so nothing was looked at
 
         with pytest.raises(StoreError, match="start again"):
-            again.children(1)
+            list(again.children(1))
         again.close()
 
         assert len(self.broken(path)) == 1
@@ -337,7 +345,7 @@ class TestBrokenDatabase:
         again = Rows(path)
 
         assert again.moved_aside is None
-        assert again.children(1) == [(b"f", 0, file())]
+        assert list(again.children(1)) == [(b"f", 0, file())]
         held = file()._replace(left_own=b"left", right_own=b"right", xattrs=b"attributes")
         again.commit([(1, b"f", 0, held)], [], 3)
         assert again.get(1, b"f") == (0, held)

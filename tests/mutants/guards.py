@@ -273,6 +273,12 @@ _HOLDING = [
 
 _QUARANTINE = [
     (
+        "unlinks what is to go to the trash",
+        "            if verdict == _EQUAL and not self._trash_reason(waiting.intent, waiting.entry):\n",
+        "            if verdict == _EQUAL:\n",
+        "tests/agent/test_trash.py",
+    ),
+    (
         "drops what waits without the last look",
         "            verdict = self._inspect(waiting, in_time)\n",
         "            verdict = _EQUAL\n",
@@ -536,6 +542,12 @@ _ENTRY = [
 
 _AGENT = [
     (
+        "does for an audit all that it does for a session",
+        "            self._handlers = _AUDIT_HANDLERS\n",
+        "            pass\n",
+        "tests/agent/test_reader.py -k Refusing",
+    ),
+    (
         "goes on in a root that is another directory now",
         "        if (st.st_dev, st.st_ino) != self._identity:\n",
         "        if False:\n",
@@ -641,6 +653,12 @@ _WIRE = [
 # --- observing --------------------------------------------------------------------------------
 
 _SCAN = [
+    (
+        "gives a file the digest of what it held before it grew",
+        "        if entry.same_identity(seen.entry) and seen.entry is not None:\n",
+        "        if seen.entry is not None:\n",
+        f"{AGENT} -k w20",
+    ),
     (
         "publishes a read that was torn",
         "        after = os.fstat(fd)\n    except OSError:\n",
@@ -781,7 +799,28 @@ _RECONCILE = [
     ),
 ]
 
+_SURVEY = [
+    (
+        "decides names that a listing has not come to",
+        '        return directory in self.pending and name > self._passed.get(directory, b"")\n',
+        "        return False\n",
+        "tests/core/test_news.py tests/core/test_survey.py",
+    ),
+    (
+        "takes a range for told that was not",
+        "        if path in self.pending and after in (b\"\", self._passed.get(path)):\n",
+        "        if path in self.pending:\n",
+        "tests/core/test_survey.py",
+    ),
+]
+
 _GUARD = [
+    (
+        "lets a program gone wild rewrite all",
+        "        if path in rewrites.paths or len(rewrites.paths) < most:\n",
+        "        if True:\n",
+        "tests/core/test_guard.py -k Rewrites",
+    ),
     (
         "does not count deletions",
         "        flood, now = self._floods[decision.source], self._pending.now\n",
@@ -791,9 +830,9 @@ _GUARD = [
     ),
     (
         "believes a scan that lacks nearly everything",
-        "        elif entries < agreed - self._most(agreed):\n",
-        "        elif False:\n",
-        "tests/core/test_guard.py",
+        "        if lacking > 0 and lacking > self._hidden(side, lacking):\n",
+        "        if False:\n",
+        "tests/core/test_guard.py -k TestScans",
     ),
     (
         "accepts for ever what a person has accepted once",
@@ -893,8 +932,8 @@ _NEWS = [
     ),
     (
         "compares the names of a whole directory with a part of its listing",
-        "            if name <= message.after or (message.upto is not None and name > message.upto):\n",
-        "            if False:\n",
+        "        known = self._archive.names(directory, after, upto)\n",
+        '        known = self._archive.names(directory, b"", None)\n',
         "tests/core/test_news.py",
     ),
     (
@@ -997,6 +1036,32 @@ _ARCHIVE = [
     ),
 ]
 
+# --- the audit ----------------------------------------------------------------------------------
+
+_AUDIT_MERGE = [
+    (
+        "believes in an audit whatever names an agent names",
+        "            _check_name(item.path, listing.path)\n",
+        "",
+        "tests/test_audit_merge.py -k Lies",
+    ),
+    (
+        "tells what is where a side cannot look as missing there",
+        "        if job.blind:\n",
+        "        if False:\n",
+        "tests/test_audit_merge.py -k cannot_look",
+    ),
+]
+
+_AUDIT_RULES = [
+    (
+        "takes what an audit's disk has lost for somebody's edit",
+        '        return entry._replace(digest=b"")\n',
+        "        return entry\n",
+        "tests/test_audit_rules.py -k Foresee",
+    ),
+]
+
 # --- the brain's hands ------------------------------------------------------------------------
 
 _STATE = [
@@ -1008,8 +1073,8 @@ _STATE = [
     ),
     (
         "lets others read what is remembered",
-        "                    directory.chmod(0o700)\n",
-        "                    pass\n",
+        "                directory.chmod(0o700)\n",
+        "                pass\n",
         "tests/effects/test_store.py -k TestSessionDir",
     ),
 ]
@@ -1045,6 +1110,12 @@ _FORCED = [
 ]
 
 _BRAIN = [
+    (
+        "commits what a replica has not made durable",
+        "        if not all(answer.ok for answer in answers):\n",
+        "        if False:\n",
+        "tests/e2e/test_disks.py -k vouch",
+    ),
     (
         "forgets that a root has lost its marker, or is empty",
         "        if not self._archive.count or (peer.ready.marker_pair and not peer.ready.empty):\n",
@@ -1228,6 +1299,7 @@ GUARDS: list[Guard] = [
         ("psync/filter.py", _FILTER),
         ("psync/core/reconcile.py", _RECONCILE),
         ("psync/core/guard.py", _GUARD),
+        ("psync/core/survey.py", _SURVEY),
         ("psync/core/session.py", _SESSION),
         ("psync/core/news.py", _NEWS),
         ("psync/core/carry.py", _CARRY),
@@ -1235,6 +1307,8 @@ GUARDS: list[Guard] = [
         ("psync/core/ignore.py", _IGNORE),
         ("psync/core/session.py", _HIDING),
         ("psync/core/archive.py", _ARCHIVE),
+        ("psync/audit_merge.py", _AUDIT_MERGE),
+        ("psync/audit_rules.py", _AUDIT_RULES),
         ("psync/effects/state.py", _STATE),
         ("psync/control.py", _CONTROL),
         ("psync/forced.py", _FORCED),

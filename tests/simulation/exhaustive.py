@@ -365,10 +365,17 @@ class SmallWorld(World):
 
 # --- whether two worlds are the same ----------------------------------------------------------
 
-_FORGOTTEN = frozenset(  # counts, and what the oracle alone looks at or is the same for all
+_FORGOTTEN = frozenset(
     (
-        "rng", "_rng", "did", "sent", "_ticks", "sequence", "_serial", "_agent_numbers", "_number",
-        "options", "limits", "_options", "_limits", "_actions", "applied", "bytes_moved",
+        # counts, names for the eyes, and what the oracle alone looks at
+        "did", "sent", "applied", "bytes_moved", "_ticks", "sequence", "_serial", "_batch",
+        "_agent_numbers", "_number", "_count", "_count_chmods", "kept", "lines",
+        # what is the same in all worlds, durations among it
+        "rng", "_rng", "options", "limits", "_options", "_limits", "_actions", "Settle._settle",
+        "Settle._max_delay", "_paths_max", "_reuse", "_queue_max", "grain", "has_modes",
+        "has_owners", "has_attributes", "local_names",
+        # caches, and bounds that no small world comes near to
+        "_read", "_ids", "_fresh_digests", "credit", "_credit", "_listed", "_asking",
     )
 )  # fmt: skip
 
@@ -452,8 +459,9 @@ class Canon:
             out.append(kind.__name__)
             for name in _slots(kind):
                 self._write(getattr(value, name))
+            forgotten = _forgotten(kind)
             for name, each in getattr(value, "__dict__", _NOTHING).items():
-                if name not in _FORGOTTEN:
+                if name not in forgotten:
                     out.append(name)
                     self._write(list(each) if name == "since" else each)
         out.append("end")
@@ -467,7 +475,15 @@ _NOTHING: dict[str, Any] = {}
 def _slots(kind: type) -> tuple[str, ...]:
     """What an object of a class has besides its `__dict__`, less what is forgotten."""
     names = [name for cls in kind.__mro__ for name in getattr(cls, "__slots__", ())]
-    return tuple(name for name in names if name not in _FORGOTTEN and name != "__dict__")
+    forgotten = _forgotten(kind)
+    return tuple(name for name in names if name not in forgotten and name != "__dict__")
+
+
+@cache
+def _forgotten(kind: type) -> frozenset[str]:
+    """The attributes of a class that make no difference."""
+    own = f"{kind.__name__}."
+    return _FORGOTTEN | {name.removeprefix(own) for name in _FORGOTTEN if name.startswith(own)}
 
 
 # --- all of them ------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class Replica:
         strict: bool = False,
         prepare: bool = True,
         keep_both: bool = False,
-        trash: bool = False,
+        for_trash: tuple[str, ...] = (),
         xattrs: bool = False,
     ) -> None:
         self.root = root
@@ -69,7 +69,7 @@ class Replica:
             attributes=self.attributes,
             now=lambda: self.now,
             keep_both=keep_both,
-            trash=trash,
+            for_trash=for_trash,
         )
         if prepare:
             self.helpers.prepare("pair", 0)

@@ -6,6 +6,8 @@ an `Archive` made anew from the same rows finds what was committed, and nothing 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from psync.core.archive import Record
 from psync.core.entry import Agreed
 
@@ -29,8 +31,13 @@ class MemoryRows:
     def get(self, parent: int, name: bytes) -> Record | None:
         return self._names.get(parent, {}).get(name)
 
-    def children(self, parent: int) -> list[tuple[bytes, int, Agreed]]:
-        return [(name, *record) for name, record in sorted(self._names.get(parent, {}).items())]
+    def children(self, parent: int) -> Iterator[tuple[bytes, int, Agreed]]:
+        names = self._names.get(parent, {})
+        return ((name, *record) for name, record in sorted(names.items()))
+
+    def names(self, parent: int, after: bytes, upto: bytes | None) -> list[bytes]:
+        names = sorted(self._names.get(parent, {}))
+        return [n for n in names if after < n and (upto is None or n <= upto)]
 
     def locate(self, directory: int) -> tuple[int, bytes] | None:
         return self._places.get(directory)
