@@ -377,7 +377,7 @@ class Carrier:
     def _holds(self, path: bytes, side: Side, entry: Entry, wanted: Entry) -> bool:
         """Tell whether a side holds all of the wanted metadata that it can, as far as is known."""
         base = self._archive.get(path)
-        if base is None:
+        if base is None or base.kind != entry.kind:
             return entry.same_identity(self._pair.at_most.get(path))
         return base.as_agreed(side, entry).same_meta(wanted)
 
@@ -397,6 +397,8 @@ class Carrier:
             self._agree(op, wanted, entry, shown, unmet=unmet)
         else:
             self._replicas[side].views.set(path, View(entry, was.intact))
+            if base is not None and base.kind != entry.kind:
+                base = None  # what was something else has no such metadata
             if base is not None and not op.intact and met:
                 # The content is still to be copied; what the other side had changed has arrived.
                 self._archive.put(path, _with_meta_of(base, wanted, side, entry, shown))

@@ -1938,6 +1938,45 @@ class TestRestart:
         assert again.shape(RIGHT)[b"q/f"] == b"one"
         assert b"p/f" not in again.shape(LEFT)
 
+    @pytest.mark.parametrize("size", ["the same", "another"])
+    @pytest.mark.parametrize("edited", [True, False])
+    def test_reads_what_it_renamed_before_it_takes_it_for_unchanged(
+        self, edited: bool, size: str
+    ) -> None:
+        """With its old size and time it may be an edit all the same, which no deletion undoes."""
+        duo = self.agreed({b"f": b"one"})
+        duo.move(LEFT, b"f", b"n")
+        duo.do_unheard()
+        duo.down(RIGHT)
+        if edited:
+            duo.right.edit(b"n", b"two" if size == "the same" else b"three")
+        duo.left.remove(b"n")
+        duo.see(LEFT, b"n")
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        text = b"two" if size == "the same" else b"three"
+        assert duo.shape(LEFT) == duo.shape(RIGHT) == ({b"n": text} if edited else {})
+
+    def test_does_not_wait_for_what_it_renamed_to_be_closed(self) -> None:
+        duo = self.agreed({b"f": b"one"})
+        duo.move(LEFT, b"f", b"n")
+        duo.do_unheard()
+        duo.down(RIGHT)
+        duo.left.remove(b"n")
+        duo.see(LEFT, b"n")
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan(), duo.right.listing(ROOT))
+        assert duo.looked(RIGHT) == [(2, b"n")]
+        duo.say(RIGHT, Observed([duo.right.item(b"n", read=False, flags=BUSY)]))
+        assert duo.session._pair.renames == {}
+        duo.right.inbox.clear()
+        duo.say(RIGHT, Observed([duo.right.item(b"n")]))
+
+        duo.assert_rest()
+        assert duo.shape(LEFT) == duo.shape(RIGHT)
+
     def test_takes_no_rename_for_its_own_whose_directory_was_never_agreed(self) -> None:
         duo = Duo({b"f": b"one"}, start=False)
         entry = duo.right.tree[b"f"]
