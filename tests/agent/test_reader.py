@@ -60,7 +60,7 @@ def root(tmp_path: Path) -> Path:
 def agent(root: Path, programs: list[Path]) -> Iterator[Brain]:
     """A brain with an agent that audits a root."""
     made = Brain(NORMAL)
-    ready = made.greet(start_message(root, audit=True, excludes=["/own$"]))
+    ready = made.greet(start_message(root, audit=True, excludes=["own"]))
     assert isinstance(ready, Ready), ready
     assert ready.marker_pair == "pair"
     yield made

@@ -534,7 +534,7 @@ class TestWhich:
     def test_a_configured_one(self, local: Pair, tmp_path: Path) -> None:
         (tmp_path / "psync.toml").write_text(
             f"[session.home]\nleft = '{local.left}'\nright = '{local.right}'\n"
-            "excludes = ['/own$']\nalert_threshold = 2\n"
+            "excludes = ['own']\nalert_threshold = 2\n"
         )
         (local.left / "own").touch()
         (local.left / "one").touch()
