@@ -30,6 +30,7 @@ IN_RECOVERY = ("recovering", "recovered")
 RARE = {  # what only some other work comes to, and the tests that go there
     "undone": "agent/test_helpers_races.py::TestTheWayBack",
     "lent": "agent/test_helpers_unprivileged.py",
+    "full": "agent/test_helpers.py",  # with `force`
 }
 
 
