@@ -274,6 +274,15 @@ class Call:
             return answer.get("result")
         raise Refused(f"session {self.name}: {answer.get('error', 'refused')}")
 
+    def is_answered(self, within: float) -> bool:
+        """Wait so many seconds for an answer; tell whether `result` has something to read."""
+        return bool(select.select([self._socket], [], [], within)[0])
+
+    def give_up(self) -> None:
+        """Let `result`, which waits in another thread, fail at once."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Hang up; what was asked for is given up."""
         self._socket.close()

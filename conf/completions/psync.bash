@@ -2,7 +2,7 @@
 
 _psync() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} before=
-    local at word verb= verbs='run sync status log web flush pause resume stop conflicts trash trust names' options= kinds= kind place=() names keys='banned conflict conflict_keep debug dry_run durability excludes force host inline_max left log_file log_format log_level max_delay max_delete max_rewrite meta_from poll_interval quarantine right rsync_excludes rsync_extra settle_ms skip_initial_sync ssh_options strip_special_bits suppress_echoes sync_interval sync_only tempfiles timeout translate trash versions xattrs'
+    local at word verb= verbs='run sync status log web flush pause resume stop check conflicts trash config trust names' options= kinds= kind place=() names keys='alert_threshold banned conflict conflict_keep debug dry_run durability etimeout event_interval excludes force fullsync host inline_max itimeout left log_file log_format log_level max_delay max_delete max_rewrite maxtimeout meta_from poll_interval quarantine right rsync_excludes rsync_extra settle_ms skip_initial_sync ssh_options strip_special_bits suppress_echoes sync_interval sync_only tempfiles timeout translate trash versions xattrs'
     COMPREPLY=()
     # bash makes three words of --option=value
     if [[ $cur == = ]]; then
@@ -33,8 +33,10 @@ _psync() {
         pause) options='-h --help --state-dir' ;;
         resume) options='-h --help --state-dir --accept --accept-deletes' ;;
         stop) options='-h --help --state-dir --timeout' ;;
+        check) options='-h --help --state-dir -l --lite -c --checksum -m --modified -X --no-links -n --newer -b --backup --alert-threshold --json -r --remote-host -t --tempfiles -e --excludes --rsync-excludes --name --config --set' ;;
         conflicts) options='-h --help --state-dir --json --to --show --diff --restore --drop --take' ;;
         trash) options='-h --help --state-dir --json --to --show --diff --restore --drop --empty' ;;
+        config) options='-h --help --state-dir --config --json' ;;
         trust) options='-h --help --state-dir -y --yes --set' ;;
         names) options='-h --help --state-dir --config' ;;
     esac
@@ -80,6 +82,16 @@ _psync() {
         resume:--state-dir) kinds='directory' ;;
         stop:--state-dir) kinds='directory' ;;
         stop:--timeout) kinds='any' ;;
+        check:--state-dir) kinds='directory' ;;
+        check:-n|check:--newer) kinds='any' ;;
+        check:--alert-threshold) kinds='any' ;;
+        check:-r|check:--remote-host) kinds='host' ;;
+        check:-t|check:--tempfiles) kinds='any' ;;
+        check:-e|check:--excludes) kinds='any' ;;
+        check:--rsync-excludes) kinds='any' ;;
+        check:--name) kinds='name' ;;
+        check:--config) kinds='file' ;;
+        check:--set) kinds='key' ;;
         conflicts:--state-dir) kinds='directory' ;;
         conflicts:--to) kinds='any' ;;
         conflicts:--show) kinds='any' ;;
@@ -93,6 +105,8 @@ _psync() {
         trash:--diff) kinds='any' ;;
         trash:--restore) kinds='any' ;;
         trash:--drop) kinds='any' ;;
+        config:--state-dir) kinds='directory' ;;
+        config:--config) kinds='file' ;;
         trust:--state-dir) kinds='directory' ;;
         trust:--set) kinds='key' ;;
         names:--state-dir) kinds='directory' ;;
@@ -116,8 +130,10 @@ _psync() {
             pause) kinds='name' ;;
             resume) kinds='name' ;;
             stop) kinds='name' ;;
+            check) kinds='directory name' ;;
             conflicts) kinds='name' ;;
             trash) kinds='name' ;;
+            config) kinds='=check =show =import file name' ;;
             trust) kinds='host' ;;
         esac
     fi

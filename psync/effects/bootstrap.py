@@ -38,10 +38,12 @@ __all__ = ["PYTHON_MIN", "READY", "TOO_OLD", "agent_zip", "local_command", "remo
 AGENT_MODULES = (
     "inotify_simple",
     "psync", "psync.agent", "psync.claim", "psync.conflicts", "psync.core", "psync.core.entry",
-    "psync.core.ignore", "psync.core.settle", "psync.errors", "psync.filter", "psync.forced",
-    "psync.helpers", "psync.holding", "psync.host", "psync.intents", "psync.known", "psync.lock",
-    "psync.plumbing", "psync.private", "psync.quarantine", "psync.recovery", "psync.scan",
-    "psync.staging", "psync.syscalls", "psync.watch", "psync.wire", "psync.xattrs",
+    "psync.core.ignore", "psync.core.patterns", "psync.core.settle", "psync.errors",
+    "psync.faults", "psync.filter", "psync.forced", "psync.helpers", "psync.holding",
+    "psync.host", "psync.intents", "psync.known", "psync.lock", "psync.plumbing",
+    "psync.private", "psync.quarantine", "psync.reader", "psync.recovery", "psync.scan",
+    "psync.staging", "psync.syscalls",
+    "psync.watch", "psync.wire", "psync.xattrs",
 )  # fmt: skip
 
 PYTHON_MIN = (3, 9)

@@ -6,6 +6,8 @@
         control         the unix socket that `psync status` and its like talk to
         archive.db      the state that both replicas agreed on   (`effects/store.py`)
         intents.<n>     what was sent but is not in the archive yet
+        audit.json      how the last `psync check` went; beside it audit.lock, while one runs, and
+                        backup/, with what `psync check --backup` has saved
         psync.log       the log, unless the configuration names another file
 
 **Invariants.** One process at a time uses a session's directory: whoever holds `lock`. All of it
@@ -102,6 +104,13 @@ class SessionDir:
         """Whether this session has never run: it has no archive."""
         return not os.path.exists(self.database)  # a name that is too long is no error yet
 
+    def make(self) -> None:
+        """Make the directory where it is missing, and private. Raises OSError."""
+        for directory in (self.path.parent, self.path):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if directory.stat().st_mode & 0o077:
+                directory.chmod(0o700)
+
     def lock(self) -> None:
         """Take the session for this process, until `unlock` or its end.
 
@@ -110,10 +119,7 @@ class SessionDir:
             StoreError: the state directory cannot be used.
         """
         try:
-            for directory in (self.path.parent, self.path):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if directory.stat().st_mode & 0o077:
-                    directory.chmod(0o700)
+            self.make()
             fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(
@@ -144,10 +150,10 @@ class SessionDir:
             os.close(self._lock)
             self._lock = None
 
-    def describe(self, facts: Mapping[str, Any]) -> None:
-        """Write `session.json` anew, whole or not at all."""
-        target = self.path / "session.json"
-        draft = self.path / "session.json.new"
+    def describe(self, facts: Mapping[str, Any], name: str = "session.json") -> None:
+        """Write `session.json`, or another such file, anew, whole or not at all."""
+        target = self.path / name
+        draft = self.path / f"{name}.new"
         try:
             with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 json.dump(facts, file, indent=2)

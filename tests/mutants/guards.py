@@ -542,6 +542,12 @@ _ENTRY = [
 
 _AGENT = [
     (
+        "does for an audit all that it does for a session",
+        "            self._handlers = _AUDIT_HANDLERS\n",
+        "            pass\n",
+        "tests/agent/test_reader.py -k Refusing",
+    ),
+    (
         "goes on in a root that is another directory now",
         "        if (st.st_dev, st.st_ino) != self._identity:\n",
         "        if False:\n",
@@ -647,6 +653,12 @@ _WIRE = [
 # --- observing --------------------------------------------------------------------------------
 
 _SCAN = [
+    (
+        "gives a file the digest of what it held before it grew",
+        "        if entry.same_identity(seen.entry) and seen.entry is not None:\n",
+        "        if seen.entry is not None:\n",
+        f"{AGENT} -k w20",
+    ),
     (
         "publishes a read that was torn",
         "        after = os.fstat(fd)\n    except OSError:\n",
@@ -818,9 +830,9 @@ _GUARD = [
     ),
     (
         "believes a scan that lacks nearly everything",
-        "        elif entries < agreed - self._most(agreed):\n",
-        "        elif False:\n",
-        "tests/core/test_guard.py",
+        "        if lacking > 0 and lacking > self._hidden(side, lacking):\n",
+        "        if False:\n",
+        "tests/core/test_guard.py -k TestScans",
     ),
     (
         "accepts for ever what a person has accepted once",
@@ -926,9 +938,27 @@ _NEWS = [
     ),
     (
         "trusts what was seen before a scan that begins anew",
-        "            if survey.generation:\n                self.forget(replica)\n",
-        "            if survey.generation:\n",
+        "        if survey.generation:\n            self.forget(replica)\n",
+        "        if survey.generation:\n",
         "tests/core/test_news.py -k TestScan",
+    ),
+    (
+        "does not list where there is news after a full scan",
+        "                replica.survey.ask(directory)\n            return\n",
+        "                pass\n            return\n",
+        "tests/core/test_session.py -k FullSync",
+    ),
+    (
+        "takes for untouched what was told of before the scan's listing",
+        "(p for p in paths if p not in self._pending.since)",
+        "(p for p in paths)",
+        "tests/core/test_session.py -k Adoption",
+    ),
+    (
+        "waits for ever for a look at what is hidden by now",
+        "            if path in replica.awaited:  # it was asked for before it was hidden\n",
+        "            if False:\n",
+        "tests/core/test_session.py -k Hiding",
     ),
 ]
 
@@ -1006,6 +1036,32 @@ _ARCHIVE = [
     ),
 ]
 
+# --- the audit ----------------------------------------------------------------------------------
+
+_AUDIT_MERGE = [
+    (
+        "believes in an audit whatever names an agent names",
+        "            _check_name(item.path, listing.path)\n",
+        "",
+        "tests/test_audit_merge.py -k Lies",
+    ),
+    (
+        "tells what is where a side cannot look as missing there",
+        "        if job.blind:\n",
+        "        if False:\n",
+        "tests/test_audit_merge.py -k cannot_look",
+    ),
+]
+
+_AUDIT_RULES = [
+    (
+        "takes what an audit's disk has lost for somebody's edit",
+        '        return entry._replace(digest=b"")\n',
+        "        return entry\n",
+        "tests/test_audit_rules.py -k Foresee",
+    ),
+]
+
 # --- the brain's hands ------------------------------------------------------------------------
 
 _STATE = [
@@ -1017,8 +1073,8 @@ _STATE = [
     ),
     (
         "lets others read what is remembered",
-        "                    directory.chmod(0o700)\n",
-        "                    pass\n",
+        "                directory.chmod(0o700)\n",
+        "                pass\n",
         "tests/effects/test_store.py -k TestSessionDir",
     ),
 ]
@@ -1177,10 +1233,46 @@ _WORLD_CARRY = [
     ),
 ]
 
+_IGNORE = [
+    (
+        "brings back what is below an ignored directory",
+        "            and (self._above(path.rpartition(b\"/\")[0]) or self._matches(path, directory))\n",
+        "            and self._matches(path, directory)\n",
+        "tests/core/test_ignore.py",
+    ),
+    (
+        "hides what only a directory's rule matches, of whatever kind it is",
+        "            return self._hides(path, False) and (not self.by_kind or self._hides(path, True))\n",
+        "            return self._hides(path, False) or self._hides(path, True)\n",
+        "tests/core/test_ignore.py",
+    ),
+]
+
+_HIDING = [
+    (
+        "lets an operation under way agree on what is hidden by now",
+        "                pair.left_out.add(op.path)\n",
+        "                pass\n",
+        "tests/core/test_session.py -k Hiding",
+    ),
+    (
+        "counts as gone what is left out",
+        "            self._guard.forget(replica.side)  # what is left out is not gone\n",
+        "",
+        "tests/core/test_session.py -k Hiding",
+    ),
+    (
+        "goes on to list directories that are hidden by now",
+        "            for path in replica.survey.leave_out(lambda path: ignored(path, True)):\n",
+        "            for path in ():\n",
+        "tests/core/test_session.py -k Hiding",
+    ),
+]
+
 _WORLD_NEWS = [
     (
         "does not compare what a side has after it was away",
-        "        compare = self._pair.limits.compare or replica.compared\n",
+        "        compare = self._pair.limits.compare or replica.compared or self._pair.adopting\n",
         "        compare = not replica.compared\n",
         WORLDS,
     ),
@@ -1368,7 +1460,11 @@ GUARDS: list[Guard] = [
         ("psync/core/news.py", _NEWS),
         ("psync/core/carry.py", _CARRY),
         ("psync/core/replica.py", _REPLICA),
+        ("psync/core/ignore.py", _IGNORE),
+        ("psync/core/session.py", _HIDING),
         ("psync/core/archive.py", _ARCHIVE),
+        ("psync/audit_merge.py", _AUDIT_MERGE),
+        ("psync/audit_rules.py", _AUDIT_RULES),
         ("psync/effects/state.py", _STATE),
         ("psync/control.py", _CONTROL),
         ("psync/forced.py", _FORCED),
