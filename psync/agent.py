@@ -13,9 +13,10 @@ nothing that the first one holds.
 
 **Invariants.** Nothing is written to the root before `Watch`. Before each batch and each
 scan, at a flush and at each ping the root's path still leads to the directory that we
-opened, or we end. Messages go out in the order in which things were seen. Bounds: past
-`CHOKED` bytes of output nothing more is looked at, past `BULK_OUTPUT` nothing more is listed,
-past `BACKLOG_MAX` questions nothing more is read. An agent that hears nothing for
+opened, or we end. For an audit nothing is written, claimed or locked at all: it may look at a
+root that another agent works on (`reader`). Messages go out in the order in which things were
+seen. Bounds: past `CHOKED` bytes of output nothing more is looked at, past `BULK_OUTPUT` nothing
+more is listed, past `BACKLOG_MAX` questions nothing more is read. An agent that hears nothing for
 `Start.timeout_ms` ends. Whatever ends it, what it displaced stays in quarantine for the next one.
 
 It decides nothing, and has no state that a next start would need.
@@ -23,7 +24,6 @@ It decides nothing, and has no state that a next start would need.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import select
@@ -40,7 +40,7 @@ from typing import (
     Optional,
 )
 
-from psync import __version__
+from psync import __version__, faults
 from psync.claim import generation, marker, open_control
 from psync.core.entry import Entry, Kind, is_ours, printable, valid_path
 from psync.errors import AgentError, PsyncError
@@ -58,15 +58,22 @@ from psync.host import (
 )
 from psync.lock import LockedError, RootLock
 from psync.plumbing import BrainGone, Output, Worker
-from psync.quarantine import Reason
-from psync.scan import Looker, Seen, entry_from_stat, forget_cached, hash_file
+from psync.quarantine import for_trash
+from psync.reader import Reader
+from psync.scan import (
+    Looker,
+    Seen,
+    entry_from_stat,
+    forget_cached,
+    let_stores_show,
+    look_whole,
+    may_be_mapped,
+)
 from psync.syscalls import has_holes, open_beneath
 from psync.watch import find_cinotify
 from psync.wire import (
-    BUSY,
     MAGIC,
     PROTOCOL,
-    UNREADABLE,
     Apply,
     Closed,
     CloseSource,
@@ -83,12 +90,15 @@ from psync.wire import (
     Message,
     Opened,
     OpenSource,
+    Peek,
     Ping,
     Pong,
+    Read,
     Ready,
     Recall,
     Rescan,
     Results,
+    Settings,
     Stage,
     Staged,
     Start,
@@ -112,7 +122,11 @@ _READ_SIZE = 1 << 18
 _PATIENCE = 60.0  # for `Start`
 _EXPIRE_EVERY = 3600.0
 _LAST_WORDS = 2.0  # seconds to get rid of the output at the end
-_TRIES = 3
+_BLIND_PATIENCE = 5  # so many times longer, what is displaced waits where mappings are not seen
+_CHANGEABLE = (
+    "excludes", "tempfiles", "settle_ms", "max_delay_ms", "quarantine_ms", "timeout_ms", "poll_ms",
+    "conflict_keep_s", "keep_both", "trash_s", "versions_s", "event_interval_ms",
+)  # fmt: skip
 _SOURCE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -146,6 +160,7 @@ class Agent:
         self._worker = Worker(self._waker)
         self._poll = select.poll()
         self._polled: dict[int, int] = {}
+        self._handlers = _HANDLERS
         self._over = False
         self._terminated = False
         self._heard = time.monotonic()
@@ -156,9 +171,10 @@ class Agent:
         self._root = b""
         self._identity: tuple[int, int] = (0, 0)
         self._filesystem = ""
-        self._lock: RootLock
+        self._lock: Optional[RootLock] = None
         self._filter: Optional[Filter] = None
         self._helpers: Optional[Helpers] = None
+        self._reader: Optional[Reader] = None  # in an audit
         self._told_unheld = False
         self._tick_at: Optional[float] = None
         self._expire_at = float("inf")
@@ -220,8 +236,11 @@ class Agent:
             _close_all(sources)
         if self._helpers is not None:
             self._helpers.close()
-        if self._root_fd >= 0:
+        if self._reader is not None:
+            self._reader.close()
+        if self._lock is not None:
             self._lock.release()
+        if self._root_fd >= 0:
             os.close(self._root_fd)
         until = time.monotonic() + _LAST_WORDS
         try:
@@ -259,6 +278,8 @@ class Agent:
                     due = observer.deadline()
             if (due is None or due > 0) and not observer.turning:
                 self._work()
+        elif self._reader is not None and not choked and not self._over:
+            self._work()
         out.flush()
 
     def _register(self, listen: int, watched: int) -> None:
@@ -288,10 +309,17 @@ class Agent:
                 until = min(until, self._tick_at)
             until = min(until, self._expire_at)
         turning = self._filter is not None and self._filter.turning
-        if self._bulk and self._out.size < BULK_OUTPUT and not turning:
+        if self._may_go_on and not turning:
             return 0
         left = until - now
         return 0 if left <= 0 else int(left * 1000) + 1
+
+    @property
+    def _may_go_on(self) -> bool:
+        """Tell whether more of what was asked for can be told now."""
+        if not self._bulk or self._out.size >= BULK_OUTPUT:
+            return False
+        return self._reader is None or self._reader.credit > 0
 
     def _wake(self) -> None:
         os.read(self._wake_fd, 4096)
@@ -309,7 +337,7 @@ class Agent:
         if now >= self._expire_at:
             self._expire()
         until = time.monotonic() + _SLICE
-        while self._bulk and self._out.size < BULK_OUTPUT:
+        while self._may_go_on:
             weight, work = self._bulk[0]
             for _ in work:
                 break
@@ -375,9 +403,10 @@ class Agent:
             raise BrainGone
         self._heard = time.monotonic()
         for message in self._framer.feed(data):
-            handler = _HANDLERS.get(type(message))
+            handler = self._handlers.get(type(message))
             if handler is None:
-                raise AgentError(f"a brain does not say {type(message).__name__}")
+                who = "an audit" if self._reader is not None else "a brain"
+                raise AgentError(f"{who} does not say {type(message).__name__}")
             handler(self, message)
             if self._over:
                 return
@@ -411,9 +440,13 @@ class Agent:
             )
         self._start = start
         self._timeout = max(start.timeout_ms, 1000) / 1000
-        self._open_root(start.root)
-        self._lock = RootLock(self._root_fd, start.session)
-        self._try_lock(self._lock.probe)
+        self._open_root(start.root, for_audit=start.audit)
+        if start.audit:
+            self._reader = Reader(self._root_fd, start, self._send)
+            self._handlers = _AUDIT_HANDLERS
+        else:
+            self._lock = RootLock(self._root_fd, start.session)
+            self._try_lock(self._lock.probe)
         pair, side = marker(self._root_fd)
         with os.scandir(self._root_fd) as names:
             empty = all(is_ours(os.fsencode(name.name)) for name in names)
@@ -437,7 +470,7 @@ class Agent:
         if self._start is not None:
             raise AgentError("Examine came after Start")
         try:
-            self._open_root(question.root)
+            self._open_root(question.root, for_audit=True)
         except _Refusal as refusal:
             self._send(examine(question.token, -1, question.root, str(refusal)))
             return
@@ -447,7 +480,7 @@ class Agent:
         finally:
             os.close(fd)
 
-    def _open_root(self, root: bytes) -> None:
+    def _open_root(self, root: bytes, *, for_audit: bool) -> None:
         if self._only_root is not None:
             only = os.fsencode(self._only_root)
             if root and os.path.realpath(root) != os.path.realpath(only):
@@ -472,6 +505,8 @@ class Agent:
             (os.R_OK | os.X_OK, "unreadable", "read"),
             (os.W_OK, "unwritable", "written"),
         ):
+            if for_audit and mode == os.W_OK:
+                continue
             if not os.access(b".", mode, dir_fd=fd, effective_ids=True):
                 os.close(fd)
                 raise _Refusal(code, f"{shown} may not be {what}")
@@ -512,20 +547,14 @@ class Agent:
             owners=start.owners,
             strip_special_bits=start.strip_special_bits,
             strict=start.strict,
-            quarantine_ms=start.quarantine_ms,
+            quarantine_ms=start.quarantine_ms * (_BLIND_PATIENCE if self._is_blind else 1),
             log=self._log,
             keep_both=start.keep_both,
-            for_trash=[
-                reason
-                for reason, keep_s in (
-                    (Reason.DELETED, start.trash_s),
-                    (Reason.EDITED, start.versions_s),
-                )
-                if keep_s
-            ],
+            for_trash=for_trash(start),
             attributes=attributes_of(start),
         )
         try:
+            assert self._lock is not None
             os.close(open_control(self._root_fd))
             self._try_lock(self._lock.take)
             helpers.prepare(watch.pair, start.side)
@@ -554,6 +583,17 @@ class Agent:
         self._filter = observer
         self._log(10, f"watching with {observer.watcher}")
 
+    def _on_settings(self, message: Settings) -> None:
+        observer, new = self._observer(), message.start
+        assert self._helpers is not None and self._start is not None
+        changes = {field: getattr(new, field) for field in _CHANGEABLE}
+        self._start = start = self._start._replace(**changes)
+        self._timeout = max(start.timeout_ms, 1000) / 1000
+        self._helpers.take_over(start)
+        observer.take_over(start)
+        kept = start.conflict_keep_s or start.trash_s
+        self._expire_at = time.monotonic() if kept else float("inf")
+
     def _observer(self) -> Filter:
         if self._filter is None:
             raise AgentError("the brain asked before it said Watch")
@@ -572,6 +612,10 @@ class Agent:
         self._check_paths(message.paths)
         self._later(len(message.paths), self._observer().list_(message.paths))
 
+    def _on_peek(self, message: Peek) -> None:
+        self._check_paths([message.path])
+        self._later(1, self._observer().peek(message))
+
     def _on_look(self, message: Look) -> None:
         self._check_paths(message.paths)
         observer = self._observer()
@@ -586,6 +630,7 @@ class Agent:
         assert self._helpers is not None
         self._check_root()
         outcomes = self._helpers.apply(message.transitions)
+        faults.at("applied")
         observer.applied(message.transitions, outcomes)
         # Before the outcome by which it lost: who waits for that waits for the loser, too.
         given = {dropped.kept for dropped in self._report_kept()}
@@ -595,6 +640,7 @@ class Agent:
             self._told_unheld = True
             self._send(Trouble("metadata", b"", self._helpers.unheld))
         self._out.flush()
+        faults.at("answered")
         if self._tick_at is None:
             self._tick()
 
@@ -643,6 +689,47 @@ class Agent:
     def _on_stop(self, message: Stop) -> None:
         self._over = True
 
+    # --- an audit ---------------------------------------------------------------------------
+
+    def _on_audit_list(self, message: List_) -> None:
+        self._check_paths(message.paths)
+        self._check_root()
+        assert self._reader is not None
+        self._later(len(message.paths), self._reader.list_(message.paths))
+
+    def _on_audit_look(self, message: Look) -> None:
+        self._check_paths(message.paths)
+        self._check_root()
+        reader = self._reader
+        assert reader is not None
+        # Past the listings, which may wait for credit until this is answered.
+        self._backlog += len(message.paths)
+
+        def job() -> Callable[[], None]:
+            for answer in reader.look(message.want, message.paths, lambda: self._worker.stopped):
+                self._worker.post(partial(self._send, answer))
+            return done
+
+        def done() -> None:
+            self._backlog -= len(message.paths)
+
+        self._worker.submit(job)
+
+    def _on_audit_read(self, message: Read) -> None:
+        self._check_paths([message.path])
+        self._check_root()
+        reader = self._reader
+        assert reader is not None
+
+        def job() -> Callable[[], None]:
+            return partial(self._send, reader.read(message.path, message.at))
+
+        self._worker.submit(job)
+
+    def _on_audit_credit(self, message: Credit) -> None:
+        assert self._reader is not None
+        self._reader.credit += message.size
+
     # --- large files ------------------------------------------------------------------------
 
     def _digest(self, paths: Sequence[bytes]) -> None:
@@ -657,7 +744,9 @@ class Agent:
         )
         for path in paths:
             try:
-                seen: Optional[Seen] = self._digest_one(looker, path)
+                seen = look_whole(
+                    self._root_fd, looker, path, lambda: self._worker.stopped, self._show_stores
+                )
             except OSError as error:
                 self._worker.post(self._unanswerable(path, error))
                 continue
@@ -680,33 +769,6 @@ class Agent:
 
         return answer
 
-    def _digest_one(self, looker: Looker, path: bytes) -> Optional[Seen]:
-        """Look at one path and hash it; None: we are to end."""
-        seen = looker.look(path)
-        for _ in range(_TRIES):
-            entry = seen.entry
-            if entry is None or entry.kind != Kind.FILE:
-                return seen
-            try:
-                fd = open_beneath(self._root_fd, path, _SOURCE)
-            except PermissionError:
-                return seen._replace(flags=UNREADABLE)
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
-                    raise
-                seen = looker.look(path)
-                continue
-            try:
-                digest = hash_file(fd, lambda: self._worker.stopped)
-            finally:
-                os.close(fd)
-            if digest is None:
-                return None
-            seen = looker.look(path)
-            if entry.same_identity(seen.entry) and seen.entry is not None:
-                return Seen(seen.entry._replace(digest=digest))
-        return seen._replace(flags=BUSY)
-
     def _entry_of(self, fd: int) -> Optional[Entry]:
         start = self._start
         assert start is not None
@@ -725,8 +787,34 @@ class Agent:
             if source.fd < 0:
                 observer.again(path)
         fds = [s.fd for s in sources]
-        sparse = [fd for fd in fds if fd >= 0 and has_holes(fd)]
-        self._send(Opened(message.run, fds, os.getpid(), sparse))
+        mapped = [fd for fd in fds if fd >= 0 and self._may_be_mapped(fd)]
+
+        def tell() -> None:
+            if self._sources.get(message.run) is sources:
+                sparse = [fd for fd in fds if fd >= 0 and has_holes(fd)]
+                self._send(Opened(message.run, fds, os.getpid(), sparse))
+
+        def job() -> Callable[[], None]:
+            for fd in mapped:
+                let_stores_show(fd)
+            return tell
+
+        if mapped:
+            self._worker.submit(job)
+        else:
+            tell()
+
+    def _show_stores(self, fd: int) -> None:
+        if self._may_be_mapped(fd):
+            let_stores_show(fd)
+
+    def _may_be_mapped(self, fd: int) -> bool:
+        return may_be_mapped(fd, blind=self._is_blind)
+
+    @property
+    def _is_blind(self) -> bool:
+        """Whether leases do not see here who has a file mapped."""
+        return self._filesystem == "overlay"
 
     def _open_source(self, path: bytes, expected: Entry) -> _Source:
         try:
@@ -806,6 +894,20 @@ _HANDLERS: dict[type[Any], Callable[[Agent, Any], None]] = {
     Ping: Agent._on_ping,
     Credit: Agent._on_credit,
     Rescan: Agent._on_rescan,
+    Stop: Agent._on_stop,
+    Settings: Agent._on_settings,
+    Peek: Agent._on_peek,
+}
+
+
+# All that an agent does which may only look: none of it changes anything.
+_AUDIT_HANDLERS: dict[type[Any], Callable[[Agent, Any], None]] = {
+    Start: Agent._on_start,
+    List_: Agent._on_audit_list,
+    Look: Agent._on_audit_look,
+    Read: Agent._on_audit_read,
+    Credit: Agent._on_audit_credit,
+    Ping: Agent._on_ping,
     Stop: Agent._on_stop,
 }
 

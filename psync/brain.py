@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import signal
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -30,13 +32,15 @@ from uuid import uuid4
 import msgspec
 
 import psync
-from psync.config import Options
+from psync import faults
+from psync.config import FIXED, Options
 from psync.control import ControlServer
 from psync.core.archive import Archive
 from psync.core.entry import Kind, Side, printable
 from psync.core.events import (
     Command,
     Event,
+    FullSync,
     Intend,
     Limits,
     Note,
@@ -71,13 +75,16 @@ from psync.errors import (
     UnwritableError,
     UsageError,
 )
+from psync.explain import explain
 from psync.overseer import Facts, Overseer
-from psync.peer import Peer
+from psync.pace import Pace
+from psync.peer import Peer, start_message
+from psync.preview import Preview
+from psync.schedule import latest
 from psync.transfers import Transfers
 from psync.wire import (
     APPLIED,
     META,
-    PROTOCOL,
     RENAME,
     Apply,
     Fatal,
@@ -90,6 +97,7 @@ from psync.wire import (
     Pong,
     Ready,
     Results,
+    Settings,
     Start,
     Stop,
     Sync,
@@ -102,12 +110,12 @@ __all__ = ["run"]
 
 _BACKOFF_MIN_S = 0.2
 _BACKOFF_MAX_S = 30.0
-_READY_S = 60.0  # the lock of an agent that is just ending may have to be waited for
 _STOP_S = 4.0
 _RESUME_S = 8.0  # to see whether it halts again; whoever asks waits for 10
 _UNDECIDED = (State.STARTING, State.DISCONNECTED, State.SCANNING)
 _UNCOMMITTED_MAX = 20_000
 _BANNED_S = 5.0
+_HOUR_LOOK_S = 30.0  # a clock that is set, or a machine that sleeps, tells nobody
 _UNWRITTEN_S = 1.0  # between tries to write down what is to be done
 _TRIED_MAX = 8
 _ROOT_GONE = frozenset(("no-root", "not-a-directory", "root-lost"))
@@ -143,9 +151,12 @@ class Brain:
         console: Console,
         hosts: list[Host],
         overseer: Overseer,
+        reread: Callable[[], Options] | None = None,
     ) -> None:
         self._options = options
         self._overseer = overseer
+        self._reread = reread
+        self._awaiting_restart: list[str] = []  # keys that are configured to be something else
         self._log = log
         self._console = console
         self._state = state
@@ -177,6 +188,10 @@ class Brain:
             ignored=Ignore(options.all_excludes(), options.tempfiles),
             met=self._rows.meta("met") == "1",
         )
+        if self._rows.meta("rules") not in (None, _rules(options)):
+            self._session.hide(Ignore(options.all_excludes(), options.tempfiles))
+        if self._archive.is_committed:
+            self._rows.set_meta("rules", _rules(options))
         self._held: deque[Command] = deque()  # until the first of them can be written down
         self._held_until = 0.0
         self._is_delayed = False  # a replica has no room to say what state it is in
@@ -184,7 +199,7 @@ class Brain:
         self._last_number = 0
         self._desk = Desk(self._session, self._peers, self._number, self._pump)
         self._transfers = Transfers(
-            self._peers, Rsync(*hosts), options.rsync_extra, self._transferred, self._number
+            self._peers, Rsync(*hosts), _rsync_options(options), self._transferred, self._number
         )
         self._waiting: list[_Waiting] = []
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
@@ -194,7 +209,15 @@ class Brain:
         self._commit_soon = asyncio.Event()
         self._started = time.time()
         self._last_change: float | None = None
+        self._full_syncs = 0  # under way
+        self._full_synced = time.time()  # when the last began; a start compares everything, too
         self._in_sync_once = False
+        self._pace = Pace(asyncio.get_running_loop().time())
+
+    @property
+    def options(self) -> Options:
+        """What it serves by now."""
+        return self._options
 
     # --- the life of a session -----------------------------------------------------------
 
@@ -203,6 +226,8 @@ class Brain:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, Exit.STOPPED)
+        if self._reread is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._take_over)
         control = ControlServer(self._state.path, self._control)
         await control.start()
         works: list[Coroutine[Any, Any, None]] = [
@@ -210,18 +235,13 @@ class Brain:
         ]  # fmt: skip
         for peer in self._peers:
             works += [self._keep_connected(peer), self._transfers.carry(peer.side)]
-        if self._options.banned:
-            works.append(self._watch_for(self._options.banned))
+        works.append(self._sync_at_hours())
+        works.append(self._watch_for_banned())
         if self._options.sync_only or self._options.dry_run:
             works.append(self._end_when_in_sync())
         tasks = [asyncio.create_task(work) for work in works]
         for task in tasks:
             task.add_done_callback(self._task_done)
-        if self._options.translate:
-            self._log.warning(
-                "option.ignored",
-                message="-T has no effect: the two roots may have different paths as they are",
-            )
         try:
             code = await self._ended
             if code is Exit.STOPPED:
@@ -272,17 +292,26 @@ class Brain:
     # --- connections ---------------------------------------------------------------------
 
     async def _keep_connected(self, peer: Peer) -> None:
-        """Keep an agent running on a side, for ever."""
-        pause = _BACKOFF_MIN_S
+        """Keep an agent running on a side, for ever, or until it is away for too long."""
+        loop, pause = asyncio.get_running_loop(), _BACKOFF_MIN_S
+        away_since = loop.time()
         while True:
             try:
                 await self._connect(peer)
                 pause = _BACKOFF_MIN_S
                 error: PsyncError = await peer.end()
+                away_since = loop.time()
             except (TransportError, AgentError, UnwritableError) as failure:
                 error = failure
             self._lost(peer, error)
             await self._hang_up(peer, 0.5)
+            if most := self._options.maxtimeout:
+                left = away_since + most - loop.time()
+                if left <= 0:
+                    lost = (Exit.LEFT_LOST, Exit.RIGHT_LOST)[peer.side]
+                    why = f"{peer.name} is away for more than {most:g} s (maxtimeout): {error}"
+                    raise _Refusal(why, lost)
+                pause = min(pause, left + _BACKOFF_MIN_S)
             # Full jitter: many sessions that lost one host do not come back all at once.
             await asyncio.sleep(random.uniform(_BACKOFF_MIN_S / 2, pause))
             pause = min(pause * 2, _BACKOFF_MAX_S)
@@ -302,7 +331,8 @@ class Brain:
         await peer.until(self._greeted)
         owners = all(p.hello is not None and p.hello.euid == 0 for p in self._peers)
         peer.owners = owners
-        peer.ready = await peer.ask(self._start_message(peer, owners), Ready, within=_READY_S)
+        start = self._start_message(peer, owners)
+        peer.ready = await peer.ask(start, Ready, within=self._options.itimeout)
         if other.ready is not None:
             self._inspected.set()
         await peer.until(self._inspected)
@@ -319,6 +349,8 @@ class Brain:
             other.lose(TransportError("the other side's user is another now"))
         peer.send(Watch(pair))
         peer.up = True
+        if (wanted := self._start_message(peer, owners)) != start:
+            peer.send(Settings(wanted))  # another configuration has been taken over meanwhile
         peer.trouble = ""
         since = f"{peer.hello.boot_id} {peer.ready.mounted}"
         known = self._rows.meta(f"boot_id.{peer.side.name.lower()}") or since
@@ -357,31 +389,12 @@ class Brain:
         return self._rows.meta(f"unstored.{peer.side.name.lower()}") == "1"
 
     def _start_message(self, peer: Peer, owners: bool) -> Start:
-        options = self._options
-        return Start(
-            protocol=PROTOCOL,
-            version=psync.__version__,
-            root=os.fsencode(peer.root),
-            session=self._remembered("session"),
-            side=peer.side,
+        return start_message(
+            self._options,
+            peer.side,
+            self._remembered("session"),
             owners=owners,
-            strip_special_bits=options.strip_special_bits or not owners,
-            excludes=options.all_excludes(),
-            tempfiles=options.tempfiles,
-            inline_max=options.inline_max,
-            settle_ms=options.settle_ms,
-            max_delay_ms=int(options.max_delay * 1000),
-            quarantine_ms=int(options.quarantine * 1000),
-            timeout_ms=int(options.timeout * 1000),
-            strict=options.durability == "strict",
-            suppress_echoes=options.suppress_echoes,
-            poll_ms=int(options.poll_interval * 1000),
-            conflict_keep_s=options.keep_conflicts_s,
             distrust_cache=self._is_unstored(peer),
-            keep_both=options.conflict == "keep-both",
-            trash_s=options.keep_deleted_s,
-            versions_s=options.keep_edited_s,
-            xattrs=options.xattrs,
         )
 
     def _remembered(self, key: str, fresh: str | None = None) -> str:
@@ -495,8 +508,9 @@ class Brain:
 
     async def _ping(self) -> None:
         """Notice a link that carries nothing any more."""
-        loop, timeout = asyncio.get_running_loop(), self._options.timeout
+        loop = asyncio.get_running_loop()
         while True:
+            timeout = self._options.timeout
             await asyncio.sleep(timeout / 4)
             for peer in self._peers:
                 if not peer.connected:
@@ -509,6 +523,47 @@ class Brain:
     def _number(self) -> int:
         self._last_number += 1
         return self._last_number
+
+    # --- another configuration -------------------------------------------------------------
+
+    def _take_over(self) -> None:
+        """Read the configuration again and serve by it, as far as that goes without a restart."""
+        assert self._reread is not None
+        try:
+            new = self._reread()
+        except PsyncError as error:
+            self._log.warning("session.misconfigured", message=f"{error}: all stays as it was")
+            return
+        except Exception as error:  # noqa: BLE001  # nobody else would hear of it
+            self._fail(error)
+            return
+        old = self._options
+        changed = [key for key in new.__struct_fields__ if getattr(new, key) != getattr(old, key)]
+        kept = {key: getattr(old, key) for key in changed if key in FIXED}
+        self._awaiting_restart = list(kept)
+        self._options = options = msgspec.structs.replace(new, **kept)
+        live = [key for key in changed if key not in kept]
+        if live:
+            self._serve_by(options, old)
+        told = "; ".join(
+            f"{what}: {', '.join(keys)}"
+            for what, keys in (("taken over", live), ("needs a restart", list(kept)))
+            if keys
+        )
+        tell = self._log.warning if kept else self._log.info
+        tell("session.configured", message=f"configuration: {told or 'nothing has changed'}")
+
+    def _serve_by(self, options: Options, old: Options) -> None:
+        self._transfers.options = _rsync_options(options)
+        self._session.take_over(_limits(options))
+        if _rules(options) != _rules(old):
+            self._session.hide(Ignore(options.all_excludes(), options.tempfiles))
+            self._commit_soon.set()
+        for peer in self._peers:
+            peer.host.timeout = options.timeout
+            if peer.up and peer.owners is not None:
+                peer.send(Settings(self._start_message(peer, peer.owners)))
+        self._pump()
 
     # --- messages and commands -------------------------------------------------------------
 
@@ -537,6 +592,7 @@ class Brain:
             write("agent.said", side=peer.side, text=message.message)
         elif peer.up and peer.connected:
             if isinstance(message, Results):
+                faults.at("heard")
                 self._transfers.placed(peer.side, message)
             if not peer.was_up:
                 peer.was_up = True
@@ -585,6 +641,12 @@ class Brain:
             self._timer, self._timer_at = loop.call_at(deadline, self._on_timer), deadline
         if self._waiting:
             self._wake()
+        session, pace = self._session, self._pace
+        pace.note(
+            now, session.mark(), session.applied, session.bytes_moved,
+            at_rest=not session.pending,
+        )  # fmt: skip
+        pace.is_in(session.state, time.time())
         if not self._in_sync_once:
             self._report_progress()
         if self._archive.uncommitted > _UNCOMMITTED_MAX:
@@ -624,10 +686,14 @@ class Brain:
             return
         if isinstance(command, Send):
             self._peers[command.side].send(command.message)
+            if isinstance(command.message, Apply):
+                faults.at("sent")
         elif isinstance(command, Note):
             self._note(command)
         elif isinstance(command, Intend):
+            faults.at("intending")
             self._intents.append([_encode(command)])
+            faults.at("intended")
         else:
             assert isinstance(command, Transfer)
             self._transfers.add(command)
@@ -655,15 +721,20 @@ class Brain:
         except Exception as error:  # noqa: BLE001  # nobody else would hear of it
             self._fail(error)
 
-    def _transferred(self, events: list[Transferred]) -> None:
+    def _transferred(self, events: list[Transferred]) -> set[int]:
+        """Tell the session what became of transfers; return the operations that go on."""
         now = asyncio.get_running_loop().time()
         for event in events:
             self._session.receive(event, now)
+        going_on = {event.op for event in events if self._session.is_under_way(event.op)}
         self._pump()
+        return going_on
 
     def _note(self, note: Note) -> None:
         if note.event == "transition.applied":
             self._last_change = time.time()
+            assert note.side is not None
+            self._pace.changed(self._last_change, note.side, note.path, note.text)
             self._log.info(note.event, side=note.side, path=note.path, what=note.text)
             return
         where = f" on the {note.side.name.lower()}" if note.side is not None else ""
@@ -743,6 +814,7 @@ class Brain:
 
     async def _commit_frozen(self) -> None:
         generation = self._intents.rotate()
+        faults.at("commit: rotated")
         flying = self._session.in_flight()
         if flying.intents:
             self._intents.append([_encode(flying)])
@@ -750,6 +822,7 @@ class Brain:
         # Before any root says so: who is stopped in between has seen one or the other.
         tried = [*self._generations()[1:], name]
         self._rows.set_meta("generation_next", " ".join(tried[-_TRIED_MAX:]), durable=True)
+        faults.at("commit: named")
         answers = await asyncio.gather(
             *(peer.ask(Sync(number, name), Synced, number) for peer in self._peers)
         )
@@ -763,8 +836,13 @@ class Brain:
             self._is_delayed = True
             return
         self._is_delayed = False
+        faults.at("commit: synced")
         self._archive.commit()
+        faults.at("commit: written")
         self._rows.set_meta("generation", name)
+        faults.at("commit: told")
+        if self._rows.meta("rules") != _rules(self._options):
+            self._rows.set_meta("rules", _rules(self._options))
         if self._session.met:
             self._rows.set_meta("met", "1")
         for peer in self._peers:
@@ -788,13 +866,81 @@ class Brain:
             self._tell(Paused())
         elif verb == "resume":
             await self._resume(accept=bool(args.get("accept_deletes")))
+        elif verb == "sync":
+            if args.get("dry_run"):
+                return await self._preview()
+            return await self._sync_on_demand()
         elif verb in ("conflicts", "trash"):
             return await self._desk.answer(args, trash=verb == "trash")
+        elif verb == "explain":
+            settled = await self._settles_within(args.get("timeout"))
+            return explain(self._session, self._archive, args, settled=settled)
         else:
             raise PsyncError(f"this session does not know {verb!a}")
         return None
 
-    def _tell(self, event: Paused | Resumed | Retry) -> None:
+    # --- full syncs ------------------------------------------------------------------------
+
+    async def _sync_on_demand(self) -> dict[str, int]:
+        """Compare all of both sides now; return how many changes were made meanwhile.
+
+        Raises:
+            PsyncError: not everything can be made the same, or nothing goes on.
+        """
+        self._check_going()
+        if self._session.state is State.PAUSED:
+            raise PsyncError("the session is paused: psync resume")
+        before = sum(self._session.applied)
+        stuck = await self._full_sync("somebody asks for it")
+        if stuck:
+            raise PsyncError(_told(stuck))
+        return {"changes": sum(self._session.applied) - before}
+
+    async def _preview(self) -> dict[str, Any]:
+        """Say what a full sync would do, and do nothing.
+
+        Raises:
+            PsyncError: a side is away, or too much differs.
+        """
+        preview = Preview(self._session, self._archive, self._peers, self._number)
+        try:
+            lines, changes = await preview.lines()
+        except* PsyncError as errors:
+            raise errors.exceptions[0] from None
+        return {"plan": lines, "changes": changes}
+
+    async def _full_sync(self, why: str) -> list[Problem]:
+        """Have both sides scanned and compared while everything else goes on.
+
+        Returns:
+            What cannot be made the same, however long one waits.
+        """
+        self._log.info("sync.began", message=f"full sync: {why}")
+        began, before = time.time(), sum(self._session.applied)
+        self._full_syncs += 1
+        try:
+            self._tell(FullSync())
+            stuck = await self.flush()
+            while self._session.is_comparing_all:  # an agent had to finish another scan before
+                stuck = await self.flush()
+        finally:
+            self._full_syncs -= 1
+        self._full_synced = max(self._full_synced, began)
+        changes, took = sum(self._session.applied) - before, time.time() - began
+        self._log.info(
+            "sync.done", message=f"full sync: done, {changes:,} changes in {took:.1f} s"
+        )
+        return stuck
+
+    async def _sync_at_hours(self) -> None:
+        """Compare everything at the hours that the user wants it at."""
+        while True:
+            due = latest(self._options.fullsync, datetime.now())  # noqa: DTZ005  # on the wall
+            if due is not None and due.timestamp() > self._full_synced:
+                await self._full_sync(f"it is past {due:%H:%M}")
+            await asyncio.sleep(_until_hour() if self._options.fullsync else _HOUR_LOOK_S)
+
+    def _tell(self, event: Paused | Resumed | Retry | FullSync) -> None:
         self._session.receive(event, asyncio.get_running_loop().time())
         self._pump()
 
@@ -823,7 +969,11 @@ class Brain:
 
     def status(self) -> dict[str, Any]:
         """Say how things stand, as `psync status --json` prints it."""
-        session = self._session
+        session, pace = self._session, self._pace
+        now = asyncio.get_running_loop().time()
+        applied, moved = session.applied, session.bytes_moved
+        pace.is_in(session.state, time.time())
+        rates = [pace.rates(side, now, applied, moved) for side in Side]
         sides = {
             peer.side.name.lower(): {
                 "host": peer.host.describe(),
@@ -831,8 +981,10 @@ class Brain:
                 "connected": peer.up,
                 "entries": session.entries(peer.side),
                 "local": session.local(peer.side),
-                "applied": session.applied[peer.side],
-                "bytes": session.bytes_moved[peer.side],
+                "applied": applied[peer.side],
+                "bytes": moved[peer.side],
+                "changes_per_s": round(rates[peer.side][0], 2),
+                "bytes_per_s": round(rates[peer.side][1]),
                 "trouble": peer.trouble,
             }
             for peer in self._peers
@@ -848,7 +1000,13 @@ class Brain:
             "trouble": next((why for why in self._unwritable.values() if why), ""),
             "alerts": self._overseer.tells,
             "started": self._started,
+            "state_since": pace.state_since,
+            "lag_s": round(pace.lag(session.oldest(), now), 3),
             "last_change": self._last_change,
+            "changes": pace.last_changes(),
+            "awaiting_restart": self._awaiting_restart,
+            "full_sync": self._full_syncs > 0,
+            "full_synced": self._full_synced,
             "conflict_list": [printable(path) for path, _, _ in session.asked()[:100]],
             "problem_list": [
                 {"side": side.name.lower(), "path": printable(path), "message": message}
@@ -909,9 +1067,12 @@ class Brain:
             return {"heartbeat_s": beaten, "lag_s": None}
         return {"heartbeat_s": beaten, "lag_s": loop.time() - began}
 
-    async def _flush_within(self, seconds: float | None) -> None:
+    def _check_going(self) -> None:
         if self._session.halted:
             raise PsyncError(f"the session has halted: {self._session.halted}")
+
+    async def _flush_within(self, seconds: float | None) -> None:
+        self._check_going()
         try:
             async with asyncio.timeout(seconds):
                 stuck = await self.flush()
@@ -920,6 +1081,17 @@ class Brain:
             raise PsyncError(f"not everything is on both sides after {seconds} s{why}") from None
         if stuck:
             raise PsyncError(_told(stuck))
+
+    async def _settles_within(self, seconds: float | None) -> bool:
+        """Bring over what can be, within so many seconds; tell whether nothing else is left."""
+        if not seconds or self._session.state not in (State.SCANNING, State.WATCHING):
+            return False
+        try:
+            async with asyncio.timeout(seconds):
+                await self.flush()
+        except TimeoutError:
+            return False
+        return True
 
     async def flush(self) -> list[Problem]:
         """Return once everything that has happened on either side is on both.
@@ -969,10 +1141,11 @@ class Brain:
             self._fail(_Refusal(_told(stuck), Exit.FAILED))
         self._end(Exit.STOPPED)
 
-    async def _watch_for(self, banned: str) -> None:
+    async def _watch_for_banned(self) -> None:
         """End when a program runs that must not run beside us."""
         while True:
-            name = await asyncio.to_thread(_running, banned)
+            banned = self._options.banned
+            name = await asyncio.to_thread(_running, banned) if banned else ""
             if name:
                 self._log.warning("session.banned", message=f"{name} is running: the session ends")
                 self._end(Exit.BANNED)
@@ -995,6 +1168,12 @@ def _in_words(transition: Transition) -> str:
     return f"{'replace' if transition.expected else 'create'} {kind} {path}"
 
 
+def _until_hour() -> float:
+    """Seconds until the next hour begins, or until it is worth a look at the clock."""
+    now = datetime.now()  # noqa: DTZ005  # on the wall
+    return min(_HOUR_LOOK_S, 3600.0 - now.minute * 60 - now.second - now.microsecond / 1e6 + 0.001)
+
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -1006,14 +1185,26 @@ def _told(problems: list[Problem]) -> str:
 
 
 def _running(banned: str) -> str:
-    """The name of a running program that contains `banned`; empty: there is none."""
+    """The name of a running program that contains `banned`; empty: there is none.
+
+    The kernel knows no more than the first 15 bytes of a name.
+    """
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 comm = Path(entry.path, "comm").read_text(errors="replace").strip()
-                if banned in comm:
+                if banned[:15] in comm:
                     return comm
     return ""
+
+
+def _rsync_options(options: Options) -> list[str]:
+    return [f"--timeout={options.etimeout}", *options.rsync_extra]
+
+
+def _rules(options: Options) -> str:
+    """What is not replicated, as a text to compare."""
+    return json.dumps([options.all_excludes(), options.tempfiles])
 
 
 def _share(text: str) -> float | int:
@@ -1029,11 +1220,17 @@ def _limits(options: Options) -> Limits:
         favoured=Side.__members__.get(options.conflict.upper()),
         ask=options.conflict == "ask",
         meta_from=None if options.meta_from == "both" else Side[options.meta_from.upper()],
+        force=options.force > 0,
     )
 
 
 async def run(
-    options: Options, state: SessionDir, log: Logger, console: Console, overseer: Overseer
+    options: Options,
+    state: SessionDir,
+    log: Logger,
+    console: Console,
+    overseer: Overseer,
+    reread: Callable[[], Options] | None = None,
 ) -> Exit:
     """Run a session until it is stopped, and return its exit code.
 
@@ -1043,20 +1240,25 @@ async def run(
         log: the session's.
         console: the terminal.
         overseer: who is told how it goes.
+        reread: gives what is configured now, on SIGHUP; None: nothing is.
 
     Raises:
         PsyncError: it cannot start, or cannot go on; the message is for the user.
     """
+    if options.banned and (name := _running(options.banned)):
+        log.warning("session.banned", message=f"{name} is running: nothing is begun")
+        return Exit.BANNED
     right: Host = LocalHost()
     if options.host is not None:
         from psync.effects.remote import SshHost  # a third of the time that a start takes
 
         right = SshHost(options.host, options.ssh_options, options.timeout)
     while True:
+        brain = Brain(options, state, log, console, [LocalHost(), right], overseer, reread)
         try:
-            brain = Brain(options, state, log, console, [LocalHost(), right], overseer)
             return await brain.run()
         except _StaleError as stale:
+            options = brain.options
             aside = set_aside(state.database, "stale")
             intents = Intents(state.path)
             intents.drop(intents.rotate())

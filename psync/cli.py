@@ -2,8 +2,10 @@
 
     psync [run] -r HOST LEFT RIGHT      keep two trees the same until stopped
     psync [run] NAME                    the same, as configured
-    psync sync ...                      once, then end
+    psync sync ...                      once, then end; a session that runs is asked to do it
     psync status | flush | pause | resume | stop [NAME]
+    psync log [NAME]                    read the logs, and follow them
+    psync web [NAME]                    show the sessions to a browser, and to Prometheus
     psync conflicts [NAME]              list what lost a conflict; show, compare, restore, drop it;
                                         say which side is to win one that waits for a word
     psync trash [NAME]                  likewise, for what was deleted
@@ -11,12 +13,17 @@
     psync runcheck [NAME...]            is each alive from end to end? start what is dead
     psync doctor NAME | LEFT RIGHT      look for what would keep a session from working well
     psync install | uninstall           units, cron and logrotate files to their places, and away
+    psync names                         list the sessions that have run or are configured
+    psync config check | show | import  look at the configuration; take over the original's
+    psync check [NAME | -r HOST LEFT RIGHT]
+                                        compare both trees, change nothing
     psync trust HOST                    accept a host's key after a look at it
     psync agent                         what runs on the other side
 
 **Invariants.** Whatever is wrong with the input, the answer is one line on stderr that starts
 with `psync:` and an exit code that says which kind of wrong; never a traceback. A verb
-that asks a session reads and writes nothing but its socket.
+that asks a session reads and writes nothing but its socket. `check` has exit codes of its own:
+whatever keeps it from an answer is 1.
 
 What a verb needs is imported when it runs: `psync status` from cron costs no more than Python
 itself. This file also runs on Python 3.9 (`psync agent` on an old host).
@@ -25,6 +32,7 @@ itself. This file also runs on Python 3.9 (`psync agent` on an old host).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -36,7 +44,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from psync import __version__
 from psync.effects.console import harmless, quantity
 from psync.effects.state import SessionDir, sessions, state_directory
-from psync.errors import ConfigError, Exit, PsyncError, UsageError
+from psync.errors import ConfigError, Exit, PsyncError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,15 +52,18 @@ if TYPE_CHECKING:
 
     from psync.alerts import Alerts
     from psync.config import Options
+    from psync.control import Call
 
 __all__ = ["QUESTIONS", "VERBS", "main"]
 
 VERBS = (
-    "run", "sync", "status", "flush", "pause", "resume", "stop", "conflicts", "trash", "trust",
-    "start", "runcheck", "doctor", "install", "uninstall", "agent",
+    "run", "sync", "start", "status", "log", "web", "flush", "pause", "resume", "stop", "check",
+    "runcheck", "doctor", "conflicts", "trash", "config", "trust", "names", "install", "uninstall",
+    "agent",
 )  # fmt: skip
 QUESTIONS = frozenset(VERBS) - {"run", "sync"}  # what runs no session itself
 _ANSWER_S = 10.0  # it takes milliseconds, but seconds where many share a busy machine
+_PROGRESS_S = 0.5
 _GRACE_S = 2.0  # what the session itself times is answered by then
 
 # Options whose value may begin with a dash (`-x -L`), which argparse does not take alone.
@@ -62,6 +73,7 @@ _WITH_VALUE = {
     "--rsync-excludes": "--rsync-excludes", "--set": "--set",
 }  # fmt: skip
 _WITH_VALUE |= {long: long for long in _WITH_VALUE.values()}
+_LEVELS = ("debug", "info", "warning", "error", "critical")
 _BEFORE_VERB = ("--state-dir", "--config")
 
 
@@ -69,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     _have_standard_files()
+    is_check = arguments[_verb_at(arguments) :][:1] == ["check"]
     try:
         if arguments[:1] == ["agent"]:
             from psync.agent import main as agent
@@ -81,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except PsyncError as error:
-        return _complain(str(error), error.exit_code)
+        return _complain(str(error), 1 if is_check else error.exit_code)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:  # psync status | head
@@ -93,10 +106,12 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(f"{where}{error.strerror or error}", 1)
     except ImportError as error:
         return _complain(
-            f"{error}: a package that psync needs is missing; install psync again", Exit.FAILED
+            f"{error}: a package that psync needs is missing; install psync again",
+            1 if is_check else Exit.FAILED,
         )
     except Exception as error:  # noqa: BLE001  # the last line of defence
-        return _complain(f"internal error: {type(error).__name__}: {error}", Exit.INTERNAL)
+        told = f"internal error: {type(error).__name__}: {error}"
+        return _complain(told, 1 if is_check else Exit.INTERNAL)
     return code
 
 
@@ -140,11 +155,17 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return _grammar().parse_args(_legacy(argv))
 
 
-def _legacy(argv: list[str]) -> list[str]:
-    """Read the original's command line: no verb is `run`, and a value may begin with a dash."""
+def _verb_at(argv: list[str]) -> int:
+    """Where the verb is, if there is one."""
     at = 0
     while at < len(argv) and argv[at].partition("=")[0] in _BEFORE_VERB:
         at += 1 if "=" in argv[at] else 2
+    return at
+
+
+def _legacy(argv: list[str]) -> list[str]:
+    """Read the original's command line: no verb is `run`, and a value may begin with a dash."""
+    at = _verb_at(argv)
     if at < len(argv) and argv[at] in VERBS:
         argv = [argv[at], *argv[:at], *argv[at + 1 :]]
     elif argv and argv[0] not in ("-h", "--help", "--version"):
@@ -184,9 +205,22 @@ def _grammar() -> argparse.ArgumentParser:
         return sub
 
     _run_options(verb("run", _run, "Keep two trees the same until stopped.", session=False))
-    _run_options(verb("sync", _sync, "Make two trees the same once.", session=False))
+    _run_options(verb("sync", _sync, "Make two trees the same now.", session=False))
     status = verb("status", _status, "Show the sessions that run.")
     status.add_argument("--json", action="store_true", help="for programs")
+    status.add_argument(
+        "--watch", action="store_true", help="go on showing them, until q or Ctrl-C"
+    )
+    _log_options(verb("log", _log, "Read the logs of sessions, and follow them."))
+    web = verb("web", _web, "Show the sessions to a browser, and to Prometheus.")
+    web.add_argument(
+        "--listen",
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="a loopback address and a port (127.0.0.1:9464), or the path of a unix socket",
+    )
+    web.add_argument("--group", help="who may use that socket, beside its owner")
     flush = verb("flush", _flush, "Wait until everything done so far is on the other side.")
     flush.add_argument(
         "--timeout", metavar="S", type=_seconds, default=60.0, help="at most so long (%(default)g)"
@@ -194,7 +228,10 @@ def _grammar() -> argparse.ArgumentParser:
     verb("pause", _pause, "Stop replicating for a while; what happens meanwhile is not lost.")
     resume = verb("resume", _resume, "Go on after a pause or a halt.")
     resume.add_argument(
-        "--accept", "--accept-deletes", dest="accept_deletes", action="store_true",
+        "--accept",
+        "--accept-deletes",
+        dest="accept_deletes",
+        action="store_true",
         help="what halted the session is right: make the deletions, or go on with the edits",
     )
     end = verb("stop", _stop, "End a session, and wait until it is gone.")
@@ -202,6 +239,7 @@ def _grammar() -> argparse.ArgumentParser:
         "--timeout", metavar="S", type=_seconds, default=30.0, help="at most so long (%(default)g)"
     )
     end.add_argument("--all", action="store_true", help="every session that runs")
+    _check_options(verb("check", _check, _CHECK_ABOUT, session=False))
     what = _version_options(
         verb("conflicts", _versions, "List the versions that lost a conflict."), "conflicts"
     )
@@ -214,6 +252,14 @@ def _grammar() -> argparse.ArgumentParser:
     )
     what = _version_options(verb("trash", _versions, "List what was deleted and is kept."), "trash")
     what.add_argument("--empty", action="store_true", help="destroy all of it")
+    config = verb("config", _config, "Check, show or take over a configuration.", session=False)
+    config.add_argument(
+        "action", choices=("check", "show", "import"), help="check FILE; show every key of NAME; "
+        "make a table of the original's configuration FILE",
+    )  # fmt: skip
+    config.add_argument("what", metavar="FILE|NAME", nargs="?", help="all sessions, if no NAME")
+    config.add_argument("--config", metavar="FILE", help="where NAME is configured")
+    config.add_argument("--json", action="store_true", help="for programs (show)")
     trust = verb("trust", _trust, "Accept a host's key, after its fingerprint.", session=False)
     trust.add_argument("host", metavar="HOST")
     trust.add_argument("-y", "--yes", action="store_true", help="do not ask")
@@ -237,6 +283,8 @@ def _grammar() -> argparse.ArgumentParser:
     for each in (put, away):
         each.add_argument("--root", metavar="DIR", default="/", help="below DIR, for packagers")
         each.set_defaults(removes=each is away)
+    known = verb("names", _names, "List the sessions that have run or are configured.", False)
+    known.add_argument("--config", metavar="FILE", help="where they are configured")
     verbs.add_parser("agent", help="Serve a session from the other side.", add_help=False)
     return parser
 
@@ -257,6 +305,62 @@ def _runcheck_options(parser: argparse.ArgumentParser) -> None:
     add("--after", metavar="N", type=int, help="so many times in a row before people are told")
     add("--no-restart", action="store_true", help="only look")
     add("--json", action="store_true", help="for programs")
+
+
+def _log_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-f", "--follow", action="store_true", help="go on with what is written from now on")
+    add("-n", "--lines", metavar="N", type=_count, help="only the last N (with -f: 10, or --since)")
+    add("--since", metavar="TIME", help="from then on: 10m, 2h, 3d ago; 09:30; '2026-03-01 09:30'")
+    add("--level", choices=_LEVELS, default="debug", help="no less than this")
+    add("--side", choices=("left", "right"), help="what was done to, or said by, that side")
+    add("--grep", metavar="TEXT", help="with this text in it, in whatever case")
+    add("--path", metavar="GLOB", help="about such a path, or such a last name: '*.txt', 'docs/*'")
+    add("--json", action="store_true", help="for programs: a line of JSON each")
+
+
+_CHECK_ABOUT = "Compare both trees of a session, or any two, and change nothing."
+_CHECK_MORE = """\
+Without a NAME all sessions that run are compared, one after the other. A session that runs is
+compared with the options that it was started with, another with those in the configuration, or
+those it ran with last; what is given here goes over that. Two roots are compared as `psync run`
+would replicate them.
+
+exit codes: 0 equal; 1 failed, no statement can be made; 2 alert: a path that psync believes to be
+equal, or as many differences as the threshold says; 3 notice: fewer differences.
+"""
+
+
+def _check_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the modes of the original's check, and what of `run` says which trees."""
+    parser.epilog = _CHECK_MORE
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("roots", metavar="LEFT RIGHT | NAME", nargs="*", help="two roots, or a session")
+    add("-l", "--lite", action="store_true", help="only what is there, its kind and size")
+    add("-c", "--checksum", action="store_true", help="read all content (and be not lite)")
+    add("-m", "--modified", action="store_true", help="not what only one side has (nor lite)")
+    add("-X", "--no-links", action="store_true", help="leave out symbolic links")
+    add(
+        "-n", "--newer", metavar="MIN", type=_minutes, default=0.0,
+        help="leave out files that have not changed for so many minutes",
+    )  # fmt: skip
+    add(
+        "-b", "--backup", action="store_true",
+        help="save both versions of what differs, in the session's state directory",
+    )  # fmt: skip
+    add("--alert-threshold", metavar="N", type=int, help="so many differences are an alert")
+    add("--json", action="store_true", help="for programs")
+    add("-r", "--remote-host", dest="host", metavar="HOST", help="where RIGHT is; as for ssh")
+    add("-t", "--tempfiles", metavar="RE", action="append", help="names of temporary files")
+    add("-e", "--excludes", metavar="RE", action="append", help="what is not replicated")
+    add("--rsync-excludes", metavar="PATTERN", action="append", help="likewise, for rsync")
+    add("--name", help="the session is called so")
+    add("--config", metavar="FILE", help="where NAME is configured")
+    add(
+        "--set", metavar="KEY=VALUE", action="append", default=[],
+        help="any key of the configuration file",
+    )  # fmt: skip
 
 
 def _version_options(parser: argparse.ArgumentParser, store: str) -> Any:
@@ -281,6 +385,22 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 10**8:
+        raise ValueError
+    return value
+
+
+_count.__name__ = "number"
+_minutes.__name__ = "number of minutes"
 _seconds.__name__ = "number of seconds"  # argparse names it: "invalid ... value"
 
 
@@ -295,11 +415,11 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     add("--rsync-excludes", metavar="PATTERN", action="append", help="likewise, for rsync")
     add("-x", "--extra", dest="rsync_extra", metavar="OPT", action="append", help="rsync option")
     add("-b", "--banned", metavar="PROGRAM", help="end when this program runs")
-    add("-T", "--translate", metavar="FROM:TO", help="replace in paths on the right")
+    add("-T", "--translate", metavar="FROM:TO", help="replace in the path of RIGHT")
     add("-n", "--dry-run", action="store_true", help="log what would be done, change nothing")
     add("-s", "--sync-only", action="store_true", help="one full synchronization, then end")
-    add("-k", "--skip-initial-sync", action="store_true", help="take the trees for equal")
-    add("-f", "--force", action="count", help="delete directories that are not empty")
+    add("-k", "--skip-initial-sync", action="store_true", help="change nothing at the start")
+    add("-f", "--force", action="count", help="delete directories with what else is in them")
     add("--name", help="call the session so")
     add("--config", metavar="FILE", help="where NAME is configured")
     add(
@@ -314,15 +434,23 @@ _ON_COMMAND_LINE = (
 )  # fmt: skip
 
 
+def _given(chosen: argparse.Namespace) -> dict[str, Any]:
+    """What of a session's options is on the command line."""
+    from psync.config import parse_setting
+
+    given = {k: v for k in _ON_COMMAND_LINE if (v := getattr(chosen, k, None)) not in (None, False)}
+    for key in ("tempfiles", "excludes"):
+        if key in given:  # as to the original, regular expressions; -e '' excludes nothing
+            given[key] = ["re:" + text.removeprefix("re:") for text in given[key] if text]
+    given.update(parse_setting(text) for text in chosen.set)
+    return given
+
+
 def _options(chosen: argparse.Namespace) -> Options:
     """Gather a session's options: its table, and over it the command line."""
-    from psync.config import config_file, load_session, make_options, parse_setting
+    from psync.config import config_file, load_session, make_options
 
-    given = {k: v for k in _ON_COMMAND_LINE if (v := getattr(chosen, k)) not in (None, False)}
-    for key in ("tempfiles", "excludes"):
-        if key in given:  # -e '' excludes nothing
-            given[key] = [pattern for pattern in given[key] if pattern]
-    given.update(parse_setting(text) for text in chosen.set)
+    given = _given(chosen)
     values: dict[str, Any] = {}
     where = "command line"
     if len(chosen.roots) == 1:
@@ -355,8 +483,41 @@ def _options(chosen: argparse.Namespace) -> Options:
 
 
 def _sync(chosen: argparse.Namespace) -> int:
+    """Make two trees the same once; a session that runs for them is asked to do it."""
+    from psync.control import Call, NoSession
+
     chosen.sync_only = True
-    return _run(chosen)
+    state = state_directory(chosen.state_dir)
+    name = chosen.roots[0] if len(chosen.roots) == 1 and "/" not in chosen.roots[0] else None
+    try:
+        name = name or _options(chosen).name
+        request = Call(SessionDir(state, name).path, "sync", {"dry_run": chosen.dry_run})
+    except NoSession:
+        return _run(chosen)
+    return _await_sync(request, SessionDir(state, name).path)
+
+
+def _await_sync(request: Call, directory: Path) -> int:
+    """Wait for a full sync that was asked for; on a terminal, show how far it is."""
+    from psync.control import Refused, Unanswered, call
+
+    shows = sys.stderr.isatty()
+    try:
+        while not request.is_answered(_PROGRESS_S):
+            if shows:
+                with contextlib.suppress(PsyncError):
+                    told = call(directory, "status", timeout=_PROGRESS_S)
+                    sys.stderr.write(f"\r{told['state']}, {told['pending']:,} pending\x1b[K")
+                    sys.stderr.flush()
+        if shows:
+            sys.stderr.write("\r\x1b[K")
+        done = request.result(None)
+    except (Refused, Unanswered) as error:
+        return _complain(str(error), Exit.FAILED)
+    for line in done.get("plan", ()):
+        print(harmless(line))
+    print(f"{done['changes']:,} changes {'would be' if 'plan' in done else 'were'} made")
+    return 0
 
 
 def _run(chosen: argparse.Namespace) -> int:
@@ -367,9 +528,14 @@ def _run(chosen: argparse.Namespace) -> int:
     session_dir = SessionDir(state_directory(chosen.state_dir), options.name)
     _check_places(options, session_dir)
     session_dir.lock()
+    reread = (lambda: _options(chosen)) if len(chosen.roots) == 1 else None
     try:
         session_dir.mark_stopped(on_purpose=False)
-        return _serve(options, session_dir, _alerts(chosen, quiet=options.dry_run))
+        code = _serve(options, session_dir, chosen, reread)
+        facts = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "exit": code}
+        with contextlib.suppress(StoreError):  # it is only for who asks later how it went
+            session_dir.describe({**session_dir.described(), **facts})
+        return code
     finally:
         session_dir.unlock()
 
@@ -408,29 +574,52 @@ def _check_places(options: Options, session_dir: SessionDir) -> None:
                 )
 
 
-def _serve(options: Options, session_dir: SessionDir, alerts: Alerts) -> int:
+def _serve(
+    options: Options,
+    session_dir: SessionDir,
+    chosen: argparse.Namespace,
+    reread: Callable[[], Options] | None,
+) -> int:
     gc.disable()  # what is imported stays: looking for garbage in it is a waste
     import asyncio
     from pathlib import Path
 
+    import msgspec
+
     from psync.brain import run
     from psync.effects.console import Console
-    from psync.effects.log import Bridge, WatchedFile, make_logger
+    from psync.effects.log import Bridge, Threshold, WatchedFile, make_logger
     from psync.effects.notify import Notifier
     from psync.overseer import Overseer
 
     console = Console()
-    file = WatchedFile(Path(options.log_file) if options.log_file else session_dir.log_file)
+    log_file = Path(options.log_file) if options.log_file else session_dir.log_file
+    file = WatchedFile(log_file)
+    threshold = Threshold("info")
     log = make_logger(
-        file,
-        session=options.name,
-        style=options.log_format,
-        level="debug" if options.debug >= 2 else options.log_level,
-        console=console,
+        file, session=options.name, style=options.log_format, level=threshold, console=console
     )
-    Bridge(log, level=10 if options.debug >= 3 else 30).install()
+    bridge = Bridge(log)
+    bridge.install()
+
+    def write_by(options: Options) -> Options:
+        threshold.set("debug" if options.debug >= 2 else options.log_level)
+        bridge.listen(10 if options.debug >= 3 else 30)
+        return options
+
+    overseer = Overseer(session_dir, _alerts(chosen, quiet=options.dry_run), log, Notifier())
+
+    def read_again() -> Options:
+        file.reopen()
+        assert reread is not None
+        again, alerts = reread(), _alerts(chosen, quiet=options.dry_run)
+        overseer.take_over(alerts)  # only now: both tables are right
+        return write_by(again)
+
+    write_by(options)
     session_dir.describe(
         {
+            "options": msgspec.to_builtins(options),
             "name": options.name,
             "pid": os.getpid(),
             "left": options.left,
@@ -438,9 +627,11 @@ def _serve(options: Options, session_dir: SessionDir, alerts: Alerts) -> int:
             "right": options.right,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "version": __version__,
+            "log": str(log_file),
         }
     )
-    _mind_hangup(file.reopen)
+    is_service = _mind_hangup(file.reopen)
+    again = read_again if is_service and reread is not None else None
     try:
         import uvloop
     except ImportError:
@@ -451,8 +642,7 @@ def _serve(options: Options, session_dir: SessionDir, alerts: Alerts) -> int:
     gc.enable()
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
-            overseer = Overseer(session_dir, alerts, log, Notifier())
-            code = runner.run(run(options, session_dir, log, console, overseer))
+            code = runner.run(run(options, session_dir, log, console, overseer, again))
             _mind_no_more_signals()
     except PsyncError as error:
         log.error("session.failed", message=str(error))
@@ -480,17 +670,22 @@ def _mind_no_more_signals() -> None:
 
     They are blocked, not ignored: closing a loop puts the default actions back.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
 
-def _mind_hangup(reopen: Callable[[], None]) -> None:
-    """On SIGHUP: a service looks at its log file again, a session at a terminal ends."""
+def _mind_hangup(reopen: Callable[[], None]) -> bool:
+    """On SIGHUP: a service looks at its log file again, a session at a terminal ends.
+
+    Returns:
+        whether it is a service, which may be told to do more.
+    """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        return  # nohup
+        return False  # nohup
     if sys.stdin is not None and sys.stdin.isatty():
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    else:
-        signal.signal(signal.SIGHUP, lambda *_: reopen())
+        return False
+    signal.signal(signal.SIGHUP, lambda *_: reopen())
+    return True
 
 
 # --- questions to sessions that run -----------------------------------------------------------
@@ -793,27 +988,15 @@ def _bytes(text: str | None) -> bytes | None:
 
 
 def _status(chosen: argparse.Namespace) -> int:
-    """Show every session; all are asked at once, so that a stuck one delays nobody twice."""
-    from psync.control import Call, NoSession, Refused, Unanswered
+    """Show every session."""
+    from psync.overview import ask
 
     state = state_directory(chosen.state_dir)
-    known = [SessionDir(state, chosen.name)] if chosen.name is not None else sessions(state)
-    calls = []
-    problems: list[str] = []
-    for each in known:
-        try:
-            calls.append(Call(each.path, "status"))
-        except NoSession:
-            continue
-        except Unanswered as error:
-            problems.append(str(error))
-    deadline = time.monotonic() + _ANSWER_S
-    answers = []
-    for call in calls:
-        try:
-            answers.append(call.result(deadline))
-        except (Unanswered, Refused) as error:
-            problems.append(f"{error} (pid {call.pid})")
+    if chosen.watch:
+        from psync.watchview import watch
+
+        return watch(state, chosen.name, as_json=chosen.json)
+    answers, problems = ask(state, chosen.name, _ANSWER_S)
     if chosen.json:
         print(json.dumps({"sessions": answers}))
     elif not answers and not problems:
@@ -825,11 +1008,50 @@ def _status(chosen: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def _log(chosen: argparse.Namespace) -> int:
+    from psync.logview import Filter, show, since
+
+    begin = since(chosen.since, time.time()) if chosen.since else 0.0
+    wanted = Filter(
+        begin, _LEVELS.index(chosen.level), chosen.side or "", chosen.name or "",
+        chosen.grep or "", chosen.path or "",
+    )  # fmt: skip
+    lines = chosen.lines
+    if lines is None and chosen.follow and not chosen.since:
+        lines = 10
+    return show(
+        state_directory(chosen.state_dir), chosen.name, wanted,
+        lines=lines, follow=chosen.follow, as_json=chosen.json,
+    )  # fmt: skip
+
+
+def _web(chosen: argparse.Namespace) -> int:
+    from psync.web import serve
+
+    return serve(state_directory(chosen.state_dir), chosen.name, chosen.listen, chosen.group)
+
+
+def _names(chosen: argparse.Namespace) -> int:
+    """List what a NAME may be, for a shell that completes one."""
+    from psync.config import config_file
+    from psync.overview import names
+
+    try:
+        config = config_file(chosen.config)
+    except ConfigError:
+        config = None
+    for name in names(state_directory(chosen.state_dir), config):
+        print(harmless(name))
+    return 0
+
+
 def _describe(answer: dict[str, Any]) -> list[str]:
     """Render a session's status for people."""
     lines = [f"{answer.get('name')}: {answer.get('state')} (pid {answer.get('pid')})"]
     lines += [f"  {s:<5}  {_describe_side(answer.get(s, {}))}" for s in ("left", "right")]
     counts = [f"{key} {answer.get(key, 0):,}" for key in ("pending", "conflicts", "problems")]
+    if answer.get("lag_s"):
+        counts.insert(0, f"lag {answer['lag_s']:.1f} s")
     since = [
         f"{told} {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(answer[key]))}"
         for key, told in (("started", "since"), ("last_change", "last change"))
@@ -842,6 +1064,14 @@ def _describe(answer: dict[str, Any]) -> list[str]:
         )
     if answer.get("halted"):
         lines.append(f"  halted: {answer['halted']}")
+    if answer.get("full_sync"):
+        lines.append("  a full sync is under way")
+    if answer.get("awaiting_restart"):
+        lines.append(f"  needs a restart: {', '.join(answer['awaiting_restart'])}")
+    if answer.get("audit"):
+        from psync.overview import audit_in_words
+
+        lines.append(f"  audit  {audit_in_words(answer['audit'])}")
     for path in answer.get("conflict_list", ()):
         lines.append(f"  conflict: {path}: waits for psync conflicts --take left|right PATH")
     for each in answer.get("problem_list", ()):
@@ -860,6 +1090,136 @@ def _describe_side(side: dict[str, Any]) -> str:
     if not side.get("connected", True):
         told += f"; not connected: {side.get('trouble') or 'not yet'}"
     return told
+
+
+# --- the configuration --------------------------------------------------------------------
+
+
+def _config(chosen: argparse.Namespace) -> int:
+    """Check, show or take over a configuration."""
+    from psync import configure
+
+    lines: list[str]
+    wrong: list[str] = []
+    if chosen.action == "check":
+        from psync.alerts import load_alerts
+        from psync.config import config_file
+        from psync.runcheck import load_rules
+
+        lines, wrong = configure.check(chosen.what or chosen.config)
+        for load in (load_alerts, load_rules):
+            try:
+                load(config_file(chosen.what or chosen.config))
+            except ConfigError as error:
+                wrong.append(str(error))
+    elif chosen.action == "import":
+        if chosen.what is None:
+            raise UsageError("which one? psync config import FILE")
+        lines = configure.import_(chosen.what)
+    else:
+        shown = configure.show(chosen.config, chosen.what)
+        lines = [line for each in shown for line in configure.as_toml(each)]
+        if chosen.json:
+            lines = [json.dumps({"sessions": shown})]
+    for line in lines:
+        print(harmless(line))
+    for line in wrong:
+        _complain(line, Exit.FAILED)
+    return Exit.FAILED if wrong else 0
+
+
+# --- check --------------------------------------------------------------------------------
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    """Compare both trees of sessions; return the worst of their codes."""
+    from psync.audit import ALERT, EQUAL, FAILED, NOTICE, REPORT, Modes, audit, tell_people
+
+    state = state_directory(chosen.state_dir)
+    names = [None] if chosen.roots else _live(state)
+    if not names:
+        raise UsageError(f"no session is running (state directory {state}): name one")
+    reports = []
+    for name in names:
+        try:
+            options = _audited(chosen, state, name)
+            threshold = chosen.alert_threshold
+            modes = Modes(
+                lite=chosen.lite and not (chosen.checksum or chosen.modified),
+                checksum=chosen.checksum,
+                modified=chosen.modified,
+                no_links=chosen.no_links,
+                newer_min=chosen.newer,
+                backup=chosen.backup,
+                threshold=options.alert_threshold if threshold is None else threshold,
+            )
+            session_dir = SessionDir(state, options.name)
+            if chosen.backup:
+                _check_places(options, session_dir)
+            before = session_dir.described(REPORT)
+            reports.append(audit(options, modes, session_dir, as_json=chosen.json))
+            for failure in tell_people(_alerts_of_check(chosen), session_dir, before, reports[-1]):
+                _complain(failure, 0)
+        except PsyncError as error:
+            if len(names) == 1:
+                raise
+            _complain(str(error), FAILED)  # that is no reason not to compare the others
+            reports.append({"name": name, "exit": FAILED, "error": str(error)})
+    if chosen.json:
+        print(json.dumps(reports[0] if chosen.roots else {"sessions": reports}))
+    codes = [report["exit"] for report in reports]
+    return next(code for code in (FAILED, ALERT, NOTICE, EQUAL) if code in codes)
+
+
+def _alerts_of_check(chosen: argparse.Namespace) -> Alerts:
+    """Who is told of an alert: whom the configuration names; of just any two trees nobody."""
+    from psync.alerts import load_alerts
+    from psync.config import config_file
+
+    if len(chosen.roots) == 2 and chosen.config is None:
+        return load_alerts(None)
+    try:
+        return load_alerts(config_file(chosen.config))
+    except UsageError:
+        if chosen.config is not None:
+            raise
+        return load_alerts(None)  # there is none, or it is not right: a check is a check
+
+
+def _audited(chosen: argparse.Namespace, state: Path, live: str | None) -> Options:
+    """Gather the options with which two trees are, or were, or would be replicated.
+
+    Args:
+        chosen: the command line.
+        state: the state directory.
+        live: a session that runs; None: what the command line names.
+    """
+    from psync.config import make_options
+
+    given = _given(chosen)
+    if live is None and len(chosen.roots) == 2:
+        options = _options(chosen)
+        given.update(left=options.left, right=options.right)
+        name = options.name
+    else:
+        name = live or chosen.roots[0]
+    last: dict[str, Any] = {}
+    if live is not None or "/" not in name:
+        last = SessionDir(state, name).described().get("options") or {}
+    if live is not None and not last:
+        raise UsageError(f"session {name} was started by an older psync: start it again")
+    if last and (live is not None or len(chosen.roots) == 2 or name in _live(state)):
+        return make_options({**last, **given, "name": name}, "command line")
+    try:
+        return _options(chosen)
+    except ConfigError:  # there is a table of this name, and something is wrong with it
+        raise
+    except UsageError as error:
+        if len(chosen.roots) != 1 or "/" in name:
+            raise
+        if not last:
+            raise UsageError(f"no session {name!a} runs, has run here, or is configured") from error
+    return make_options({**last, **given, "name": name}, "command line")
 
 
 # --- hosts --------------------------------------------------------------------------------

@@ -29,11 +29,14 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 
+from psync.core.patterns import EXPRESSION, parse
 from psync.effects.state import SessionDir
 from psync.errors import ConfigError, UsageError
 
 __all__ = [
     "EXCLUDES",
+    "FIXED",
+    "REPLACED",
     "TEMPFILES",
     "Options",
     "config_file",
@@ -49,10 +52,51 @@ __all__ = [
 # programs. The original's defaults also hid names that a user may well have given
 # (`\.tmp$`; `/\..*\.......$` hides `.bashrc.backup`): a tree that silently lacks files is no copy.
 EXCLUDES: list[str] = []
-TEMPFILES = [r"\.~tmp~$", r"/~\$[^/]*$", r"/\.#[^/]*$", r"/\.~lock\.[^/]*#$"]
+TEMPFILES = ["*.~tmp~", "~$*", ".#*", ".~lock.*#"]
+
+# What the original had and psync has not, or not under that name: what to say instead.
+REPLACED = {
+    "acl_from_left_only": 'say meta_from = "left"',
+    "backupdir": "what is replaced or deleted is kept by conflict_keep and trash",
+    "basedir": "psync finds its own programs",
+    "csumbin": "psync finds its own programs",
+    "delay": "what was agreed last tells a change, not its age",
+    "dryrun": "say dry_run",
+    "dstroot": "say right",
+    "filterbin": "psync finds its own programs",
+    "first_sync_only": "say sync_only",
+    "full_sync_lock": "nothing is skipped during a full sync",
+    "heartfile": "the heartbeat is psync's own",
+    "helperbin": "psync finds its own programs",
+    "inotify_extra": "cinotify needs no options; what it was to leave out (-E) goes into excludes",
+    "inotifybin": "psync finds its own programs",
+    "maxsize": "no file is left out for its size; name what is to be in excludes",
+    "move_event_recurse": "what was moved is compared by itself",
+    "partialdir": "what has arrived in part waits in .psync of its root",
+    "pending_events": "an echo is known by what it shows, whatever its kind",
+    "pending_lifetime": "an echo is known by what it shows, not by its age",
+    "psyncdir": "it is .psync in each root",
+    "remote_host": "say host",
+    "rsync_event_recurse": "rsync is given single files, and directories are listed",
+    "rsync_style": "an echo is dropped, everything else is replicated at once",
+    "safesuffix": "names that end in .psync.ignore stay where they are",
+    "separator": "events are no lines of text: any name is taken as it is",
+    "srcroot": "say left",
+    "use_backupdir": "what is replaced or deleted is kept by conflict_keep and trash",
+}
+
+# What a session keeps for as long as it runs; all else it takes over when it is told to.
+FIXED = frozenset(
+    (
+        "left", "right", "host", "ssh_options", "name", "translate", "dry_run", "sync_only",
+        "skip_initial_sync", "inline_max", "durability", "strip_special_bits", "xattrs", "log_file",
+        "log_format", "suppress_echoes",
+    )
+)  # fmt: skip
 
 _S = TypeVar("_S", bound=msgspec.Struct)
 _Count = Annotated[int, msgspec.Meta(ge=0)]
+_Hour = Annotated[int, msgspec.Meta(ge=0, le=23)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 
 
@@ -65,21 +109,27 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         right: the right root; with a `host`, as that host understands it.
         host: what ssh takes; None: both roots are on this machine.
         ssh_options: as on ssh's command line (`-p 2222`, `-o ConnectTimeout=10`).
-        excludes: regular expressions, searched in `/path`; what matches is not replicated.
+        excludes: rules (`core.patterns`); what they hide is not replicated.
         tempfiles: likewise, for the names that programs give to what they soon rename.
-        rsync_excludes: likewise, as rsync's patterns.
+        rsync_excludes: likewise, as rsync would read them; they come before `excludes`.
         rsync_extra: more options for rsync.
+        alert_threshold: from so many differences on a check is an alert.
         banned: a program; while it runs on this host the session ends with status 1.
-        translate: `FROM:TO`, a replacement in the paths that the right side is given.
+        translate: `FROM:TO`, a replacement in the path of the right root.
         dry_run: log what would be done, change nothing.
         sync_only: one full synchronization, then the end.
-        skip_initial_sync: take both trees for equal at the start.
-        force: how hard to insist on deleting directories that hold more than the plan knew.
+        skip_initial_sync: change nothing at the start; what differs is left alone.
+        force: a directory is deleted although it holds what is not replicated; that is kept.
         debug: 0 to 3, as the original's.
         inline_max: content up to this size travels in a frame, larger by rsync.
+        event_interval: for how long changes are gathered before they are looked at together.
+        fullsync: the hours of the local day at which everything is compared.
         settle_ms: how long a file that is written must be quiet.
         max_delay: how long a file that is never quiet may wait.
         timeout: a link that is silent so long is lost.
+        itimeout: how long an agent may take until it can serve its root.
+        etimeout: rsync is ended, and tried again, when nothing moves for so long.
+        maxtimeout: the session ends when a side is away for so long; 0: never.
         quarantine: how long a displaced file is kept for a late write.
         durability: `strict`: every change is on the disk before it is confirmed.
         strip_special_bits: never replicate setuid, setgid and sticky.
@@ -107,6 +157,7 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     tempfiles: list[str] = msgspec.field(default_factory=TEMPFILES.copy)
     rsync_excludes: list[str] = []
     rsync_extra: list[str] = []
+    alert_threshold: _Count = 10
     banned: str | None = None
     translate: str | None = None
     dry_run: bool = False
@@ -115,9 +166,14 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     force: _Count = 0
     debug: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0
     inline_max: Annotated[int, msgspec.Meta(ge=0, le=16 * 1024 * 1024)] = 256 * 1024
+    event_interval: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.0
+    fullsync: list[_Hour] = []
     settle_ms: Annotated[int, msgspec.Meta(ge=0, le=60_000)] = 50
     max_delay: _Seconds = 10.0
     timeout: Annotated[float, msgspec.Meta(ge=1, le=60)] = 20.0
+    itimeout: _Seconds = 60.0
+    etimeout: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 60
+    maxtimeout: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] = 0.0
     quarantine: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 60.0
     durability: Literal["lazy", "strict"] = "lazy"
     strip_special_bits: bool = False
@@ -152,8 +208,8 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         return seconds_of(self.versions) if self.versions else 0
 
     def all_excludes(self) -> list[str]:
-        """Every rule for what is not replicated, as a regular expression."""
-        return self.excludes + [_from_rsync(pattern) for pattern in self.rsync_excludes]
+        """Every rule for what is not replicated but `tempfiles`, in order; the last counts."""
+        return [_from_rsync(pattern) for pattern in self.rsync_excludes] + self.excludes
 
 
 def seconds_of(text: str) -> int:
@@ -165,21 +221,22 @@ def seconds_of(text: str) -> int:
 
 
 def _from_rsync(pattern: str) -> str:
-    """Translate an rsync pattern: whole components, `*` within one, `**` over several."""
-    anchored = pattern.startswith("/")
-    parts = re.split(r"(\*\*|\*|\?|\[[^]]+\])", pattern.strip("/"))
-    wild = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
-    body = "".join(
-        wild.get(part) or (part if part.startswith("[") else re.escape(part)) for part in parts
-    )
-    return ("^/" if anchored else "/") + body + "(/|$)"
+    """Make a rule of one of rsync's patterns, which may begin at any directory.
+
+    As to rsync, too, only a leading slash ties it to the root, and `DIR/***` is a directory with
+    all that is in it; `**` is any number of directories.
+    """
+    if pattern.endswith("/***"):
+        pattern = pattern[:-3]
+    floats = not pattern.startswith("/") and "/" in pattern.removesuffix("/")
+    literal = pattern.startswith(("!", EXPRESSION))
+    return "**/" * floats + "\\" * (literal and not floats) + pattern
 
 
 _OTHER_TABLES = ("alerts", "runcheck")
 _KEYS = [f for f in Options.__struct_fields__ if f != "name"]
 _WORDS = ("ssh_options", "rsync_extra")  # a string is split as a shell would
 _LISTS = ("excludes", "tempfiles", "rsync_excludes")  # a string is a list of one
-_PATTERNS = ("excludes", "tempfiles")
 _FIELD_OF = re.compile(r" - at `\$\.?(\w*)(?:\[[\d.]+\])?`$")
 
 
@@ -194,6 +251,8 @@ def make_options(values: Mapping[str, Any], where: str) -> Options:
         ConfigError: one line: where, which key, what is wrong, what would be right.
     """
     for key in values:
+        if key in REPLACED:
+            raise ConfigError(f"{where}: {key}: {REPLACED[key]}")
         if key not in Options.__struct_fields__:
             near = difflib.get_close_matches(key, _KEYS, 1)
             hint = f": did you mean {near[0]}?" if near else f"; there are: {', '.join(_KEYS)}"
@@ -209,6 +268,8 @@ def _convert(values: Mapping[str, Any], kind: type[_S], where: str) -> _S:
     """Check types and bounds. Raises ConfigError."""
     try:
         return msgspec.convert(values, kind)
+    except UnicodeEncodeError:
+        raise ConfigError(f"{where}: a value that is to be a number is no text at all") from None
     except msgspec.ValidationError as error:
         text = str(error)
         at = _FIELD_OF.search(text)
@@ -237,6 +298,8 @@ def _spread(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in _LISTS:
         if isinstance(spread.get(key), str):
             spread[key] = [spread[key]] if spread[key] else []
+    if type(spread.get("fullsync")) is int:
+        spread["fullsync"] = [spread["fullsync"]]
     for key in ("max_delete", "max_rewrite", "conflict_keep", "trash", "versions"):
         if type(spread.get(key)) is int:
             spread[key] = str(spread[key])
@@ -245,11 +308,16 @@ def _spread(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _check(options: Options, where: str) -> None:
     """Refuse what has the right type and still makes no sense; put the roots in order."""
-    for key in _PATTERNS:
+    for key in _LISTS:
         for pattern in getattr(options, key):
-            _compile(pattern, f"{where}: {key}: {pattern!a} is no regular expression")
-    for pattern in options.rsync_excludes:
-        _compile(_from_rsync(pattern), f"{where}: rsync_excludes: {pattern!a} is no pattern")
+            rule = _from_rsync(pattern) if key == "rsync_excludes" else pattern
+            try:
+                rule.encode()  # as it goes to the agents
+                parse(rule)
+            except UnicodeEncodeError:
+                raise ConfigError(f"{where}: {key}: {pattern!a} is no UTF-8") from None
+            except ValueError as error:
+                raise ConfigError(f"{where}: {key}: {pattern!a} {error}") from None
     for key in ("max_delete", "max_rewrite"):
         text = getattr(options, key)
         if key == "max_rewrite" and not text:
@@ -285,6 +353,11 @@ def _check(options: Options, where: str) -> None:
     for key in ("left", "right", "log_file"):
         if "\0" in (getattr(options, key) or ""):
             raise ConfigError(f"{where}: {key}: a path cannot hold a NUL")
+    if options.translate is not None:
+        what, _, by = options.translate.partition(":")
+        options.right = options.right.replace(what, by)
+        if not options.right:
+            raise ConfigError(f"{where}: translate: {options.translate!a} leaves nothing of right")
     options.left = _absolute(options.left)
     if host is None:
         options.right = _absolute(options.right)
@@ -297,16 +370,6 @@ def _check(options: Options, where: str) -> None:
         options.right = _tidy(path or ".")
     if options.log_file is not None:
         options.log_file = _absolute(options.log_file)
-
-
-def _compile(pattern: str, trouble: str) -> None:
-    """See that a regular expression is one. Raises ConfigError."""
-    try:
-        re.compile(pattern, re.IGNORECASE)
-    except (re.error, OverflowError) as error:
-        raise ConfigError(f"{trouble}: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{trouble}: it is nested too deep") from None
 
 
 def _absolute(path: str) -> str:

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Optional
 
+from psync import faults
 from psync.core.entry import Entry, Side, is_ours, join, printable, split, valid_path
 from psync.private import open_directory, remove_tree
 from psync.syscalls import EXCHANGE, NOREPLACE, open_beneath, renameat2
@@ -91,6 +92,7 @@ class Conflicts:
         """
         beside = self.keep_both and bool(path)
         self._write(name, path, reason, entry, beside=beside)
+        faults.at("noted")
         renameat2(from_fd, name, self._fd, name, NOREPLACE)
         if beside:
             self.due.append(name)

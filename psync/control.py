@@ -207,8 +207,14 @@ def _short(directory: Path) -> Iterator[str]:
 class Call:
     """A request under way: sent when made, so that many sessions can be asked at once."""
 
-    def __init__(self, directory: Path, verb: str, args: Mapping[str, Any] | None = None) -> None:
-        """Connect to the session in a directory and send it a request.
+    def __init__(
+        self,
+        directory: Path,
+        verb: str,
+        args: Mapping[str, Any] | None = None,
+        within: float = 5.0,
+    ) -> None:
+        """Connect to the session in a directory and send it a request, within some seconds.
 
         Raises:
             NoSession: nobody listens there.
@@ -216,7 +222,7 @@ class Call:
         """
         self.name = directory.name
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(5.0)
+        self._socket.settimeout(within)
         line = json.dumps({"verb": verb, "args": dict(args or {})}).encode() + b"\n"
         try:
             with _short(directory) as near:
@@ -267,6 +273,15 @@ class Call:
         if answer.get("ok"):
             return answer.get("result")
         raise Refused(f"session {self.name}: {answer.get('error', 'refused')}")
+
+    def is_answered(self, within: float) -> bool:
+        """Wait so many seconds for an answer; tell whether `result` has something to read."""
+        return bool(select.select([self._socket], [], [], within)[0])
+
+    def give_up(self) -> None:
+        """Let `result`, which waits in another thread, fail at once."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Hang up; what was asked for is given up."""

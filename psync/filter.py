@@ -79,6 +79,8 @@ from psync.wire import (
     Message,
     Observed,
     Outcome,
+    Peek,
+    Peeked,
     Scanned,
     Start,
     Transition,
@@ -92,6 +94,7 @@ PENDING_MAX = 100_000
 _SLICE = 128  # paths a look loop takes before it looks at the clock
 _FRAME_BYTES = 1 << 20  # content in one frame
 _LISTING_NAMES = 500
+_PEEKED_NAMES = 2000
 _DIGESTS_MAX = 1000
 _ABSENT_AGE = 10.0  # a rename is heard of within this
 _TOUCH_DELAY = 0.005  # a directory's own mtime follows what happened in it
@@ -215,12 +218,16 @@ class Filter:
         self._turning: dict[bytes, bytes] = {}  # directories' renames to be told yet, new to old
         self._paused_until = 0.0
         self._paused_for = b""
+        self._interval = start.event_interval_ms / 1000
+        self._gather_until = 0.0  # 0: nothing is gathered
         self._troubles: dict[tuple[str, bytes], str] = {}
         self._closed: set[bytes] = set()  # unreadable to us, while the watcher had read them
         self._doubted: set[tuple[str, bytes]] = set()  # not told again by the scan yet
         self._unread: set[bytes] = set()
         self._listing: Optional[Iterator[None]] = None
         self._listed = (b"", 0)
+        self._revealing: Optional[Iterator[None]] = None
+        self._rules = (start.excludes, start.tempfiles)
         self._answering: Optional[bytes] = None  # the directory whose listing was asked for
         self._overtaken: set[bytes] = set()  # names in it that were told of meanwhile
         self._credit = CREDIT
@@ -268,6 +275,49 @@ class Filter:
                 f"changes are looked for every {self._poll:g} s",
             )
         return Polling(self._root_fd, **options)
+
+    def take_over(self, start: Start) -> None:
+        """Observe as is wanted from now on; look at what other rules hide no more."""
+        self._settle_ns = start.settle_ms * 1_000_000
+        self._settle.take_over(start.settle_ms, start.max_delay_ms)
+        self._poll = max(start.poll_ms, 100) / 1000
+        self._interval = start.event_interval_ms / 1000
+        rules = (start.excludes, start.tempfiles)
+        if rules == self._rules:
+            return
+        before, self._rules, self._ignored = self._ignored, rules, Ignore(*rules)
+        if self._revealing is not None:  # what that has not come to may be visible again, or not
+            self.rescan()
+        self._revealing = self._reveal(before)
+
+    def _reveal(self, before: Ignore) -> Iterator[None]:
+        """Find what was hidden and is no more, by its name alone: yields between directories."""
+        waiting = [b""]
+        while waiting:
+            path = waiting.pop()
+            try:
+                fd = open_directory(self._root_fd, path)
+            except OSError:
+                continue  # it is told of, or looked at, when it is there and can be read
+            try:
+                with os.scandir(fd) as entries:
+                    found = [(e.name, e.is_dir(follow_symlinks=False)) for e in entries]
+            except OSError:
+                continue
+            finally:
+                os.close(fd)
+            for name, directory in found:
+                sub = join(path, os.fsencode(name))
+                if self._ignored(sub, directory):
+                    continue
+                if not before(sub, directory):
+                    if directory:
+                        waiting.append(sub)
+                elif directory:
+                    self._list_soon(sub)
+                else:
+                    self.again(sub)
+            yield
 
     @property
     def watcher(self) -> str:
@@ -360,6 +410,8 @@ class Filter:
             if kind == "E":
                 _, mask, path = event
                 if ignored(path):
+                    if mask & _NAMES:
+                        self._touch_above(path, now)
                     continue
                 if echoes:
                     echoes.pop(path, None)
@@ -397,7 +449,7 @@ class Filter:
         self._flush_after_scan()
 
     def _directory(self, live: bool, digest: bytes, path: bytes, now: float) -> None:
-        if self._ignored(path):
+        if self._ignored(path, True):
             return
         self._untrouble("unreadable", path)
         self._untrouble("mount", path)
@@ -421,7 +473,10 @@ class Filter:
         self._echoes.pop(new, None)
         self._heard_of(old)
         self._heard_of(new)
-        from_nowhere, to_nowhere = self._ignored(old), self._ignored(new)
+        from_nowhere, to_nowhere = (self._ignored(path, directory) for path in (old, new))
+        for hidden, path in ((from_nowhere, old), (to_nowhere, new)):
+            if hidden:
+                self._touch_above(path, now)
         if from_nowhere and to_nowhere:
             return
         flag = DIRECTORY if directory else 0
@@ -472,7 +527,7 @@ class Filter:
         for code, path in self._troubles_at(old):
             message = self._troubles[code, path]
             self._untrouble(code, path)
-            if not self._ignored(new):
+            if not self._ignored(new, True):
                 self._trouble(code, new + path[len(old) :], message)
         if self._listing is not None:
             path, mask = self._listed
@@ -482,7 +537,7 @@ class Filter:
             elif below_or_at(path, new):
                 self._listing = None  # it was to be told before the rename, which would void it
                 self._settle.note(path, mask, now)
-        if self._ignored(new):
+        if self._ignored(new, True):
             return
         if now - self._told_lost < _ABSENT_AGE:
             self._settle.note(new, LIST | DEEP | DIRECTORY, now)
@@ -516,7 +571,7 @@ class Filter:
         elif kind == "X":
             self._unreadable(event[2], event[1], now)
         elif kind == "N":
-            if not self._ignored(event[1]):
+            if not self._ignored(event[1], True):
                 self._trouble("mount", event[1], "is a mount point: what is in it stays here")
         elif kind == "L":
             if not self._polling:
@@ -548,7 +603,7 @@ class Filter:
             self._beat()
 
     def _unreadable(self, path: bytes, number: int, now: float) -> None:
-        if self._ignored(path):
+        if self._ignored(path, True):
             return
         if not path:
             self._check_root()
@@ -578,18 +633,26 @@ class Filter:
             self._touch_at = now + _TOUCH_DELAY
         self._touched[directory] = None
 
+    def _touch_above(self, path: bytes, now: float) -> None:
+        """A name that is not replicated has come or gone: its directory's mtime is replicated."""
+        directory = parent(path)
+        if directory and not self._ignored(directory, True):
+            self._touch(directory, now)
+
     # --- looking -------------------------------------------------------------------------
 
     def deadline(self) -> Optional[float]:
         """When `live` has something to do, monotonic; 0: now; None: never, as things are."""
-        if self._listing is not None or self._watcher.scanning() or self._may_flush():
+        if self._listing is not None or self._revealing is not None:
+            return 0.0
+        if self._watcher.scanning() or self._may_flush():
             return 0.0
         settled = self._settle.deadline()
         if settled is not None:
-            settled = max(settled, self._paused_until)
+            settled = max(settled, self._paused_until, self._gather_until)
         times = [settled, self._watcher.deadline()]
         if self._touched and not self._turning:
-            times.append(self._touch_at)
+            times.append(max(self._touch_at, self._gather_until))
         if self._echoes:
             times.append(next(iter(self._echoes.values())))
         if self._polling and not self._scanning:
@@ -609,6 +672,11 @@ class Filter:
         if deadline is not None and deadline <= self._now():
             self.read()
         settle = self._settle
+        if self._revealing is not None:
+            for _ in self._revealing:
+                if self._now() >= until:
+                    return
+            self._revealing = None
         try:
             while True:
                 if self._listing is not None:
@@ -616,17 +684,19 @@ class Filter:
                         if self._now() >= until:
                             return
                     self._listing = None
-                if self._now() < self._paused_until:
+                if self._now() < self._paused_until or self._is_gathering():
                     break
                 due = settle.due(self._now(), _SLICE)
                 if not due:
+                    self._gather_until = 0.0
                     break
                 self._taken += self._look_at(due)
                 if self._now() >= until:
                     break
             now = self._now()
-            if self._touched and not self._turning and (now >= self._touch_at or self._flushes):
-                self._look_at_touched()
+            if self._touched and not self._turning and now >= self._gather_until:
+                if now >= self._touch_at or self._flushes:
+                    self._look_at_touched()
             if self._polling and not self._scanning and now >= self._next_poll:
                 self.rescan()
             while self._echoes:
@@ -641,6 +711,15 @@ class Filter:
             self._overflow(now)
         if self._flushes:
             self._go_on_flushing()
+
+    def _is_gathering(self) -> bool:
+        """Tell whether more changes are awaited before any is looked at."""
+        if not self._interval or self._flushes or not len(self._settle):
+            return False
+        now = self._now()
+        if not self._gather_until:
+            self._gather_until = now + self._interval
+        return now < self._gather_until
 
     def _look_at(self, due: list[Due]) -> int:
         """Look at what is due, in order; return at how many paths."""
@@ -776,7 +855,7 @@ class Filter:
         except OSError as error:
             self._cannot(path, error)
             return 0
-        entry, content, flags = seen
+        entry, content, flags = self._unless_hidden(path, seen)
         if self._is_moved_on(d, entry is not None and entry.kind == _DIR):
             return None
         if entry is None:
@@ -812,6 +891,13 @@ class Filter:
             return 0
         self._credit -= len(content)
         return len(content)
+
+    def _unless_hidden(self, path: bytes, seen: Seen) -> Seen:
+        """What is to be told of a look: of what some rule hides because of its kind nothing is."""
+        if self._ignored.by_kind and seen.entry is not None:
+            if self._ignored(path, seen.entry.kind == _DIR):
+                return ABSENT
+        return seen
 
     def _is_in_database(self, path: bytes) -> bool:
         """Tell whether a file is part of a database with a journal: one without the other lies."""
@@ -922,6 +1008,9 @@ class Filter:
     def list_(self, paths: Sequence[bytes]) -> Iterator[None]:
         """Answer a `List_`: yields between slices of work."""
         for path in paths:
+            if self._ignored(path, True):
+                self._send(Listing(path, None, b"", None, []))
+                continue
             for _ in self._list(path, live=False, deep=False):
                 yield
             yield
@@ -1069,7 +1158,7 @@ class Filter:
                 raise
             self._trouble("mount", sub, "is a mount point: what is in it stays here")
             return None
-        entry, content, flags = seen
+        entry, content, flags = self._unless_hidden(sub, seen)
         if entry is None:
             return None
         if flags:
@@ -1130,6 +1219,36 @@ class Filter:
         if items:
             self._send(Observed(items))
 
+    def peek(self, question: Peek) -> Iterator[None]:
+        """Answer a `Peek`: yields once; nothing of it counts as told."""
+        path = question.path
+        items: list[Item] = []
+        upto, message = None, ""
+        try:
+            fd = open_directory(self._root_fd, path)
+            try:
+                names = [name for name in list_names(fd) if name > question.after]
+                if len(names) > _PEEKED_NAMES:
+                    upto = names[_PEEKED_NAMES - 1]
+                for name in names[:_PEEKED_NAMES]:
+                    sub = join(path, name)
+                    if self._ignored(sub):
+                        continue
+                    try:
+                        entry = self._unless_hidden(sub, self._looker.look_at(fd, name)).entry
+                    except OSError:
+                        items.append(Item(name, None))  # such as a mount point
+                        continue
+                    if entry is not None:
+                        items.append(Item(name, entry))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                message = os.strerror(error.errno or errno.EIO)
+        self._send(Peeked(question.token, message, upto, items))
+        yield
+
     def digested(self, path: bytes, seen: Seen) -> Iterator[None]:
         """Answer a `Look` for a digest, if what was hashed is still there: yields once."""
         try:
@@ -1146,6 +1265,7 @@ class Filter:
 
     def _asked(self, path: bytes, seen: Seen) -> Item:
         """Make the answer to a question for one path; it is never held back as known."""
+        seen = self._unless_hidden(path, seen)
         if seen.flags:
             self._known.forget(path)
             if seen.flags & BUSY:
@@ -1266,7 +1386,7 @@ class Filter:
     def _go_on_flushing(self) -> None:
         done = []
         for flush in self._flushes:
-            if not self._is_heard(flush):
+            if not self._is_heard(flush) or self._revealing is not None:
                 break
             if flush.target < 0:
                 for path in self._echoes:
@@ -1274,6 +1394,7 @@ class Filter:
                 self._echoes.clear()
                 self._settle.expedite()
                 self._paused_until = 0.0
+                self._gather_until = 0.0
                 flush.target = self._taken + self._settle.ready
             if (self._settle.ready and self._taken < flush.target) or self._listing is not None:
                 break

@@ -31,6 +31,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Optional, Union
 
+from psync import faults
 from psync.claim import marker, open_control, write_generation, write_marker
 from psync.conflicts import Conflicts, read_present
 from psync.core.entry import (
@@ -47,7 +48,7 @@ from psync.core.entry import (
 )
 from psync.holding import Directory, Held, Loan, UnmetError, is_closed, is_expected, same
 from psync.intents import Intent
-from psync.quarantine import Quarantine, Reason
+from psync.quarantine import Quarantine, Reason, for_trash
 from psync.recovery import recover
 from psync.scan import entry_at, entry_from_stat
 from psync.staging import Made, Stage, attempt
@@ -81,6 +82,7 @@ from psync.wire import (
     Outcome,
     Recall,
     Recalled,
+    Start,
     Transition,
 )
 from psync.xattrs import UNTOLD, Attributes
@@ -162,7 +164,7 @@ class Helpers:
         self.kept: list[Kept] = []
         self.unheld = ""
         self._unmet = False
-        self.step = lambda at: None
+        self.step = faults.at
         self._root_fd = root_fd
         self._owners = owners
         self._strip = strip_special_bits
@@ -308,6 +310,11 @@ class Helpers:
             f".psync/conflicts/{printable(name)}",
         )
 
+    def take_over(self, start: Start) -> None:
+        """Keep what is displaced as is wanted from now on."""
+        self._quarantine.take_over(start.quarantine_ms / 1000, for_trash=for_trash(start))
+        self._quarantine.conflicts.keep_both = start.keep_both
+
     def expire(self, keep_s: int, trash_s: int = 0, versions_s: int = 0) -> list[Dropped]:
         """Destroy what has been in the stores for so long. Blocks.
 
@@ -400,6 +407,7 @@ class Helpers:
             intents[index] = Intent(name, t.path, t.expected, wanted, t.keep, source)
         if intents:
             try:
+                self.step("announced")
                 self._quarantine.intend(list(intents.values()))
             except OSError as error:
                 return {}, f"cannot write .psync/journal: {error.strerror}"
@@ -452,8 +460,7 @@ class Helpers:
         if verb == RENAME:
             return self._rename(t, here, name, intent)
         if verb == RMDIR:
-            self._remove_directory(here, name, t.expected)
-            return None, b""
+            return None, self._remove_directory(here, name, t.expected, t.path if t.keep else b"")
         return None, self._delete(here, name, t.expected, intent)
 
     # --- put
@@ -601,8 +608,20 @@ class Helpers:
         finally:
             held.close()
 
-    def _remove_directory(self, here: Directory, name: bytes, expected: Optional[Entry]) -> None:
-        """Remove an empty directory; the kernel tells whether it is one."""
+    def _remove_directory(
+        self, here: Directory, name: bytes, expected: Optional[Entry], path: bytes = b""
+    ) -> bytes:
+        """Remove an empty directory; the kernel tells whether it is one.
+
+        Args:
+            here: where it is.
+            name: its name there.
+            expected: what it has to be.
+            path: if not empty: its path; what is not empty is set aside then.
+
+        Returns:
+            The name of what was set aside in the conflict store, or nothing.
+        """
         try:
             st = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
             if expected is None or not is_expected(-1, st, expected):
@@ -612,10 +631,30 @@ class Helpers:
         except (FileNotFoundError, NotADirectoryError):
             raise UnmetError(CHANGED) from None
         except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not path or expected is None:
                 raise UnmetError(NOT_EMPTY) from None
-            raise
+            return self._set_aside(here, name, path, expected)
         here.changed = True
+        return b""
+
+    def _set_aside(self, here: Directory, name: bytes, path: bytes, expected: Entry) -> bytes:
+        """Move a directory, with what else is in it, to the conflict store; return its name there.
+
+        The journal does not speak of it: who comes after a crash keeps what lies in quarantine.
+        """
+        quarantine = self._quarantine
+        intent = Intent(quarantine.unused(), path, expected, None, True)
+        self.step("full")
+        renameat2(here.fd, name, quarantine.fd, intent.name, NOREPLACE)
+        here.changed = True
+        self.step("displaced")
+        st = os.stat(intent.name, dir_fd=quarantine.fd, follow_symlinks=False)
+        if st.st_ino != expected.ino:
+            self._undo(None, intent, here, name, None)
+            raise UnmetError(CHANGED)
+        return quarantine.keep(intent, Reason.LOSER)
 
     # --- what was displaced
 

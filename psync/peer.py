@@ -13,32 +13,86 @@ When to connect, what to say and what to make of it is the brain's.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from psync import __version__
+from psync.config import Options
 from psync.core.entry import Side
 from psync.effects.link import Link
 from psync.effects.transport import Host
 from psync.errors import TransportError
 from psync.wire import (
+    PROTOCOL,
     Closed,
     Examined,
     Flushed,
     Hello,
     Message,
     Opened,
+    Peeked,
     Ready,
     Recalled,
     Staged,
+    Start,
     Synced,
 )
 
-__all__ = ["Peer"]
+__all__ = ["Peer", "start_message"]
 
-Answer = Ready | Opened | Staged | Closed | Synced | Flushed | Recalled | Examined
+Answer = Ready | Opened | Staged | Closed | Synced | Flushed | Recalled | Peeked | Examined
 _A = TypeVar("_A", bound=Answer)
-_ANSWERS = (Ready, Opened, Staged, Closed, Synced, Flushed, Recalled, Examined)
+_ANSWERS = (Ready, Opened, Staged, Closed, Synced, Flushed, Recalled, Peeked, Examined)
+
+
+def start_message(
+    options: Options,
+    side: Side,
+    session: str,
+    *,
+    owners: bool,
+    distrust_cache: bool = False,
+    audit: bool = False,
+) -> Start:
+    """Make what an agent is told first: what is replicated, and how.
+
+    Args:
+        options: the session's.
+        side: which of its roots.
+        session: its id, which the root's lock is taken for.
+        owners: whether both agents may give files to any user.
+        distrust_cache: see `Start`.
+        audit: see `Start`.
+    """
+    return Start(
+        protocol=PROTOCOL,
+        version=__version__,
+        root=os.fsencode((options.left, options.right)[side]),
+        session=session,
+        side=side,
+        owners=owners,
+        strip_special_bits=options.strip_special_bits or not owners,
+        excludes=options.all_excludes(),
+        tempfiles=options.tempfiles,
+        inline_max=options.inline_max,
+        settle_ms=options.settle_ms,
+        max_delay_ms=int(options.max_delay * 1000),
+        quarantine_ms=int(options.quarantine * 1000),
+        timeout_ms=int(options.timeout * 1000),
+        strict=options.durability == "strict",
+        suppress_echoes=options.suppress_echoes,
+        poll_ms=int(options.poll_interval * 1000),
+        conflict_keep_s=options.keep_conflicts_s,
+        distrust_cache=distrust_cache,
+        keep_both=options.conflict == "keep-both",
+        trash_s=options.keep_deleted_s,
+        versions_s=options.keep_edited_s,
+        xattrs=options.xattrs,
+        event_interval_ms=int(options.event_interval * 1000),
+        audit=audit,
+    )
 
 
 class Peer:

@@ -28,15 +28,16 @@ from collections.abc import Callable, Container
 from hashlib import blake2b
 from typing import NamedTuple, Optional
 
+from psync import faults
 from psync.conflicts import Conflicts
 from psync.core.entry import Entry, Kind, printable
 from psync.holding import Links
 from psync.intents import Intent, Journal
 from psync.private import open_directory, unused_names
 from psync.syscalls import lease_intact, read_lease
-from psync.wire import Kept
+from psync.wire import Kept, Start
 
-__all__ = ["WAITING_MAX", "Quarantine", "Reason"]
+__all__ = ["WAITING_MAX", "Quarantine", "Reason", "for_trash"]
 
 WAITING_MAX = 32_768
 SLICE_S = 0.020  # how long one `tick` may work
@@ -57,6 +58,12 @@ class Reason:
     UNREADABLE = "unreadable"  # displaced, and its content cannot be compared
     DELETED = "deleted"  # on the other replica, and so here: in the trash
     EDITED = "edited"  # likewise: the version before that edit
+
+
+def for_trash(start: Start) -> list[str]:
+    """What a session wants to go to the trash in the end, by reason."""
+    kept = ((Reason.DELETED, start.trash_s), (Reason.EDITED, start.versions_s))
+    return [reason for reason, keep_s in kept if keep_s]
 
 
 # --- the last look ------------------------------------------------------------------------
@@ -234,6 +241,12 @@ class Quarantine:
         else:
             os.unlink(intent.name, dir_fd=self.fd)
 
+    def take_over(self, delay_s: float, for_trash: Container[str]) -> None:
+        """Wait so long from now on, and keep in the trash what is wanted there."""
+        self._delay_s = delay_s
+        self._retry_s = min(RETRY_S, max(delay_s, 0.1))
+        self._for_trash = for_trash
+
     def _trash_reason(self, intent: Intent, entry: Entry) -> str:
         """Why something in quarantine goes to the trash; empty: it need not be kept."""
         new = intent.wanted
@@ -339,6 +352,7 @@ class Quarantine:
             if verdict is None:
                 return False
             if verdict == _EQUAL and not self._trash_reason(waiting.intent, waiting.entry):
+                faults.at("looked at last")
                 os.unlink(waiting.intent.name, dir_fd=self.fd)  # while the lease holds
                 if self._inspection is not None:
                     self.links.note(self._inspection.before, self._inspection.fd)

@@ -21,6 +21,7 @@ import stat
 from contextlib import suppress
 from typing import Optional
 
+from psync import faults
 from psync.core.entry import Entry, Kind, content_digest, split
 from psync.holding import Loan
 from psync.intents import Intent
@@ -53,12 +54,14 @@ def recover(root_fd: int, quarantine: Quarantine) -> None:
             found.add(intent.name)
     for name in sorted(found):
         intent = intents.get(name) or _unknown(name)
+        faults.at("recovering")
         try:
             _judge(root_fd, quarantine, intent)
         except OSError:  # it can neither be looked at nor go back: nobody shall miss it
             quarantine.report(intent.path, quarantine.keep(intent, Reason.DISPLACED))
     for loan in reversed(loans):
         _end_loan(root_fd, loan)
+    faults.at("recovered")
     quarantine.rewrite_journal()
     quarantine.settle()
 

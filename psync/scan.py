@@ -26,7 +26,7 @@ from hashlib import blake2b
 from typing import Callable, NamedTuple, Optional
 
 from psync.core.entry import Entry, Kind, content_digest
-from psync.syscalls import is_mount, open_beneath, read_lease
+from psync.syscalls import is_mount, open_beneath, read_lease, release_lease
 from psync.wire import BUSY, UNREADABLE
 from psync.xattrs import Attributes
 
@@ -40,8 +40,10 @@ __all__ = [
     "forget_cached",
     "hash_file",
     "list_names",
+    "look_whole",
     "open_directory",
     "open_file",
+    "read_block",
     "read_settled",
 ]
 
@@ -352,6 +354,122 @@ def hash_file(fd: int, stopped: Callable[[], bool]) -> Optional[bytes]:
         at += len(block)
         if stopped():
             return None
+
+
+def may_be_mapped(fd: int, *, blind: bool) -> bool:
+    """Tell whether somebody may store into a file through a mapping that he has.
+
+    Args:
+        fd: the file, open for reading.
+        blind: leases do not see mappings here, as on overlayfs.
+    """
+    if blind:
+        return True
+    try:
+        quiet = read_lease(fd)
+    except OSError:  # not ours, or no leases here
+        return True
+    if quiet:
+        release_lease(fd)
+    return not quiet
+
+
+def let_stores_show(fd: int) -> None:
+    """Have the next store through any mapping move the file's time. Blocks while it is written.
+
+    Only the first store into a page since that was written back does. A file that is known by
+    size and time alone, because it is too large to be read again, would else change unseen.
+    """
+    with suppress(OSError):
+        os.fdatasync(fd)
+
+
+def _open_quietly(root_fd: int, path: bytes) -> int:
+    """Open a file below the root for reading, as `open_file` does."""
+    try:
+        return open_beneath(root_fd, path, _OPEN | os.O_NOATIME)
+    except PermissionError:
+        return open_beneath(root_fd, path, _OPEN)
+
+
+def look_whole(
+    root_fd: int,
+    looker: Looker,
+    path: bytes,
+    stopped: Callable[[], bool],
+    opened: Callable[[int], None] = lambda fd: None,
+) -> Optional[Seen]:
+    """Look at a path and digest what is there, however large it is.
+
+    Args:
+        root_fd: the root.
+        looker: looks below it.
+        path: what to look at.
+        stopped: see `hash_file`.
+        opened: is given the file before it is read.
+
+    Returns:
+        What was seen, of a file with its digest, or flagged `UNREADABLE`, or `BUSY` if it
+        changes all the time; None if `stopped` said so meanwhile.
+
+    Raises:
+        OSError: it cannot be told what is there.
+    """
+    seen = looker.look(path)
+    for _ in range(_TRIES - 1):
+        entry = seen.entry
+        if entry is None or entry.kind != _FILE:
+            return seen
+        try:
+            fd = _open_quietly(root_fd, path)
+        except PermissionError:
+            return seen._replace(flags=UNREADABLE)
+        except OSError as error:
+            if error.errno not in _NOT_THERE and error.errno != errno.ENXIO:
+                raise
+            seen = looker.look(path)
+            continue
+        try:
+            opened(fd)
+            digest = hash_file(fd, stopped)
+        finally:
+            os.close(fd)
+        if digest is None:
+            return None
+        seen = looker.look(path)
+        if entry.same_identity(seen.entry) and seen.entry is not None:
+            return Seen(seen.entry._replace(digest=digest))
+    return seen._replace(flags=BUSY)
+
+
+def read_block(root_fd: int, looker: Looker, path: bytes, at: int, size: int) -> Seen:
+    """Read a part of a file, with the entry of the version that it is a part of.
+
+    Args:
+        root_fd: the root.
+        looker: looks below it.
+        path: what to read.
+        at: from where on.
+        size: bytes, at most.
+
+    Returns:
+        With empty content at the end of a file, and for what is none; flagged `BUSY` and without
+        any if it changes meanwhile.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    seen = looker.look(path)
+    if seen.entry is None or seen.entry.kind != _FILE:
+        return seen._replace(content=b"")
+    fd = _open_quietly(root_fd, path)
+    try:
+        content = os.pread(fd, size, at)
+    finally:
+        os.close(fd)
+    if not seen.entry.same_identity(looker.look(path).entry):
+        return seen._replace(flags=BUSY)
+    return seen._replace(content=content)
 
 
 class Looker:

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, Optional
 
+from psync import faults
 from psync.core.entry import Entry, Kind, is_ours, valid_path
 from psync.private import open_directory, remove_tree, unused_names
 from psync.syscalls import EXCHANGE, clone_file, copy_file, open_beneath, renameat2
@@ -305,6 +306,7 @@ class Stage:
         os.mkdir(directory, 0o700, dir_fd=self.fd)
         try:
             run_fd = os.open(directory, _OPEN_DIRECTORY, dir_fd=self.fd)
+            faults.at("staging opened")
             try:
                 for name, base in zip(names, bases):
                     fd = os.open(name, _CREATE, 0o600, dir_fd=run_fd)

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 
+from psync import faults
 from psync.core.entry import Side
 from psync.core.events import (
     Transfer,
@@ -47,7 +48,7 @@ class Transfers:
         peers: Sequence[Peer],
         rsync: Rsync,
         options: list[str],
-        report: Callable[[list[Transferred]], None],
+        report: Callable[[list[Transferred]], set[int]],
         number: Callable[[], int],
     ) -> None:
         """Prepare.
@@ -56,12 +57,13 @@ class Transfers:
             peers: left and right.
             rsync: runs rsync between them.
             options: more options for rsync, from the user.
-            report: is told what became of transfers.
+            report: is told what became of transfers; returns the operations that go on: no side
+                has gone down meanwhile.
             number: gives numbers that are not used twice.
         """
         self._peers = peers
         self._rsync = rsync
-        self._options = options
+        self.options = options
         self._report = report
         self._number = number
         self._queues: tuple[deque[Transfer], deque[Transfer]] = (deque(), deque())
@@ -76,12 +78,14 @@ class Transfers:
 
     def placed(self, side: Side, results: Results) -> None:
         """Operations have been answered: clear the staging that nobody needs any more."""
-        if not self._run_of:
-            return
-        for outcome in results.outcomes:
-            run = self._run_of.pop(outcome.op, None)
+        if self._run_of:
+            self._clear(side, [outcome.op for outcome in results.outcomes])
+
+    def _clear(self, side: Side, ops: Iterable[int]) -> None:
+        for op in ops:
+            run = self._run_of.pop(op, None)
             if run is not None:
-                self._placing[run].discard(outcome.op)
+                self._placing[run].discard(op)
                 if not self._placing[run]:
                     del self._placing[run]
                     self._peers[side].send(Unstage(run))
@@ -102,7 +106,9 @@ class Transfers:
 
     async def _carry(self, source: Side, batch: list[Transfer]) -> None:
         try:
-            self._report(await self._run(source, batch))
+            events = await self._run(source, batch)
+            going_on = self._report(events)
+            self._clear(source.other, [e.op for e in events if e.op not in going_on])
         except TransportError as error:
             self._report([Transferred(t.op, b"", message=str(error)) for t in batch])
         except RsyncError as error:
@@ -127,13 +133,15 @@ class Transfers:
         try:
             if files:
                 await self._fill(source, run, opened, files)
+            faults.at("transfer: filled")
+            closed = await reader.ask(CloseSource(run), Closed, run)
+            faults.at("transfer: closed")
+            if len(closed.intact) != len(batch):
+                raise TransportError(f"{reader.name} closed other files than it had opened")
         except (TransportError, RsyncError):
             reader.send(CloseSource(run))
             writer.send(Unstage(run))
             raise
-        closed = await reader.ask(CloseSource(run), Closed, run)
-        if len(closed.intact) != len(batch):
-            raise TransportError(f"{reader.name} closed other files than it had opened")
         intact = [ok for ok, fd in zip(closed.intact, opened.files, strict=True) if fd >= 0]
         placing = set()
         for (transfer, fd), whole in zip(files, intact, strict=True):
@@ -159,6 +167,7 @@ class Transfers:
         staged = await writer.ask(Stage(run, names, bases), Staged, run)
         if staged.message:
             raise RsyncError(0, staged.message)
+        faults.at("transfer: staged")
         # A whole file, a difference and what has holes are best sent in different ways.
         holes = set(opened.sparse)
         for delta, sparse in product((False, True), repeat=2):
@@ -171,5 +180,5 @@ class Transfers:
                     f"/proc/{staged.pid}/fd/{staged.fd}/{run}/",
                     delta=delta,
                     sparse=sparse,
-                    options=self._options,
+                    options=self.options,
                 )

@@ -39,12 +39,15 @@ except ImportError:  # a bare host: the pure codec below serves
 _HAS_FAST = _fast is not None
 
 __all__ = [
+    "AUDIT_CREDIT",
+    "BLOCK_MAX",
     "CREDIT",
     "FRAME_MAX",
     "MAGIC",
     "PROTOCOL",
     "Framer",
     "encode",
+    "listing_weight",
     "messages",
 ]
 
@@ -52,6 +55,9 @@ PROTOCOL = 1
 MAGIC = b"\xf0\x9fps\x16\x01"
 FRAME_MAX = 32 * 1024 * 1024
 CREDIT = 16 * 1024 * 1024  # bytes of content that an agent may send before the first `Credit`
+AUDIT_CREDIT = 2 * 1024 * 1024  # bytes of listings on their way in an audit
+BLOCK_MAX = 256 * 1024  # bytes of a file in one `Block`
+_ENTRY_WEIGHT = 100
 _HEADER = struct.Struct(">IB")
 
 
@@ -97,7 +103,8 @@ class Transition(NamedTuple):
             (`b"<run>/<n>"`) that rsync filled.
         source_expected: see above.
         content: the content of a small file.
-        keep: what is displaced is a conflict's loser and goes to `conflicts/`.
+        keep: what is displaced is a conflict's loser and goes to `conflicts/`; for `RMDIR`, so does
+            a directory that is not empty.
         links: for `META`, the other paths at which this inode was when last agreed. If it has
             names besides these, which may be outside of the root, a copy takes its place.
     """
@@ -412,6 +419,38 @@ class Recalled(NamedTuple):
     present: Optional[bytes] = None
 
 
+class Peeked(NamedTuple):
+    """Answer to `Peek`: names in `(after, upto]` that are there (`upto` None: to the end).
+
+    Of an item without `entry` nothing is known but that it is there.
+    `message` says why it could not be done, if it could not; a directory that is gone is empty.
+    """
+
+    token: int
+    message: str
+    upto: Optional[bytes]
+    items: List[Item]
+
+
+class Block(NamedTuple):
+    """Answer to `Read`: a part of a file.
+
+    Attributes:
+        path: the question's.
+        at: the question's.
+        entry: what is there; None: nothing.
+        content: the bytes from `at` on, at most `BLOCK_MAX`; none at its end, and of what is no
+            file.
+        message: why it cannot be read; empty: it can.
+    """
+
+    path: bytes
+    at: int
+    entry: Optional[Entry]
+    content: bytes
+    message: str = ""
+
+
 class Dropped(NamedTuple):
     """A version is in the conflict store no more.
 
@@ -453,6 +492,17 @@ class Start(NamedTuple):
     trash_s: int = 0  # how long what is deleted is kept; 0: it is not
     xattrs: bool = False
     versions_s: int = 0  # likewise, what an edit of the other side replaces
+    audit: bool = False  # only look: claim nothing, lock nothing, write nothing
+    event_interval_ms: int = 0  # for how long changes are gathered before they are looked at
+
+
+class Settings(NamedTuple):
+    """Serve on as `start` says; only what is about how, not about what, may be another.
+
+    What becomes visible by other rules is observed; what is hidden by them is told no more.
+    """
+
+    start: Start
 
 
 class Watch(NamedTuple):
@@ -475,6 +525,14 @@ class Look(NamedTuple):
 
     want: int
     paths: List[bytes]
+
+
+class Peek(NamedTuple):
+    """Tell what is in a directory after a name, for a person: it is no news (answer: `Peeked`)."""
+
+    token: int
+    path: bytes
+    after: bytes = b""
 
 
 class Apply(NamedTuple):
@@ -534,7 +592,9 @@ class Credit(NamedTuple):
     """So many bytes of content have been taken over: as many may follow.
 
     An agent begins with `CREDIT` and never has more. Without credit it sends entries
-    without content; answers to `Look` are sent in any case, and cost none.
+    without content; answers to `Look` are sent in any case, and cost none. In an audit there
+    is no content: credit is for listings, by `listing_weight`; it begins with `AUDIT_CREDIT`,
+    and without it none is sent.
     """
 
     size: int
@@ -576,26 +636,43 @@ class Examine(NamedTuple):
     root: bytes
 
 
+class Read(NamedTuple):
+    """Read a part of a file for an audit (answer: `Block`)."""
+
+    path: bytes
+    at: int
+
+
 class Stop(NamedTuple):
     """End: finish what is begun, leave nothing temporary, exit 0."""
 
 
+def listing_weight(items: List[Item]) -> int:
+    """About how many bytes a listing takes: what it costs of an audit's credit."""
+    size = _ENTRY_WEIGHT
+    for item in items:
+        size += _ENTRY_WEIGHT + len(item.path)
+        if item.entry is not None:
+            size += len(item.entry.target) + len(item.entry.xattrs)
+    return size
+
+
 Message = Union[
     Hello, Ready, Fatal, Digests, Scanned, Listing, Observed, Results, Opened, Staged, Closed,
-    Synced, Flushed, Pong, Trouble, Log, Kept, Recalled, Dropped, Start, Watch, List_, Look, Apply,
-    OpenSource, CloseSource, Stage, Unstage, Sync, Flush, Ping, Credit, Rescan, Stop, Recall,
-    Examined, Examine,
+    Synced, Flushed, Pong, Trouble, Log, Kept, Recalled, Dropped, Block, Start, Watch, List_, Look,
+    Apply, OpenSource, CloseSource, Stage, Unstage, Sync, Flush, Ping, Credit, Rescan, Stop, Recall,
+    Read, Settings, Peek, Peeked, Examined, Examine,
 ]  # fmt: skip
 
 messages: Dict[int, Type[Any]] = {
     # from the agent
     1: Hello, 2: Ready, 3: Fatal, 4: Digests, 5: Scanned, 6: Listing, 7: Observed, 8: Results,
     9: Opened, 10: Staged, 11: Closed, 12: Synced, 13: Flushed, 14: Pong, 15: Trouble, 16: Log,
-    17: Kept, 18: Recalled, 19: Dropped, 21: Examined,
+    17: Kept, 18: Recalled, 19: Dropped, 20: Block, 21: Peeked, 22: Examined,
     # from the brain
     65: Start, 66: Watch, 67: List_, 68: Look, 69: Apply, 70: OpenSource, 71: CloseSource,
     72: Stage, 73: Unstage, 74: Sync, 75: Flush, 76: Ping, 77: Credit, 78: Rescan, 79: Stop,
-    80: Recall, 83: Examine,
+    80: Recall, 81: Read, 82: Settings, 83: Peek, 84: Examine,
 }  # fmt: skip
 _codes = {cls: code for code, cls in messages.items()}
 

@@ -178,7 +178,7 @@ class TestGrammar:
             (["-r", "-n", "/l", "/r"], "'-n' is no host name"),
             (["-d", "loud", "/l", "/r"], "invalid int value: 'loud'"),
             (["-d", "4", "/l", "/r"], "debug: Expected int <= 3"),
-            (["-e", "(", "/l", "/r"], "excludes: '(' is no regular expression"),
+            (["-e", "(", "/l", "/r"], "excludes: 're:(' is no regular expression"),
             (["-T", "x", "/l", "/r"], "translate: 'x' is not FROM:TO"),
             (["-b", "--", "/l", "/r"], "expected one argument"),
             (["--name", "a/b", "/l", "/r"], "is no name for a session"),
@@ -582,3 +582,49 @@ class TestLauncher:
         done = self.launch(sys.executable, "-S", launcher, "-r", "host", "a b")
 
         assert done.stdout == f"{launcher} -r host a b\n"
+
+
+class TestConfig:
+    def test_that_is_right_is_said_to_be(self, psync, tmp_path):
+        file = tmp_path / "psync.toml"
+        file.write_text('[session.a]\nleft = "/a"\nright = "/b"\n')
+
+        done = psync("config", "check", str(file))
+
+        assert done.returncode == 0
+        assert done.stdout == f"{file}: 1 session, nothing wrong\n"
+        assert psync("--config", str(file), "config", "check").returncode == 0
+
+    def test_that_is_wrong_is_refused_in_a_line(self, psync, tmp_path):
+        file = tmp_path / "psync.toml"
+        file.write_text('[session.a]\nleft = "/a"\nright = "/b"\nacl_from_left_only = true\n')
+
+        said = refused(psync("config", "check", str(file)))
+
+        assert said == f'psync: {file}: [session.a]: acl_from_left_only: say meta_from = "left"\n'
+        assert "there is no configuration file" in refused(psync("config", "check"))
+        assert "which one?" in refused(psync("config", "import"))
+
+    def test_is_shown_for_people_and_for_programs(self, psync, tmp_path):
+        file = tmp_path / "psync.toml"
+        file.write_text('[session.a]\nleft = "/a"\nright = "/b"\nbanned = "x\\u001b[2J"\n')
+
+        shown = psync("config", "show", "a", "--config", str(file))
+        (session,) = json.loads(psync("config", "show", "--json", "--config", str(file)).stdout)[
+            "sessions"
+        ]
+
+        assert "settle_ms = 50 " in shown.stdout
+        assert "\x1b" not in shown.stdout
+        assert session["keys"]["left"] == {"value": "/a", "from": "file"}
+
+    def test_of_the_original_is_taken_over(self, psync, tmp_path):
+        file = tmp_path / "config.py"
+        file.write_text('dryrun = True\nrsync_style = 2\nexcludes = "\\.o$"\n')
+
+        done = psync("config", "import", str(file))
+
+        assert done.returncode == 0
+        assert "dry_run = true" in done.stdout
+        assert "# rsync_style = 2: an echo is dropped" in done.stdout
+        assert "excludes = ['re:\\.o$']" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from psync.config import (
     EXCLUDES,
+    FIXED,
+    REPLACED,
     TEMPFILES,
     Options,
     config_file,
@@ -49,14 +52,14 @@ class TestOptions:
 
     def test_take_a_string_where_a_list_is_meant(self):
         made = options(
-            excludes=r"\.o$",
+            excludes=r"re:\.o$",
             tempfiles="",
             rsync_excludes="*.o",
             rsync_extra="--bwlimit=10m -v",
             ssh_options="-o 'ProxyCommand=nc %h 22' -p 2222",
         )
 
-        assert made.excludes == [r"\.o$"]
+        assert made.excludes == [r"re:\.o$"]
         assert made.tempfiles == []
         assert made.rsync_excludes == ["*.o"]
         assert made.rsync_extra == ["--bwlimit=10m", "-v"]
@@ -73,6 +76,13 @@ class TestOptions:
         assert options(right="~").right == options(right="~/").right == "."
         assert options(right="//srv//x/").right == "/srv/x"
         assert options(right="x", host=None).right == str(tmp_path / "x")
+
+    def test_translate_the_path_of_the_right_root(self):
+        assert options(right="/opt/a/x", translate="/opt/a:/srv/b").right == "/srv/b/x"
+        assert options(right="/opt/a/x", translate="/opt:").right == "/a/x"
+
+    def test_take_an_hour_for_a_list_of_one(self):
+        assert options(fullsync=3).fullsync == [3]
 
     def test_take_a_number_of_deletions(self):
         assert options(max_delete=100).max_delete == "100"
@@ -119,18 +129,28 @@ class TestOptions:
             ({"max_rewrite": -1}, "here: max_rewrite: '-1' is neither a number of entries nor"),
             ({"dry_run": "yes"}, "here: dry_run: Expected bool, got str"),
             ({"excludes": [1]}, "here: excludes: Expected str, got int"),
-            ({"excludes": ["ok", "("]}, "here: excludes: '(' is no regular expression: missing )"),
+            ({"excludes": ["ok", "re:("]}, "here: excludes: 're:(' is no regular expression: mi"),
+            ({"tempfiles": "[a"}, "here: tempfiles: '[a' is no pattern: a [ in it is never closed"),
+            ({"rsync_excludes": "x\\"}, r"here: rsync_excludes: 'x\\' is no pattern: it ends in a"),
             ({"max_delete": "half"}, "here: max_delete: 'half' is neither a number"),
             ({"max_delete": "101%"}, "here: max_delete: '101%' is neither a number"),
             ({"max_delete": -1}, "here: max_delete: '-1' is neither a number"),
             ({"translate": "x"}, "here: translate: 'x' is not FROM:TO"),
             ({"translate": ":x"}, "here: translate: ':x' is not FROM:TO"),
+            ({"translate": "/r:"}, "here: translate: '/r:' leaves nothing of right"),
             ({"banned": ""}, "here: banned: an empty name"),
+            ({"fullsync": [1, 24]}, "here: fullsync: Expected int <= 23"),
+            ({"etimeout": 0}, "here: etimeout: Expected int >= 1"),
+            ({"acl_from_left_only": True}, 'here: acl_from_left_only: say meta_from = "left"'),
+            ({"dryrun": True}, "here: dryrun: say dry_run"),
+            ({"rsync_style": 2}, "here: rsync_style: an echo is dropped, everything else"),
             ({"host": ""}, "here: host: '' is no host name"),
             ({"host": "-oProxyCommand=x"}, "here: host: '-oProxyCommand=x' is no host name"),
             ({"host": "a b"}, "here: host: 'a b' is no host name"),
             ({"log_file": ""}, "here: log_file: Expected str of length >= 1"),
             ({"right": "~me/x"}, "here: right: '~me/x': name another user's home by its path"),
+            ({"timeout": "\ud800"}, "here: a value that is to be a number is no text at all"),
+            ({"excludes": "\udcff"}, r"here: excludes: '\udcff' is no UTF-8"),
             ({"left": ""}, "here: left: Expected str of length >= 1"),
             ({"left": "/a\0b"}, "here: left: a path cannot hold a NUL"),
             ({"host": None, "right": "/l/"}, "here: left and right are the same directory: /l"),
@@ -239,6 +259,21 @@ class TestExample:
 
         assert shown == default
 
+    def test_marks_what_waits_for_a_restart(self):
+        marked = set()
+        for line in EXAMPLE.read_text().splitlines():
+            key = re.match(r"(?:# )?(\w+) = ", line)
+            if key and "(R)" in line:
+                marked.add(key[1])
+
+        assert marked == FIXED - {"name"}
+
+    def test_tells_what_took_the_place_of_the_originals(self):
+        lines = [line.split(maxsplit=2) for line in EXAMPLE.read_text().splitlines()]
+
+        for key, instead in REPLACED.items():
+            assert ["#", key, instead] in lines
+
     def test_is_right_where_it_is_commented_out(self):
         text = EXAMPLE.read_text()
         for key in ("ssh_options", "translate", "banned", "log_file"):
@@ -248,6 +283,29 @@ class TestExample:
 
 
 class TestPatterns:
+    @pytest.mark.parametrize(
+        ("pattern", "hidden", "shown"),
+        [
+            ("*.iso", [b"x.iso", b"d/x.iso"], [b"x"]),
+            ("/d", [b"d"], [b"e/d"]),
+            ("a/b", [b"a/b", b"e/a/b"], [b"b"]),
+            ("d/", [b"d/x"], [b"d"]),
+            ("d/***", [b"d/x", b"e/d/x"], [b"x"]),
+            ("!x", [b"!x"], [b"x"]),
+            ("re:x", [b"re:x"], [b"x"]),
+        ],
+    )
+    def test_of_rsync_mean_what_they_mean_there(self, pattern, hidden, shown):
+        ignore = Ignore(options(rsync_excludes=pattern).all_excludes())
+
+        assert [path for path in hidden if not ignore(path)] == []
+        assert [path for path in shown if ignore(path)] == []
+
+    def test_of_excludes_have_the_last_word(self):
+        made = options(rsync_excludes="*.iso", excludes="!keep.iso")
+
+        assert not Ignore(made.all_excludes())(b"keep.iso")
+
     @pytest.mark.parametrize("name", ["d/.#f", "d/~$f.docx", "d/.~lock.f.odt#", "f.~tmp~"])
     def test_w03_w05_by_default_hide_the_locks_of_editors(self, name: str) -> None:
         assert Ignore(EXCLUDES, TEMPFILES)(name.encode())

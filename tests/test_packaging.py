@@ -108,6 +108,16 @@ class TestWheel:
         assert {name for name in listed if name.endswith(".py")} == modules
 
 
+    def test_holds_what_is_no_module(self, wheel: Path, checkout: Path) -> None:
+        with ZipFile(wheel) as archive:
+            held = {name for name in archive.namelist() if name.startswith("psync/share/")}
+            conf = {name for name in archive.namelist() if name.startswith("psync/_share/")}
+        share = checkout / "psync" / "share"
+
+        assert held == {str(p.relative_to(checkout)) for p in share.rglob("*") if p.is_file()}
+        assert {"psync/_share/man/psync.1", "psync/_share/completions/_psync"} <= conf
+
+
 class TestInstallation:
     def test_says_its_version(self, installed: Path, tmp_path: Path) -> None:
         assert run(installed / "psync", "--version", cwd=tmp_path) == f"psync {psync.__version__}\n"

@@ -161,6 +161,14 @@ class Archive:
                 yield from self.walk_up(child)
             yield child
 
+    def walk_down(self, path: bytes) -> Iterator[tuple[bytes, Agreed]]:
+        """Yield what is agreed below `path`, a directory before what is in it, if it is still."""
+        for name, agreed in self.children(path):
+            child = join(path, name)
+            yield child, agreed
+            if agreed.kind == Kind.DIRECTORY:
+                yield from self.walk_down(child)
+
     def find_inode(self, side: int, ino: int) -> bytes | None:
         """The path at which an inode of `side` was when last agreed; of several, one."""
         return next(self._places(side, ino), None)

@@ -28,7 +28,7 @@ from psync.core.events import Intend, Intent, Transfer, Transferred
 from psync.core.flights import Op
 from psync.core.moves import Moves
 from psync.core.pair import Pair
-from psync.core.reconcile import Decision, View, agree
+from psync.core.reconcile import Decision, Verb, View, agree
 from psync.errors import AgentError
 from psync.wire import (
     APPLIED,
@@ -84,6 +84,9 @@ class Carrier:
                 return
             if self._is_kept(path):
                 return
+            if path in self._pair.forced:
+                self._remove_directory(target.side, path, expected, decision)
+                return
         if _is_directory(entry) and not _is_directory(expected) and not emptied:
             # It comes back without what was agreed in it: that went with it, unseen.
             if self._archive.children(path):
@@ -127,7 +130,17 @@ class Carrier:
         elif not emptied and self._archive.children(path):
             self._walk(decision.source, path)
         elif not self._is_kept(path):
-            self._send(side, Transition(0, RMDIR, path, expected, None), decision, None)
+            self._remove_directory(side, path, expected, decision)
+
+    def _remove_directory(
+        self, side: Side, path: bytes, expected: Entry | None, decision: Decision
+    ) -> None:
+        """Remove a directory; with all that is not replicated, if that has to be, once it is seen.
+
+        Until then something new may be found in it, for which it stays.
+        """
+        keep = path in self._pair.forced and path not in self._replicas[side].survey.pending
+        self._send(side, Transition(0, RMDIR, path, expected, None, keep=keep), decision, None)
 
     def adjust(self, path: bytes, decision: Decision, left: View, right: View) -> None:
         """Give both sides the same metadata; the content, if it differs, follows."""
@@ -266,8 +279,10 @@ class Carrier:
             self._replicas[side].views.set(path, View(outcome.entry))
         elif status == APPLIED:
             self._applied(op, outcome.entry, unmet=outcome.unmet)
-            if last and (op.transition.verb != META or op.intact) and path in self._pending.since:
+            if last and _is_all_of_it(op) and path in self._pending.since:
                 self._pending.since[path] = op.sequence + 1  # what came later counts anew
+        elif status == CHANGED and self._pair.hides(path, outcome.entry):
+            self._pair.fail(path, side, "what is there is not replicated, and stands in the way")
         elif status == CHANGED:
             self._pending.changed(path, side)
             self._pair.look(side, path, 1)
@@ -276,6 +291,8 @@ class Carrier:
         elif status == NOT_EMPTY:
             self._replicas[side].survey.ask(path)
             self._pair.fail(path, side, "the directory holds entries that are not replicated")
+            if self._pair.limits.force:
+                self._pair.forced.add(path)
         elif status == NO_PARENT:
             self._pair.look(side, parent(path), 0)
             if self._replicas[side].lacks_parent(path):
@@ -287,7 +304,10 @@ class Carrier:
             self._pair.fail(path, side, text, soon=status == IN_USE)
         if not last:
             return
-        if status == APPLIED and self._pair.is_at_rest(path):
+        if path in self._pair.left_out:
+            self._pair.left_out.discard(path)
+            self._pair.leave_out(path)
+        elif status == APPLIED and self._pair.is_at_rest(path):
             self._pair.rest(path)
         else:
             self._pending.release(path)
@@ -357,7 +377,7 @@ class Carrier:
     def _holds(self, path: bytes, side: Side, entry: Entry, wanted: Entry) -> bool:
         """Tell whether a side holds all of the wanted metadata that it can, as far as is known."""
         base = self._archive.get(path)
-        if base is None:
+        if base is None or base.kind != entry.kind:
             return entry.same_identity(self._pair.at_most.get(path))
         return base.as_agreed(side, entry).same_meta(wanted)
 
@@ -377,6 +397,8 @@ class Carrier:
             self._agree(op, wanted, entry, shown, unmet=unmet)
         else:
             self._replicas[side].views.set(path, View(entry, was.intact))
+            if base is not None and base.kind != entry.kind:
+                base = None  # what was something else has no such metadata
             if base is not None and not op.intact and met:
                 # The content is still to be copied; what the other side had changed has arrived.
                 self._archive.put(path, _with_meta_of(base, wanted, side, entry, shown))
@@ -444,6 +466,12 @@ def intent_of(op: Op) -> Intent:
     """What has to be remembered of an operation."""
     moved_from = op.transition.source if op.transition.verb == RENAME else b""
     return Intent(op.path, op.side, op.transition.wanted, op.shown, moved_from)
+
+
+def _is_all_of_it(op: Op) -> bool:
+    """Tell whether an operation does all that was decided; else the rest of it is still to come."""
+    verb = op.transition.verb
+    return op.intact if verb == META else verb != RMDIR or op.decision.verb is not Verb.COPY
 
 
 def _is_directory(entry: Entry | None) -> bool:

@@ -16,6 +16,7 @@ from psync.wire import Message
 __all__ = [
     "Command",
     "Event",
+    "FullSync",
     "Intend",
     "Intent",
     "Limits",
@@ -91,7 +92,11 @@ class Retry(NamedTuple):
     """Try every problem again now."""
 
 
-Event = SideUp | SideDown | Said | Transferred | Paused | Resumed | Retry
+class FullSync(NamedTuple):
+    """Scan both sides and compare all of it, whatever the agents have told; all else goes on."""
+
+
+Event = SideUp | SideDown | Said | Transferred | Paused | Resumed | Retry | FullSync
 
 
 # --- commands ---------------------------------------------------------------------------
@@ -198,6 +203,7 @@ class Limits(NamedTuple):
         favoured: whose version wins a conflict; None: the newer.
         ask: nothing is done about a conflict until a person has chosen a side.
         meta_from: the side whose mode, owner and attributes count; None: those of both.
+        force: a directory that holds what is not replicated is removed with it, and kept.
     """
 
     inline_max: int = 256 * 1024
@@ -210,3 +216,4 @@ class Limits(NamedTuple):
     favoured: Side | None = None
     ask: bool = False
     meta_from: Side | None = None
+    force: bool = False

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 
 from psync.core.entry import Entry, Kind, Side, ancestors
+from psync.core.events import Limits
 from psync.core.pair import Pair
 from psync.core.reconcile import Decision, Verb, View
 
@@ -104,6 +105,14 @@ class Guard:
             for path in self._archive.walk_up(top)
         )
         return sum(1 for _ in islice(below, max(enough, 0)))
+
+    def take_over(self, limits: Limits) -> None:
+        """Count by other limits from now on."""
+        self._limits = limits
+
+    def compared(self, side: Side) -> None:
+        """All of a side is being compared while work goes on: no deletion is made uncounted."""
+        self._floods[side].strict = True
 
     # --- what a person says --------------------------------------------------------------
 

@@ -61,8 +61,8 @@ class Moves:
     def hint(self, replica: Replica, item: Item) -> None:
         """An agent saw a rename: remember it until it is decided."""
         old, new, entry = item.moved_from, item.path, item.entry
-        ignored = self._pair.ignored
-        if entry is None or ignored(new):
+        hides = self._pair.hides
+        if entry is None or hides(new, entry):
             return
         earlier = replica.moves.get(old)
         chained = earlier is not None and (earlier.hinted or entry.kind == Kind.FILE)
@@ -73,7 +73,7 @@ class Moves:
         base = self._archive.get(old)
         if base is None and self._is_on_its_way(replica, old, item):
             return
-        if base is None or ignored(old) or not self._is_agreed(replica, old, base, entry):
+        if base is None or hides(old, entry) or not self._is_agreed(replica, old, base, entry):
             if entry.kind == Kind.DIRECTORY:
                 self._lose_track(replica, old, new)
             return
@@ -244,6 +244,16 @@ class Moves:
             self._lose_track(replica, old, new)
         self._pending.release(new)
         self._pending.touch(new)
+
+    def leave_out(self) -> None:
+        """Forget the renames of what is not replicated any more."""
+        hides = self._pair.hides
+        for replica in self._replicas:
+            for new, move in list(replica.moves.items()):
+                if hides(new, move.entry) or hides(move.old, move.entry):
+                    self._pending.touch(self._forget(replica, new))
+                    self._pending.touch(new)
+            self.wait_no_more(replica)
 
     def _forget(self, replica: Replica, new: bytes) -> bytes:
         old = replica.moves.pop(new).old
@@ -584,13 +594,13 @@ class Moves:
                 for path in (parent(old), parent(new))
             ):
                 continue
-            del renames[new]
             base, there = self._archive.get(old), target.shows(new)
-            if (
-                base is not None
-                and there is not None
-                and self._was_renamed(target, old, base, there)
-            ):
+            if base is None or there is None or not self._was_renamed(target, old, base, there):
+                base = None
+            elif not self._is_read(target, new, base, there):
+                continue
+            del renames[new]
+            if base is not None and there is not None:
                 seen = source.shows(new)
                 if seen is None or seen.ino != base.on(source.side).ino:
                     self._take_over(target, source, old, new, base, there)
@@ -603,6 +613,24 @@ class Moves:
         was, still = base.on(target.side), target.shows(old)
         moved = still is None or still.ino != was.ino
         return moved and (there.kind, there.ino) == (was.kind, was.ino)
+
+    def _is_read(self, target: Replica, new: bytes, base: Agreed, there: Entry) -> bool:
+        """Tell whether all is known that can be of what we had renamed; else have it read.
+
+        Its ctime has moved with its name. Whoever has written to it since, and put the old time
+        back, is known by what it says only.
+        """
+        if base.kind != Kind.FILE or not base.digest or there.digest:
+            return True
+        if not self._archive.has_directory(parent(new)):
+            return True  # then it is not followed
+        was = base.on(target.side)
+        if (there.size, there.mtime_ns) != (was.size, was.mtime_ns):
+            return True
+        if new in target.busy or new in self._pending.problems:
+            return True
+        target.look(new, 2)
+        return False
 
     def _take_over(
         self, target: Replica, source: Replica, old: bytes, new: bytes, base: Agreed, there: Entry
@@ -617,6 +645,8 @@ class Moves:
             source.views.set(new, View(None))
         was = base.on(target.side)
         same = (there.size, there.mtime_ns) == (was.size, was.mtime_ns)
+        if base.kind == Kind.FILE:
+            same = same and there.digest == base.digest != b""
         if base.kind == Kind.DIRECTORY or not same:
             there = was
         sides = (there, base.on(1)) if target.side == Side.LEFT else (base.on(0), there)

@@ -20,7 +20,7 @@ from psync.core.events import Send
 from psync.core.moves import Moves
 from psync.core.pair import Pair
 from psync.core.reconcile import Standing, View, standing
-from psync.core.replica import Link, Replica
+from psync.core.replica import REQUESTED, Link, Replica
 from psync.errors import AgentError
 from psync.wire import (
     BUSY,
@@ -92,19 +92,35 @@ class News:
         replica.survey.scanned(message.directories)
 
     def _scan_begins(self, replica: Replica, generation: int) -> None:
-        """A scan will show everything: what was seen before it counts no more."""
+        """A scan will show everything: what was seen before it counts no more.
+
+        Unless it was asked for as a full scan: then nothing was lost, and nothing stops.
+        """
         survey = replica.survey
-        if survey.generation != generation:
-            if survey.generation:
-                self.forget(replica)
-                replica.link = Link.SCANNING
-            survey.begin(generation)
+        if survey.generation == generation:
+            return
+        if replica.full_scan == REQUESTED:
+            replica.full_scan = generation
+            survey.begin(generation, keep=True)
+            return
+        replica.full_scan = 0
+        if survey.generation:
+            self.forget(replica)
+            replica.link = Link.SCANNING
+        survey.begin(generation)
 
     def _on_scanned(self, replica: Replica, message: Scanned) -> None:
         self._scan_begins(replica, message.generation)
         replica.entries, replica.local = message.entries, message.local
+        if replica.full_scan == message.generation:
+            replica.full_scan = 0
+            replica.survey.finish()
+            # An agent that has lost events of its own accord may have begun it for that.
+            for directory in replica.views.directories():
+                replica.survey.ask(directory)
+            return
         self._keep_sent(replica)
-        compare = self._pair.limits.compare or replica.compared
+        compare = self._pair.limits.compare or replica.compared or self._pair.adopting
         replica.survey.finish(compare=compare)
         replica.compared = True
         replica.link = Link.READY
@@ -140,9 +156,23 @@ class News:
         self._pending.ask_anew()
         self._pending.release_all()
 
+    def compare_all(self) -> None:
+        """Have both sides scanned, while all else goes on; who is being scanned anyway need not."""
+        for replica in self._pair.replicas:
+            if replica.link == Link.READY and not replica.full_scan:
+                replica.full_scan = REQUESTED
+                self._pair.out.append(Send(replica.side, Rescan()))
+
+    def is_full_scan(self, replica: Replica, generation: int) -> bool:
+        """Tell whether a scan is one during which all else goes on."""
+        if replica.full_scan == REQUESTED:
+            return replica.survey.generation != generation
+        return replica.full_scan == generation
+
     def scan_anew(self, replica: Replica, why: str) -> None:
         """Too much news to keep: forget it, a scan will show it again."""
         self.forget(replica)
+        replica.full_scan = 0
         replica.link = Link.SCANNING
         self._pair.out.append(Send(replica.side, Rescan()))
         self._pair.note("side.rescan", replica.side, ROOT, why)
@@ -152,6 +182,10 @@ class News:
     def _on_listing(self, replica: Replica, message: Listing) -> None:
         directory = message.path
         _check(directory)
+        if directory and self._pair.ignored(directory, True):
+            replica.waste(message)
+            self._listed(replica, directory)
+            return
         if message.entry is None:
             # It is no directory; what it is now, if anything, only a look can tell. Until then
             # nobody may think that he knows what is in it.
@@ -161,6 +195,9 @@ class News:
             self._listed(replica, directory)
             return
         before = len(replica.views)
+        if self._pair.adopting and directory in replica.survey.pending:
+            if not replica.survey.is_asked(directory):
+                self._adopt(message)
         # What a flush waits for may have happened long before it is listed.
         since = 0 if directory in replica.survey.pending else None
         if directory and not (message.after and _is_same(message.entry, replica.shows(directory))):
@@ -178,6 +215,12 @@ class News:
             self._listed(replica, directory)
         else:
             replica.survey.passed(directory, message.after, message.upto)
+
+    def _adopt(self, message: Listing) -> None:
+        """Nobody has touched what a scan shows, unless that was told before."""
+        paths = [join(message.path, item.path) for item in message.items]
+        paths += [message.path] if message.path else []
+        self._pair.untouched.update(p for p in paths if p not in self._pending.since)
 
     def _list(self, replica: Replica, directory: bytes, item: Item, since: int | None) -> None:
         """Something is in a directory."""
@@ -204,7 +247,7 @@ class News:
             path = join(directory, name)
             if ("mount", path) in replica.troubles:
                 continue  # hidden by what is mounted there, not gone
-            if self._pair.ignored(path):
+            if self._pair.hides(path, replica.shows(path)):
                 self._archive.remove(path)  # not replicated any more; both sides keep theirs
                 self._pair.rest(path)
             else:
@@ -249,8 +292,10 @@ class News:
     def _observe(self, replica: Replica, item: Item, since: int | None = None) -> None:
         """Take over what a side shows at a path; `since`: from when on it may be so."""
         path, entry, content, _, flags = item
-        if not path or self._pair.ignored(path):
+        if not path or self._pair.hides(path, entry):
             replica.waste(Observed([item]))
+            if path in replica.awaited:  # it was asked for before it was hidden
+                self._pair.leave_out(path)
             return
         if entry is not None and entry.kind not in _KINDS:
             raise AgentError(f"the agent showed a kind that cannot be at {printable(path)!r}")
@@ -259,6 +304,8 @@ class News:
         pending = self._pending
         pending.sequence += 1
         want = replica.answered(path)
+        if want < 0 and since is None and self._pair.untouched:
+            self._pair.untouched.discard(path)
         if (
             want < 0
             and path in pending.problems

@@ -8,7 +8,7 @@ state of its own that another needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from psync.core.archive import Archive
 from psync.core.entry import Entry, Kind, Side, below_or_at, is_below, parent, printable
@@ -17,7 +17,14 @@ from psync.core.flights import Flights
 from psync.core.pending import QUIET_ATTEMPTS, Pending
 from psync.core.replica import Link, Replica
 
-__all__ = ["Pair"]
+__all__ = ["Ignored", "Pair"]
+
+
+class Ignored(Protocol):
+    """Tells which paths are not replicated (`core.ignore`)."""
+
+    def __call__(self, path: bytes, directory: bool | None = None, /) -> bool:
+        """Tell it of one; `directory`: whether it is one, None if nobody knows."""
 
 
 class Pair:
@@ -31,6 +38,10 @@ class Pair:
         intents: what was sent by an earlier run, or before a link broke, and may be done.
         renames: the renames among that, by their new path.
         conflicts: the losers kept, by side and name in the conflict store.
+        forced: directories that are to be removed with what is in them.
+        adopting: what both sides hold at the start is agreed; what differs there is left alone.
+        untouched: paths that differ so, as far as is known, and nobody has touched since.
+        left_out: paths that are not replicated any more, but at which an operation is under way.
         taken: at which paths a person has chosen a side, and between which versions.
         out: commands that are ready.
     """
@@ -40,7 +51,7 @@ class Pair:
         archive: Archive,
         limits: Limits,
         first_op: int,
-        ignored: Callable[[bytes], bool],
+        ignored: Ignored,
     ) -> None:
         self.archive = archive
         self.limits = limits
@@ -57,8 +68,16 @@ class Pair:
         self.renames: dict[bytes, Intent] = {}
         self.conflicts: dict[tuple[Side, bytes], bytes] = {}
         self.taken: dict[bytes, tuple[Side, Entry, Entry]] = {}
+        self.adopting = not limits.compare and not archive.count
+        self.untouched: set[bytes] = set()
+        self.forced: set[bytes] = set()
+        self.left_out: set[bytes] = set()
         self.at_most: dict[bytes, Entry] = {}  # what a side has made of metadata, if not all of it
         self.out: list[Command] = []
+
+    def hides(self, path: bytes, entry: Entry | None) -> bool:
+        """Tell whether a path is not replicated, as far as what is shown there tells."""
+        return self.ignored(path, None if entry is None else entry.kind == Kind.DIRECTORY)
 
     def replay(self, record: Intend) -> None:
         """Take over what an earlier run has recorded.
@@ -158,11 +177,21 @@ class Pair:
             replica.busy.pop(path, None)
             replica.presumed.pop(path, None)
         self.survivors.discard(path)
+        self.untouched.discard(path)
+        self.forced.discard(path)
         self.suspects.pop(path, None)
         self.intents.pop(path, None)
         self.taken.pop(path, None)
         self.at_most.pop(path, None)
         self.pending.rest(path)
+
+    def leave_out(self, path: bytes) -> None:
+        """A path is not replicated any more: both sides keep what they have there."""
+        self.archive.remove(path)
+        for replica in self.replicas:
+            replica.answered(path)
+            replica.stalled.pop(path, None)
+        self.rest(path)
 
     def has_parent(self, path: bytes, target: Side | None) -> bool:
         """Tell whether a path's directory is agreed (and there, on `target`); else see to it.

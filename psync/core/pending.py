@@ -184,6 +184,16 @@ class Pending:
             path = self._holders.get(path, path)
         return None
 
+    def stuck(self) -> set[bytes]:
+        """The paths that `lasting` keeps from coming to rest, and all that wait for them."""
+        found = {path for path in self.problems if self.lasting(path) is not None} | set(self.asked)
+        holders = list(found)
+        while holders:
+            waiting = self.held.get(holders.pop(), {}).keys() - found
+            found |= waiting
+            holders.extend(waiting)
+        return found
+
     def hurry(self, path: bytes) -> None:
         """Something happened at a path that is put off: that may help."""
         problem = self.problems.get(path)

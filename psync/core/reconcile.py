@@ -353,11 +353,13 @@ def with_meta_of(
         base: what was agreed, None for nothing.
         left: what the left side shows now.
         right: what the right side shows now.
-        at_most: what the other side has made of such metadata where nothing was agreed yet, if
-            it cannot hold all of them.
+        at_most: what the other side has made of such metadata where nothing was agreed yet of
+            such a kind, if it cannot hold all of them.
     """
     if left is None or right is None or left.kind != right.kind:
         return decision
+    if base is not None and base.kind != left.kind:
+        base = None  # what was something else says nothing of metadata
     if decision.verb not in (Verb.AGREE, Verb.COPY, Verb.ADJUST):
         return decision
     if base is not None:

@@ -27,12 +27,13 @@ from psync.core.reconcile import View
 from psync.core.survey import Survey
 from psync.wire import META_ONLY, Credit, Dropped, Kept, Listing, Look, Message, Observed, Results
 
-__all__ = ["NOTHING", "Link", "Move", "Replica", "Views"]
+__all__ = ["NOTHING", "REQUESTED", "Link", "Move", "Replica", "Views"]
 
 ASKING_MAX = 8 * 1024 * 1024
 CREDIT_MIN = 256 * 1024
 
 NOTHING = View(None)
+REQUESTED = -1  # a full scan that has not begun
 
 
 class Link(IntEnum):
@@ -124,6 +125,10 @@ class Views:
         names = self._by_directory.get(directory, {})
         return any(view.entry is not None for view in names.values())
 
+    def directories(self) -> list[bytes]:
+        """The directories in which there is news."""
+        return list(self._by_directory)
+
     def below(self, top: bytes) -> list[bytes]:
         """All paths with news below a directory."""
         return [
@@ -153,6 +158,7 @@ class Replica:
         presumed: paths of which an operation under way has changed the agreed state since the
             side was scanned; their view is what was agreed before.
         troubles: what the agent cannot observe, by code and path.
+        full_scan: the scan for which everything else goes on; `REQUESTED`; 0: none.
         cut_ns: when the host's power may have been cut last, by its clock; 0: never.
     """
 
@@ -173,6 +179,7 @@ class Replica:
         self.awaited: dict[bytes, tuple[int, int]] = {}
         self.presumed: dict[bytes, None] = {}
         self.troubles: dict[tuple[str, bytes], str] = {}
+        self.full_scan = 0
         self.cut_ns = 0
         self.applied = 0
         self.bytes_moved = 0
@@ -185,6 +192,10 @@ class Replica:
         self._contents: dict[bytes, tuple[Entry, bytes]] = {}
         self._contents_size = 0
         self._credit = 0
+
+    def take_over(self, limits: Limits) -> None:
+        """Keep within other limits from now on."""
+        self._limits = limits
 
     # --- what it shows -------------------------------------------------------------------
 
@@ -359,6 +370,7 @@ class Replica:
         self.plan.reset()
         self.survey.reset()
         self.troubles.clear()
+        self.full_scan = 0
         self._credit = 0
 
     def remains(self) -> dict[str, int]:

@@ -39,15 +39,24 @@ asked at any time. `now` is any clock that does not go back, in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from psync.core.archive import Archive
 from psync.core.carry import Carrier, intent_of, is_recorded
-from psync.core.entry import ROOT, Agreed, Entry, Kind, Side, below_or_at, is_ours, split
+from psync.core.entry import (
+    ROOT,
+    Agreed,
+    Entry,
+    Kind,
+    Side,
+    ancestors,
+    below_or_at,
+    split,
+)
 from psync.core.events import (
     Command,
     Event,
+    FullSync,
     Intend,
     Intent,
     Limits,
@@ -62,9 +71,10 @@ from psync.core.events import (
     Transferred,
 )
 from psync.core.guard import Guard
+from psync.core.ignore import Ignore
 from psync.core.moves import Moves
 from psync.core.news import News
-from psync.core.pair import Pair
+from psync.core.pair import Ignored, Pair
 from psync.core.pending import QUIET_ATTEMPTS
 from psync.core.reconcile import RIVALS, Decision, Verb, View, agree, decide, with_meta_of
 from psync.core.replica import NOTHING, Link, Replica
@@ -91,6 +101,7 @@ _DEFAULTS = Limits()
 _BACKLOG_MAX = 50_000
 _IN_USE = "a program has this database open: it is replicated when it is closed"
 _COUNTED_MAX = 1000  # views
+_UNOBSERVED = ("unreadable", "mount", "io")  # troubles with a path, and all in it
 _SCANNED = (b"\0left", b"\0right")  # no paths: who waits for the end of a side's scan waits there
 
 
@@ -104,7 +115,7 @@ class Session:
         *,
         first_op: int = 1,
         history: list[Intend] | None = None,
-        ignored: Callable[[bytes], bool] = is_ours,
+        ignored: Ignored | None = None,
         met: bool = False,
     ) -> None:
         """Begin with no side up.
@@ -114,14 +125,14 @@ class Session:
             limits: bounds and policies.
             first_op: operations are numbered from here; unique for the pair for ever.
             history: what earlier runs have recorded and not committed.
-            ignored: tells which paths are not replicated.
+            ignored: tells which paths are not replicated; None: only our own.
             met: both sides have been compared once (`Session.met`). Until then equal size and
                 mtime are taken for equal content where nothing was agreed.
         """
         self.met = met
         self._archive = archive
         self._limits = limits
-        self._pair = Pair(archive, limits, first_op, ignored)
+        self._pair = Pair(archive, limits, first_op, ignored or Ignore())
         for record in history or []:
             self._pair.replay(record)
         self._replicas = self._pair.replicas
@@ -144,9 +155,15 @@ class Session:
         """
         self._pending.now = now
         if isinstance(event, Said):
-            self._news.hear(self._replicas[event.side], event.message)
-            if isinstance(event.message, Scanned):
-                why = self._guard.scanned(event.side, event.message.entries)
+            replica, message = self._replicas[event.side], event.message
+            is_full = isinstance(message, Scanned) and self._news.is_full_scan(
+                replica, message.generation
+            )
+            self._news.hear(replica, message)
+            if is_full:
+                self._guard.compared(event.side)
+            elif isinstance(message, Scanned):
+                why = self._guard.scanned(event.side, message.entries)
                 if why:
                     self.halt(event.side, why)
         elif isinstance(event, SideUp):
@@ -168,6 +185,8 @@ class Session:
             if event.accept and self._halts:
                 self._halts.clear()
                 self._guard.accept()
+        elif isinstance(event, FullSync):
+            self._news.compare_all()
         else:
             self._pending.hurry_all()
 
@@ -224,6 +243,7 @@ class Session:
         return {
             "state": self.state.name.lower(),
             "pending": self.pending,
+            "in_flight": len(self._flights.ops),
             "conflicts": len(self._pair.conflicts) + len(self._pending.asked),
             "problems": len(self.problems()) + len(self.troubles()),
             "agreed": self._archive.count,
@@ -260,6 +280,16 @@ class Session:
         """A point in the order of what has been observed; see `settled`."""
         return self._pending.sequence
 
+    def oldest(self) -> int | None:
+        """The number, as of `mark`, of the oldest news that is on its way; None: nothing is.
+
+        What waits for a person, or for a problem to be solved, is on no way.
+        """
+        since, stuck = self._pending.since, self._pending.stuck()
+        if not stuck:
+            return min(since.values(), default=None)
+        return min((n for path, n in since.items() if path not in stuck), default=None)
+
     def settled(self, mark: int) -> bool:
         """Tell whether everything observed up to `mark` is on both sides."""
         if not self._is_told:
@@ -295,6 +325,40 @@ class Session:
         """The conflicts that wait for a person's word: path, and what either side shows."""
         left, right = self._replicas
         return [(path, left.shows(path), right.shows(path)) for path in sorted(self._pending.asked)]
+
+    def would(self, path: bytes, left: View, right: View) -> Decision:
+        """What is decided of a path if the sides show this there, and nothing stands in the way."""
+        base = self._archive.get(path)
+        favoured = self._limits.favoured
+        decision = decide(base, left, right, trust_times=not self.met, favoured=favoured)
+        if self._limits.meta_from is not None:
+            shown = (left.entry, right.entry, self._pair.at_most.get(path))
+            decision = with_meta_of(self._limits.meta_from, decision, base, *shown)
+        return decision
+
+    def explain(self, path: bytes) -> tuple[str, str]:
+        """Say what keeps a path, or what it is in, from being at rest.
+
+        Returns:
+            A word and a message: `pending` (it is on its way), `problem` (it cannot be
+            handled), `asked` (it waits for a person's word), `trouble` (it cannot be observed);
+            both empty: it is at rest, as far as is known.
+        """
+        pending = self._pending
+        for each in (path, *ancestors(path)):
+            if each in pending.since:
+                problem = pending.lasting(each)
+                if problem is None:
+                    return "pending", ""
+                return ("asked" if problem.path in pending.asked else "problem"), problem.message
+            for replica in self._replicas:
+                if each in replica.survey.pending:
+                    return "pending", ""
+                for code in _UNOBSERVED:
+                    message = replica.troubles.get((code, each))
+                    if message:
+                        return "trouble", f"{replica.side.name.lower()}: {message}"
+        return "", ""
 
     def take(self, path: bytes, side: Side) -> str:
         """Let a side's version win a conflict; return why it cannot, empty: it will.
@@ -350,6 +414,15 @@ class Session:
             count += there - (self._archive.get(path) is not None)
         return count
 
+    @property
+    def is_comparing_all(self) -> bool:
+        """Tell whether a full sync that was asked for is not over."""
+        return any(each.full_scan or each.survey.comparing for each in self._replicas)
+
+    def is_under_way(self, number: int) -> bool:
+        """Tell whether an operation has not ended, nor been given up."""
+        return number in self._flights.ops
+
     def is_ready(self, side: Side) -> bool:
         """Tell whether a side's scan is over."""
         return self._replicas[side].link == Link.READY
@@ -370,6 +443,8 @@ class Session:
             "locked": len(self._flights.locked),
             "walking": len(self._carrier.walking),
             "survivors": len(self._pair.survivors) + len(self._pair.suspects),
+            "untouched": len(self._pair.untouched),
+            "forced": len(self._pair.forced) + len(self._pair.left_out),
             "intents": len(self._pair.intents),
         }
         for replica in self._replicas:
@@ -421,6 +496,47 @@ class Session:
         if replica.link >= Link.SCANNING:
             self._news.scan_anew(replica, "the other side may have lost what was not durable")
 
+    # --- other rules and limits ----------------------------------------------------------
+
+    def take_over(self, limits: Limits) -> None:
+        """Decide by these from now on; what waits for a person's word is asked anew."""
+        self._limits = self._pair.limits = limits
+        self._guard.take_over(limits)
+        for replica in self._replicas:
+            replica.take_over(limits)
+        self._pending.ask_anew()
+
+    def hide(self, ignored: Ignored) -> int:
+        """Replicate by other rules from now on; return how many agreed entries that leaves out.
+
+        Both sides keep theirs, as if they had never been replicated. What is visible now and was
+        not is the agents' to tell.
+        """
+        pair, count = self._pair, self._archive.count
+        pair.ignored = ignored
+        self._carrier.stop_all_walks()
+        self._moves.leave_out()
+        for op in self._flights.ops.values():
+            if pair.hides(op.path, op.transition.wanted or op.transition.expected):
+                pair.left_out.add(op.path)
+        for path, agreed in self._archive.walk_down(ROOT):
+            if ignored(path, agreed.kind == Kind.DIRECTORY):
+                pair.leave_out(path)
+        known = {*self._pending.since, *self._pending.problems, *self._pending.dirty}
+        for replica in self._replicas:
+            known.update(replica.views, replica.awaited, replica.busy)
+        for path in known:
+            shown = next((e for e in (r.shows(path) for r in self._replicas) if e), None)
+            if path and pair.hides(path, shown):
+                pair.leave_out(path)
+        for replica in self._replicas:
+            for path in replica.survey.leave_out(lambda path: ignored(path, True)):
+                self._pending.release(path)
+            for code, path in [key for key in replica.troubles if key[1] and ignored(key[1], True)]:
+                del replica.troubles[code, path]
+            self._guard.forget(replica.side)  # what is left out is not gone
+        return count - self._archive.count
+
     # --- deciding ------------------------------------------------------------------------
 
     def _drain(self) -> None:
@@ -448,6 +564,7 @@ class Session:
             )
         if not any(replica.survey.pending for replica in self._replicas):
             self.met = True
+            self._pair.adopting = False
             self._forget_intents()
             if len(pending.since) == pending.asleep:
                 self._guard.rest()
@@ -557,6 +674,8 @@ class Session:
             shown = (views[0].entry, views[1].entry, self._pair.at_most.get(path))
             decision = with_meta_of(self._limits.meta_from, decision, base, *shown)
         decision = self._with_survivors(path, self._without_cuts(decision, views), views)
+        if path in self._pair.untouched:
+            decision = _adopted(decision)
         verb = decision.verb
         if verb is Verb.NOTHING:
             self._pair.rest(path)
@@ -736,6 +855,15 @@ class Session:
         if path not in replica.views:
             gone = replica.lacks_parent(path)
             replica.views.set(path, NOTHING if gone else replica.view(path, base))
+
+
+def _adopted(decision: Decision) -> Decision:
+    """What is decided at a start that is to change nothing: only what is the same is agreed."""
+    if decision.verb is Verb.ADJUST and not decision.partial:
+        return Decision(Verb.AGREE, wanted=decision.wanted)
+    if decision.verb in (Verb.COPY, Verb.REMOVE, Verb.ADJUST):
+        return Decision(Verb.NOTHING)
+    return decision
 
 
 def _is_made_as(wanted: Entry, there: Entry, before: Entry | None) -> bool:

@@ -124,6 +124,11 @@ class Settle:
         self._given: dict[bytes, _Record] = {}
         self.overflowed = False
 
+    def take_over(self, settle_ms: int, max_delay_ms: int) -> None:
+        """Wait so long from now on; what waits already is due when it was to be."""
+        self._settle = settle_ms / 1000
+        self._max_delay = max(max_delay_ms, settle_ms) / 1000
+
     def __len__(self) -> int:
         return len(self._ready) + len(self._waiting)
 

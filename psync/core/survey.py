@@ -13,6 +13,7 @@ trouble, or the side goes down. A newer scan replaces an older one.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from psync.core.archive import Archive
 from psync.core.entry import ROOT, is_below
@@ -69,6 +70,10 @@ class Survey:
         if directory in self._deep:
             self.ask(path, deep=True)
 
+    def is_asked(self, path: bytes) -> bool:
+        """Tell whether a directory is to be listed for another reason than a scan's."""
+        return path in self._forced
+
     def has_found(self, path: bytes) -> bool:
         """Tell whether the scan whose findings are being listed has found a directory at a path."""
         return path in self._digests
@@ -83,9 +88,11 @@ class Survey:
                 if not self._as_agreed(path):
                     self.ask(path)
 
-    def begin(self, generation: int) -> None:
-        """A scan begins; it replaces an older one."""
-        self.reset()
+    def begin(self, generation: int, *, keep: bool = False) -> None:
+        """A scan begins; it replaces an older one, and, unless `keep`, what was to be listed."""
+        if not keep:
+            self.reset()
+        self._digests.clear()
         self.generation = generation
 
     def scanned(self, directories: list[tuple[bytes, bytes]]) -> None:
@@ -148,6 +155,16 @@ class Survey:
             self.pending.remove(path)
             return True
         return False
+
+    def leave_out(self, hidden: Callable[[bytes], bool]) -> list[bytes]:
+        """List none of the directories that are hidden now; return those that were to be."""
+        dropped = [path for path in self.pending if path and hidden(path)]
+        self.pending.difference_update(dropped)
+        self._forced.difference_update(dropped)
+        self._deep.difference_update(dropped)
+        for path in dropped:
+            self._passed.pop(path, None)
+        return dropped
 
     def moved(self, old: bytes, new: bytes) -> None:
         """A directory was renamed on this side: what is pending in it is pending there now.

@@ -46,9 +46,10 @@ __all__ = [
 AGENT_MODULES = (
     "inotify_simple",
     "psync", "psync.agent", "psync.claim", "psync.conflicts", "psync.core", "psync.core.entry",
-    "psync.core.ignore", "psync.core.settle", "psync.errors", "psync.examine", "psync.filter",
-    "psync.forced", "psync.helpers", "psync.holding", "psync.host", "psync.intents", "psync.known",
-    "psync.lock", "psync.plumbing", "psync.private", "psync.quarantine", "psync.recovery",
+    "psync.core.ignore", "psync.core.patterns", "psync.core.settle", "psync.errors",
+    "psync.examine", "psync.faults", "psync.filter", "psync.forced", "psync.helpers",
+    "psync.holding", "psync.host", "psync.intents", "psync.known", "psync.lock",
+    "psync.plumbing", "psync.private", "psync.quarantine", "psync.reader", "psync.recovery",
     "psync.scan", "psync.staging", "psync.syscalls", "psync.watch", "psync.wire", "psync.xattrs",
 )  # fmt: skip
 

@@ -119,6 +119,13 @@ class Console:
         else:
             self.say(text)
 
+    def show(self, text: str) -> None:
+        """Show how far something is in other words; on a terminal only, and not too often."""
+        now = self._clock()
+        if self._tty and now >= self._due:
+            self._due = now + _REDRAW_S
+            self._draw(text)
+
     def finish(self) -> None:
         """Take the progress away: it is over."""
         if self._shown:

@@ -51,6 +51,7 @@ _SEVERITY = {
     "debug": "DEB:-1",
 }
 _LEVEL = {name: name for name in _SEVERITY} | {"exception": "error", "warn": "warning"}
+_NUMBER = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _SOURCE = ("L", "R")
 _SHOWN = ("session", "conflict", "problem")
 _SAID = "library.said"  # in the log, but nothing that a person could act upon
@@ -127,12 +128,30 @@ class WatchedFile:
             self._fd = -1
 
 
+class Threshold:
+    """The least level that is written; it may be set anew."""
+
+    def __init__(self, level: str) -> None:
+        self._least = 0
+        self.set(level)
+
+    def set(self, level: str) -> None:
+        """Write what is of a level, and of those above it."""
+        self._least = _NUMBER[level]
+
+    def __call__(self, _logger: Any, method: str, event: _Event) -> _Event:
+        """Drop what is of too low a level."""
+        if _NUMBER[_LEVEL[method]] < self._least:
+            raise structlog.DropEvent
+        return event
+
+
 def make_logger(
     file: WatchedFile,
     *,
     session: str,
     style: str = "text",
-    level: str = "info",
+    level: str | Threshold = "info",
     console: Console | None = None,
 ) -> Logger:
     """Make the logger of a session.
@@ -141,10 +160,13 @@ def make_logger(
         file: where the lines go.
         session: is bound to every event.
         style: `text` or `json`.
-        level: what is less than this is not even rendered.
+        level: what is less than this is not even rendered; a `Threshold` may be set later.
         console: is told what a person at the terminal should see.
     """
     processors: list[Any] = [_plain]
+    if isinstance(level, Threshold):
+        processors.insert(0, level)
+        level = "debug"
     if console is not None:
         processors.append(_Teller(console))
     processors.append(_Text() if style == "text" else _json)
@@ -295,10 +317,14 @@ class Bridge(logging.Handler):
 
     def install(self) -> None:
         """Become the one handler of the standard library's logging."""
-        root = logging.getLogger()
-        root.handlers[:] = [self]
-        root.setLevel(self.level)
-        logging.getLogger("asyncssh").setLevel(self.level)
+        logging.getLogger().handlers[:] = [self]
+        self.listen(self.level)
+
+    def listen(self, level: int) -> None:
+        """Take what is of a level, and of those above it."""
+        self.setLevel(level)
+        logging.getLogger().setLevel(level)
+        logging.getLogger("asyncssh").setLevel(level)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log a record as `library.said`."""

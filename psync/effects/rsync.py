@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psync
+from psync import faults
 from psync.core.entry import printable
 from psync.effects.spawn import listen, spawn
 from psync.effects.transport import RemoteHost
@@ -52,7 +53,7 @@ _LINK_CODES = {
     10: "the connection failed",
     12: "the connection ended in the middle",
     20: "rsync was told to stop",
-    30: f"nothing came for {_SILENCE_S} s",
+    30: "nothing came for too long (etimeout)",
     35: "the connection could not be made in time",
     255: "the connection was lost",
 }
@@ -191,6 +192,7 @@ class _Run:
                 finally:
                     os.close(stderr)
             serving = asyncio.create_task(self._serve(ours))
+            faults.at("rsync: begun")
             try:
                 code = await process.wait()
                 with contextlib.suppress(TimeoutError):

@@ -6,6 +6,8 @@
         control         the unix socket that `psync status` and its like talk to
         archive.db      the state that both replicas agreed on   (`effects/store.py`)
         intents.<n>     what was sent but is not in the archive yet
+        audit.json      how the last `psync check` went; beside it audit.lock, while one runs, and
+                        backup/, with what `psync check --backup` has saved
         psync.log       the log, unless the configuration names another file
         stopped         an administrator has stopped it on purpose; gone at the next start
         alerts.json     what the session has told people of; runcheck.json: what `runcheck` has
@@ -165,14 +167,6 @@ class SessionDir:
             os.close(self._lock)
             self._lock = None
 
-    def described(self, name: str = "session.json") -> dict[str, Any]:
-        """Read what `describe` wrote; empty where there is none that can be read."""
-        try:
-            facts = json.loads((self.path / name).read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return facts if isinstance(facts, dict) else {}
-
     def describe(self, facts: Mapping[str, Any], name: str = "session.json") -> None:
         """Write `session.json`, or another such file, anew, whole or not at all."""
         target = self.path / name
@@ -184,3 +178,11 @@ class SessionDir:
             os.replace(draft, target)
         except OSError as error:
             raise StoreError(f"cannot write {target}: {reason(error)}") from None
+
+    def described(self, name: str = "session.json") -> dict[str, Any]:
+        """Read what `describe` wrote; empty where there is none that can be read."""
+        try:
+            facts = json.loads((self.path / name).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return facts if isinstance(facts, dict) else {}

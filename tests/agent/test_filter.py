@@ -97,7 +97,7 @@ class Bench:
         (root / ".psync").mkdir(exist_ok=True)
         values: dict[str, Any] = {
             "protocol": 1, "version": "", "root": os.fsencode(root), "session": "s", "side": 0,
-            "owners": True, "strip_special_bits": False, "excludes": ["/no$"], "tempfiles": [],
+            "owners": True, "strip_special_bits": False, "excludes": ["no"], "tempfiles": [],
             "inline_max": 1000, "settle_ms": 50, "max_delay_ms": 1000, "quarantine_ms": 0,
             "timeout_ms": 10_000, "strict": False, "suppress_echoes": True, "poll_ms": 5000,
         }  # fmt: skip

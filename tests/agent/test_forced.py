@@ -150,7 +150,7 @@ class TestEvilCommands:
             "",
         ],
     )
-    def test_are_refused(self, root: Path, holder: Holder, command: str) -> None:
+    def test_s04_are_refused(self, root: Path, holder: Holder, command: str) -> None:
         fds = {
             name: f"/proc/{holder.pid}/fd/{getattr(holder, name)}"
             for name in ("source", "stage", "outside")

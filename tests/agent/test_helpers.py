@@ -47,7 +47,7 @@ def statuses(outcomes):
 
 
 class TestPrepare:
-    def test_makes_its_own_directory_for_nobody_else(self, replica):
+    def test_s06_s09_makes_its_own_directory_for_nobody_else(self, replica):
         control = replica.root / ".psync"
 
         assert stat.S_IMODE(control.stat().st_mode) == 0o700
@@ -77,7 +77,7 @@ class TestPrepare:
         assert tmp_path.stat().st_mtime_ns == MTIME_NS
 
     @pytest.mark.parametrize("what", ["file", "link", "directory"])
-    def test_refuses_what_a_user_has_called_so(self, tmp_path, what):
+    def test_n16_s06_refuses_what_a_user_has_called_so(self, tmp_path, what):
         taken = tmp_path / ".psync"
         if what == "file":
             taken.write_text("mine")
@@ -230,12 +230,12 @@ class TestCreate:
         assert stat.S_IMODE((replica.root / "f").stat().st_mode) == 0
 
     @pytest.mark.parametrize("mtime_ns", [0, -1_500_000_000, 4_000_000_000_000_000_001])
-    def test_times_before_1970_and_after_2038(self, replica, mtime_ns):
+    def test_a14_times_before_1970_and_after_2038(self, replica, mtime_ns):
         (outcome,) = replica.apply(replica.put(b"f", file(b"", mtime_ns=mtime_ns), b""))
 
         assert outcome.entry.mtime_ns == mtime_ns
 
-    def test_special_bits_only_where_they_are_replicated(self, tmp_path):
+    def test_a10_special_bits_only_where_they_are_replicated(self, tmp_path):
         for strip, mode in ((True, 0o755), (False, 0o6755)):
             root = tmp_path / str(strip)
             root.mkdir()
@@ -270,7 +270,7 @@ class TestNames:
         "name",
         [b"x" * 255, b"\xff\xfe" * 127, b"a\nb\tc\x1b", b"-rf", b"a:b", b" ", "ö".encode() * 127],
     )
-    def test_any_name_goes_through_everything(self, replica, name):
+    def test_n08_any_name_goes_through_everything(self, replica, name):
         (made,) = replica.apply(replica.put(name, file(b"1"), b"1"))
         (replaced,) = replica.apply(replica.put(name, file(b"2"), b"2", made.entry, keep=True))
         (renamed,) = replica.apply(replica.rename(name, replaced.entry, b"d"))
@@ -282,7 +282,7 @@ class TestNames:
         assert replica.conflicts() == {name: (b"1", "conflict")}
         assert replica.leftovers() == []
 
-    def test_paths_longer_than_the_kernel_takes(self, replica):
+    def test_n07_paths_longer_than_the_kernel_takes(self, replica):
         path = b""
         transitions = []
         for _ in range(25):
@@ -309,7 +309,7 @@ class TestNames:
         [b"", b"..", b"../x", b"a/../../x", b"/etc/x", b"a//b", b"./a", b"a\0b", b"x" * 256,
          b".psync", b".psync/marker", b".psync/stage/x", b"x.psync.ignore", b"d.psync.ignore/x"],
     )  # fmt: skip
-    def test_refuses_what_is_no_path_of_the_replica(self, replica, path):
+    def test_s02_refuses_what_is_no_path_of_the_replica(self, replica, path):
         there = replica.write(b"there", b"text")
 
         outcomes = replica.apply(
@@ -404,7 +404,7 @@ class TestReplace:
         assert busy.status == IN_USE
         assert later.status == APPLIED
 
-    def test_readers_disturb_nobody(self, replica):
+    def test_r10_readers_disturb_nobody(self, replica):
         old = replica.write(b"f", b"old")
 
         with open(replica.root / "f", "rb") as reader:
@@ -425,7 +425,7 @@ class TestReplace:
         assert outside.read_bytes() == b"precious"
 
     @pytest.mark.skipif(not ROOT, reason="only root gives files away")
-    def test_keeps_its_owner_where_owners_are_not_replicated(self, replica):
+    def test_a08_keeps_its_owner_where_owners_are_not_replicated(self, replica):
         replica.write(b"f", b"old")
         os.chown(replica.root / "f", 1234, 2345)
 
@@ -540,7 +540,7 @@ class TestDelete:
         assert outcome.status == FAILED
         assert replica.tree() == {b"d": b"/"}
 
-    def test_c26_a_dozen_of_the_same_name(self, replica):
+    def test_c24_c26_a_dozen_of_the_same_name(self, replica):
         for n in range(12):
             entry = replica.write(b"f", b"%d" % n)
             assert replica.apply(replica.delete(b"f", entry, keep=True))[0].status == APPLIED
@@ -581,6 +581,57 @@ class TestRemoveDirectory:
 
         assert outcome.status == CHANGED
         assert (b"d" in replica.tree()) == (there != "nothing")
+
+    def test_with_all_that_is_in_it_if_that_is_to_be_kept(self, replica):
+        replica.write(b"d/e/x.psync.ignore", b"mine")
+
+        (outcome,) = replica.apply(replica.rmdir(b"d", replica.look(b"d"), keep=True))
+
+        assert outcome.status == APPLIED
+        assert replica.tree() == {}
+        assert replica.conflicts() == {b"d": (b"/", "conflict")}
+        kept = replica.root / ".psync/conflicts" / outcome.kept.decode()
+        assert (kept / "e/x.psync.ignore").read_bytes() == b"mine"
+
+    def test_that_is_another_when_it_is_set_aside_goes_back(self, replica):
+        replica.write(b"d/x.psync.ignore", b"one")
+        replica.write(b"other/x.psync.ignore", b"two")
+        expected = replica.look(b"d")
+        rename = os.rename
+
+        def swap(at):
+            if at == "full":
+                rename(replica.root / "d", replica.root / "was")
+                rename(replica.root / "other", replica.root / "d")
+
+        replica.helpers.step = swap
+        (outcome,) = replica.apply(replica.rmdir(b"d", expected, keep=True))
+
+        assert outcome.status == CHANGED
+        assert (replica.root / "d/x.psync.ignore").read_bytes() == b"two"
+        assert (replica.root / "was/x.psync.ignore").read_bytes() == b"one"
+        assert replica.conflicts() == {}
+
+    def test_that_is_set_aside_is_found_after_a_crash(self, tmp_path, replica):
+        class Crash(Exception):
+            pass
+
+        def crash(at):
+            if at == "displaced":
+                raise Crash
+
+        replica.write(b"d/x.psync.ignore", b"mine")
+        replica.helpers.step = crash
+        with pytest.raises(Crash):
+            replica.apply(replica.rmdir(b"d", replica.look(b"d"), keep=True))
+
+        replica.helpers.step = lambda at: None
+        replica.helpers.recover()
+
+        ((content, _),) = replica.conflicts().values()
+        assert content == b"/"
+        (kept,) = [p for p in (replica.root / ".psync/conflicts").iterdir() if p.is_dir()]
+        assert (kept / "x.psync.ignore").read_bytes() == b"mine"
 
 
 class TestRename:
@@ -1233,7 +1284,7 @@ class TestStaging:
         assert outcome.status == FAILED
         assert replica.tree() == {}
 
-    def test_takes_nothing_that_is_not_whole(self, replica):
+    def test_s09_takes_nothing_that_is_not_whole(self, replica):
         replica.helpers.stage(7, [b"1"], [b""])
         (replica.root / ".psync/stage/7/1").write_bytes(b"ne")
 
@@ -1242,7 +1293,7 @@ class TestStaging:
         assert outcome.status == FAILED
         assert "2 of 3 bytes" in outcome.message
 
-    def test_takes_no_link_that_lies_in_staging(self, replica):
+    def test_s06_takes_no_link_that_lies_in_staging(self, replica):
         replica.helpers.stage(7, [b"1"], [b""])
         staged = replica.root / ".psync/stage/7/1"
         staged.unlink()
@@ -1259,7 +1310,7 @@ class TestStaging:
 
         assert replica.leftovers() == []
 
-    def test_copies_no_base_from_elsewhere(self, replica):
+    def test_s04_copies_no_base_from_elsewhere(self, replica):
         with pytest.raises(OSError, match="no path of this replica"):
             replica.helpers.stage(7, [b"1"], [b"../../etc/passwd"])
 

@@ -387,7 +387,7 @@ class TestRaces:
 )
 @pytest.mark.parametrize("name", OPERATIONS)
 class TestKill:
-    def test_loses_nothing_whatever_users_do(self, place, name, behaviour):
+    def test_x01_loses_nothing_whatever_users_do(self, place, name, behaviour):
         operation = OPERATIONS[name]
         for step in steps_of(operation, place / "undisturbed"):
             root = place / step
@@ -499,7 +499,7 @@ class TestWriterWhoWaits:
             ("rename-over", "exchanged", b"e/q"),
         ],
     )
-    def test_writes_into_the_file_at_its_path(self, tmp_path, name, step, path):
+    def test_w16_writes_into_the_file_at_its_path(self, tmp_path, name, step, path):
         operation = OPERATIONS[name]
         replica = Replica(tmp_path)
         operation.setup(replica)
@@ -629,7 +629,7 @@ class TestLateWrites:
 
         assert replica.conflicts() == {b"f": (b"very late", "late-write")}
 
-    def test_a_mapping_counts_as_a_writer(self, replica):
+    def test_w09_a_mapping_counts_as_a_writer(self, replica):
         old = replica.write(b"f", b"old")
         with open(replica.root / "f", "r+b") as stream:
             mapping = mmap.mmap(stream.fileno(), 0)
@@ -642,6 +642,29 @@ class TestLateWrites:
         replica.finish()
 
         assert replica.conflicts() == {b"f": (b"map", "late-write")}
+
+    @pytest.mark.parametrize("verb", ["replace", "delete"])
+    def test_w10_a_store_that_moves_no_time_is_found_by_the_digest(self, replica, verb):
+        """The first store has made the page dirty; of the second one no stat tells."""
+        replica.write(b"f", b"old text")
+        with open(replica.root / "f", "r+b") as stream:
+            mapping = mmap.mmap(stream.fileno(), 0)
+        mapping[:3] = b"our"
+        seen = replica.look(b"f")
+        mapping[:3] = b"now"
+        assert replica.look(b"f").same_identity(seen)
+
+        (outcome,) = replica.apply(
+            {
+                "replace": replica.put(b"f", file(b"new"), b"new", seen),
+                "delete": replica.delete(b"f", seen),
+            }[verb]
+        )
+        mapping.close()
+        replica.finish()
+
+        assert outcome.status == APPLIED
+        assert replica.conflicts() == {b"f": (b"now text", "late-write")}
 
     def test_without_a_digest_size_and_times_decide(self, replica):
         same = replica.write(b"same", b"old")._replace(digest=b"")
@@ -734,7 +757,7 @@ class TestOutcome:
 
 
 class TestRecovery:
-    def test_an_unknown_name_is_kept(self, tmp_path):
+    def test_x20_an_unknown_name_is_kept(self, tmp_path):
         replica = Replica(tmp_path)
         (tmp_path / ".psync/quarantine/0123456789abcdef").write_bytes(b"whose?")
         replica.close()
@@ -746,7 +769,7 @@ class TestRecovery:
         assert replica.leftovers() == []
         replica.close()
 
-    def test_a_torn_journal_is_read_as_far_as_it_goes(self, tmp_path):
+    def test_x20_a_torn_journal_is_read_as_far_as_it_goes(self, tmp_path):
         replica = Replica(tmp_path)
         old = replica.write(b"f", b"old")
         replica.apply(replica.delete(b"f", old))
@@ -762,7 +785,7 @@ class TestRecovery:
         assert any("make no sense" in line for line in replica.lines)
         replica.close()
 
-    def test_empties_staging_whatever_is_in_it(self, tmp_path):
+    def test_x20_empties_staging_whatever_is_in_it(self, tmp_path):
         replica = Replica(tmp_path)
         replica.helpers.stage(3, [b"1"], [b""])
         (tmp_path / ".psync/stage/x").write_bytes(b"")
@@ -779,7 +802,7 @@ class TestRecovery:
         assert (outside / "file").exists()
         replica.close()
 
-    def test_a_file_that_a_power_cut_has_emptied_goes_back(self, tmp_path):
+    def test_x03_a_file_that_a_power_cut_has_emptied_goes_back(self, tmp_path):
         replica = Replica(tmp_path)
         old = replica.write(b"f", b"old")
         (outcome,) = replica.apply(replica.put(b"f", file(b"new"), b"new", old))
@@ -812,7 +835,7 @@ class TestRecovery:
         assert replica.leftovers() == []
         replica.close()
 
-    def test_may_be_killed_itself(self, tmp_path, monkeypatch):
+    def test_x21_may_be_killed_itself(self, tmp_path, monkeypatch):
         """Kill recovery before each of its renames in turn; then let it finish."""
 
         class KilledError(Exception):

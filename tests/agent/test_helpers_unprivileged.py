@@ -462,7 +462,7 @@ class TestRoots:
 
         assert list(root.iterdir()) == []
 
-    def test_one_where_somebody_else_has_been_is_refused(self, root):
+    def test_s06_one_where_somebody_else_has_been_is_refused(self, root):
         Replica(root).close()  # as root
         (root / ".psync").chmod(0o755)
 

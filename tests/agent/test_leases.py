@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,6 +65,52 @@ def test_x11_a_lease_that_is_taken_away_loses_no_write(
         assert replica.leftovers() == []
         os.close(inode)
         replica.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("replace", ["held", "parked", "displaced", "verified"]),
+        ("replace-keep", ["held", "parked", "displaced", "verified"]),
+        ("delete", ["held", "displaced", "verified"]),
+        ("rename-over", ["exchanged", "displaced", "verified"]),
+        ("meta", ["held", "set"]),
+    ],
+)
+def test_w17_s11_a_lease_is_held_only_while_a_file_is_displaced(
+    tmp_path: Path, name: str, expected: list[str]
+) -> None:
+    """Who does not wait to write is kept out at no other step, and by nothing afterwards."""
+    operation = OPERATIONS[name]
+    kept_out = []
+    for step in steps_of(operation, tmp_path / "steps"):
+        root = tmp_path / step
+        root.mkdir()
+        replica = Replica(root)
+        operation.setup(replica)
+        transition = operation.transition(replica)
+        inode = os.open(root / "d/p", os.O_PATH)
+
+        def is_free(inode: int = inode) -> bool:
+            try:
+                os.close(os.open(f"/proc/self/fd/{inode}", os.O_WRONLY | os.O_NONBLOCK))
+            except BlockingIOError:
+                return False
+            return True
+
+        def act(at: str, step: str = step, is_free: Callable[[], bool] = is_free) -> None:
+            if at == step and not is_free():
+                kept_out.append(at)
+
+        replica.helpers.step = act
+        replica.apply(transition)
+
+        assert is_free(), step
+        replica.finish()
+        os.close(inode)
+        replica.close()
+
+    assert kept_out == expected
 
 
 class TestOfAnother:

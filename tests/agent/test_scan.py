@@ -232,7 +232,7 @@ class TestReadSettled:
         assert forced is not None
         assert forced.content == b"abc"
 
-    def test_holds_writers_back_only_while_it_reads(self, tmp_path: Path, root_fd: int) -> None:
+    def test_s11_holds_writers_back_only_while_it_reads(self, tmp_path: Path, root_fd: int) -> None:
         (tmp_path / "f").write_bytes(b"abc")
         read(root_fd, "f")
         fd = os.open(tmp_path / "f", os.O_WRONLY | os.O_NONBLOCK)

@@ -140,7 +140,7 @@ class TestDigests:
 
         assert scanned_digests(frames) == digests_of(root)
 
-    def test_skip_sockets_and_fifos(self, start, root, monkeypatch):
+    def test_n19_skip_sockets_and_fifos(self, start, root, monkeypatch):
         monkeypatch.chdir(root)
         with socket.socket(socket.AF_UNIX) as s:
             s.bind("socket")
@@ -277,7 +277,7 @@ class TestFullScan:
         assert [f.path for f in unreadable if f.type == "X"] == [b"hidden"]
         assert b"hidden/inside/f" in [f.path for f in events]
 
-    def test_does_not_cross_mount_points(self, start, root):
+    def test_n20_does_not_cross_mount_points(self, start, root):
         (root / "m").mkdir()
         (root / "bind").mkdir()
         (root / "d" / "e").mkdir(parents=True)
@@ -290,7 +290,7 @@ class TestFullScan:
         assert [f.path for f in frames if f.type == "D"] == [b"", b"d", b"d/e"]
         assert frames[-1].fields == (1, 3, 2, 0)
 
-    def test_survives_bind_mounts_that_the_kernel_does_not_mark(self, root, old_kernel):
+    def test_n21_survives_bind_mounts_that_the_kernel_does_not_mark(self, root, old_kernel):
         for name in ["d/e", "loop/inner", "twin"]:
             (root / name).mkdir(parents=True)
         script = f'''mount --bind "{root}/d" "{root}/twin" &&
@@ -320,7 +320,7 @@ class TestFullScan:
 
 
 class TestWatchLimit:
-    def test_is_reported_once_a_scan_and_the_scan_is_whole(self, start, root):
+    def test_e03_is_reported_once_a_scan_and_the_scan_is_whole(self, start, root):
         for n in range(20):
             (root / f"d{n:02}").mkdir()
         script = 'echo 10 > /proc/sys/user/max_inotify_watches && exec "$@"'

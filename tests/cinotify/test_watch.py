@@ -74,7 +74,7 @@ class TestFiles:
             Frame("E", (CREATED | MODIFIED | CLOSED,), b"f")
         ]
 
-    def test_write_after_close_is_told_apart(self, start, root):
+    def test_w18_write_after_close_is_told_apart(self, start, root):
         watcher = start()
         watcher.pause()
         with open(root / "f", "wb", buffering=0) as f:
@@ -155,7 +155,7 @@ class TestDirectories:
         assert appeared(first) == [b"d"]
         assert [path for _, path in events(watcher.told())] == [b"d/f"]
 
-    def test_file_made_at_once_in_a_new_tree_is_never_missed(self, start, root):
+    def test_n01_file_made_at_once_in_a_new_tree_is_never_missed(self, start, root):
         watcher = start()
 
         for n in range(300):
@@ -184,7 +184,7 @@ class TestDirectories:
         assert appeared(frames) == [b"t", b"t/a", b"t/a/b", b"t/a-"]
         assert scanned_digests(frames, 1) == digests_of(root)[1:]
 
-    def test_rename_takes_everything_below_along(self, start, root):
+    def test_n03_rename_takes_everything_below_along(self, start, root):
         (root / "a" / "b" / "c").mkdir(parents=True)
         (root / "x").mkdir()
         watcher = start()
@@ -300,7 +300,7 @@ class TestDirectories:
         assert_every_directory_is_watched(watcher, root)
 
     @pytest.mark.parametrize("late", [False, True])
-    def test_deleted_and_made_again(self, start, root, late):
+    def test_n02_deleted_and_made_again(self, start, root, late):
         (root / "d").mkdir()
         watcher = start()
         if late:
@@ -316,7 +316,7 @@ class TestDirectories:
         assert b"d" in appeared(frames)
         assert_every_directory_is_watched(watcher, root)
 
-    def test_replaced_by_another_of_the_same_name(self, start, root):
+    def test_n02_replaced_by_another_of_the_same_name(self, start, root):
         (root / "d" / "old").mkdir(parents=True)
         watcher = start()
         watcher.pause()
@@ -345,7 +345,7 @@ class TestDirectories:
 
         assert_every_directory_is_watched(watcher, root)
 
-    def test_moved_from_what_a_scan_has_not_reached_to_what_it_has(self, start, root):
+    def test_e07_moved_from_what_a_scan_has_not_reached_to_what_it_has(self, start, root):
         (root / "a").mkdir()
         (root / "z" / "sub" / "deep").mkdir(parents=True)
         for n in range(300):
@@ -394,7 +394,7 @@ class TestDirectories:
 
         assert [f.type for f in told] == ["E", "D", "S"]
 
-    def test_moved_out_and_back_in(self, start, root, tmp_path):
+    def test_n04_moved_out_and_back_in(self, start, root, tmp_path):
         (root / "d" / "e").mkdir(parents=True)
         watcher = start()
         watcher.pause()
@@ -521,7 +521,7 @@ class TestRootGone:
 
 
 class TestOverflow:
-    def test_is_told_and_followed_by_a_full_scan(self, start, root, tmp_path):
+    def test_e01_is_told_and_followed_by_a_full_scan(self, start, root, tmp_path):
         queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
         if queue > 100_000:
             pytest.skip("the queue is too long for a quick test")
@@ -762,7 +762,7 @@ class Churn:
 class TestChurn:
     @pytest.mark.parametrize("seed", range(5))
     @pytest.mark.parametrize("reading", ["at once", "late", "while scanning"])
-    def test_leaves_no_directory_unwatched(self, start, root, tmp_path, seed, reading):
+    def test_e07_leaves_no_directory_unwatched(self, start, root, tmp_path, seed, reading):
         outside = tmp_path / "outside"
         outside.mkdir()
         churn = Churn(root, outside, seed)

@@ -30,7 +30,7 @@ from psync.wire import (
     Outcome,
     Results,
 )
-from tests.core.test_session import LEFT, RIGHT, Duo, Side
+from tests.core.test_session import LEFT, RIGHT, TINY, Duo, Side
 from tests.support.replica import link
 
 LARGE = b"?" * 20  # more than is sent in a frame; a `Hand` finds just that in staging
@@ -139,7 +139,7 @@ class TestRemoval:
         """It was replicated once, and nobody has listed its directory since."""
         duo = Duo(
             {b"d/cache/x": b"x", b"d/f": b"one"},
-            ignored=lambda path: is_ours(path) or below_or_at(path, hidden),
+            ignored=lambda path, _=None: is_ours(path) or below_or_at(path, hidden),
         )
         duo.delete(LEFT, b"d")
         duo.run()
@@ -262,6 +262,38 @@ class TestRemoval:
         (problem,) = duo.session.problems()
         assert problem.message == "the directory holds entries that are not replicated"
         duo.assert_rest()
+
+    @pytest.mark.parametrize("what", [None, b"file"])
+    def test_of_such_a_directory_may_be_forced(self, what: bytes | None) -> None:
+        duo = Duo({b"d": None}, TINY._replace(force=True))
+        duo.left.remove(b"d")
+        if what is not None:
+            duo.left.make(b"d", what)
+        duo.see(LEFT, b"d")
+        mark = duo.session.mark()
+        (first,) = duo.transitions(RIGHT)
+        assert not first.keep
+        duo.reply(RIGHT, NOT_EMPTY)
+        assert duo.listed(RIGHT) == [b"d"]
+        duo.obey(RIGHT)
+        while not duo.transitions(RIGHT):
+            duo.wait()
+
+        assert [(t.verb, t.keep) for t in duo.transitions(RIGHT)] == [(RMDIR, True)]
+        duo.obey(RIGHT)
+        assert duo.session.settled(mark) is (what is None)
+        duo.assert_rest()
+        assert duo.right.content.get(b"d") == what
+
+    def test_is_not_forced_where_something_new_is_found(self) -> None:
+        duo = Duo({b"d": None}, TINY._replace(force=True))
+        duo.delete(LEFT, b"d")
+        duo.right.make(b"d/new", b"new")
+        duo.reply(RIGHT, NOT_EMPTY)
+
+        duo.assert_rest()
+        assert duo.left.content[b"d/new"] == b"new"
+        assert not any(t.keep for t in duo.sent())
 
     def test_of_a_directory_waits_for_room(self, monkeypatch) -> None:
         monkeypatch.setattr("psync.core.plan.OPS_MAX", 1)
@@ -513,6 +545,16 @@ class TestTransfer:
         assert (transition.op, transition.source, transition.content) == (op, b"1/7", None)
         duo.assert_rest()
         assert duo.session.bytes_moved == [0, len(LARGE)]
+
+    @pytest.mark.parametrize("side", [LEFT, RIGHT])
+    def test_is_given_up_with_either_side(self, side: Side) -> None:
+        duo, op = self.begun()
+        assert duo.session.is_under_way(op)
+        duo.down(side)
+        assert not duo.session.is_under_way(op)
+        duo.receive(Transferred(op, b"1/7"))
+
+        assert not duo.session.is_under_way(op)
 
     def test_that_was_torn_has_the_source_looked_at(self) -> None:
         duo, op = self.begun()

@@ -131,6 +131,22 @@ class TestSession:
         assert agreed is not None
         assert [agreed.on(s).mode for s in (side, side.other)] == [0o640, 0o755]
 
+    def test_keep_nobody_waiting_where_a_directory_was_and_one_cannot_hold_them(
+        self, side: Side
+    ) -> None:
+        """What the directory was says nothing of the files that both sides have there now."""
+        duo = duo_of(side, {b"d": None})
+        other = duo.hands[side.other]
+        other.holds = lambda entry: entry._replace(uid=0)
+        for hand, mtime_ns in ((duo.hands[side], 5), (other, 9)):
+            hand.remove(b"d")
+            hand.make(b"d", b"of %d" % mtime_ns, uid=7, mtime_ns=mtime_ns)
+        for each in Side:
+            duo.say(each, Observed([duo.hands[each].item(b"d")]))
+
+        duo.assert_rest()
+        assert duo.shape(side) == duo.shape(side.other) == {b"d": b"of 9"}
+
     @pytest.mark.parametrize("agreed", [{}, {b"f": b"one"}], ids=["new", "agreed"])
     @pytest.mark.parametrize("taken", Side)
     def test_leaves_a_persons_word_as_it_was(self, side: Side, agreed: dict, taken: Side) -> None:

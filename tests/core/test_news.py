@@ -273,7 +273,7 @@ class TestListing:
     def test_forgets_what_is_ignored_now_and_lets_both_keep_theirs(self) -> None:
         duo = Duo(
             {b"f": b"one", b"cache/x": b"1"},
-            ignored=lambda path: is_ours(path) or path.startswith(b"cache"),
+            ignored=lambda path, _=None: is_ours(path) or path.startswith(b"cache"),
             start=False,
         )
         for side in (LEFT, RIGHT):

@@ -28,6 +28,7 @@ from psync.core.entry import (
 from psync.core.events import (
     Command,
     Event,
+    FullSync,
     Intend,
     Intent,
     Limits,
@@ -43,8 +44,9 @@ from psync.core.events import (
     State,
     Transfer,
 )
+from psync.core.ignore import Ignore
 from psync.core.pending import LASTING_ATTEMPTS
-from psync.core.reconcile import agree
+from psync.core.reconcile import Verb, View, agree
 from psync.core.replica import Link
 from psync.core.session import STATES, Session
 from psync.wire import (
@@ -75,6 +77,7 @@ from psync.wire import (
     Results,
     Scanned,
     Transition,
+    Trouble,
 )
 from psync.wire import Outcome as OutcomeOf
 from tests.support.replica import directory, file, link
@@ -515,6 +518,7 @@ class TestState:
         assert duo.session.status() == {
             "state": "watching",
             "pending": 0,
+            "in_flight": 0,
             "conflicts": 0,
             "problems": 0,
             "agreed": 2,
@@ -659,6 +663,334 @@ class TestSides:
 
         assert asked == [ROOT, b"d"]
         assert duo.listed(LEFT) == []
+
+
+class TestFullSync:
+    def test_finds_what_nobody_has_told(self) -> None:
+        duo = Duo({b"d/f": b"one", b"d/g": b"one", b"e/h": b"one"})
+        duo.left.edit(b"d/f", b"two")
+        duo.right.remove(b"d/g")
+        duo.right.remove(b"e/h")
+        duo.right.remove(b"e")
+        duo.left.make(b"n", None)
+        duo.left.make(b"n/new", b"new")
+
+        duo.receive(FullSync())
+
+        assert duo.session.is_comparing_all
+        duo.assert_rest()
+        assert not duo.session.is_comparing_all
+        assert duo.shape(RIGHT) == {b"d": None, b"d/f": b"two", b"n": None, b"n/new": b"new"}
+
+    @pytest.mark.parametrize("begun", [False, True])
+    def test_lets_everything_else_go_on(self, begun: bool) -> None:
+        duo = Duo({b"d/f": b"one", b"g": b"one"})
+        duo.receive(FullSync())
+        if begun:
+            for side in Side:
+                duo.say(side, duo.hands[side].scan()[0])
+        duo.write(LEFT, b"d/f", b"two")
+        duo.delete(RIGHT, b"g")
+
+        assert duo.session.state is State.WATCHING
+        assert [t.path for t in duo.transitions(RIGHT)] == [b"d/f"]
+        assert [t.path for t in duo.transitions(LEFT)] == [b"g"]
+        duo.obey(LEFT, Apply)
+        assert b"g" not in duo.left.tree
+        if begun:
+            for side in Side:
+                duo.say(side, Scanned(duo.hands[side].generation, 1, len(duo.left.tree), 0))
+                duo.hands[side].inbox = [
+                    m for m in duo.hands[side].inbox if not isinstance(m, Rescan)
+                ]
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"d": None, b"d/f": b"two"}
+
+    def test_looks_again_where_there_is_news(self) -> None:
+        """What began it may have been an agent that has lost events: then news may be old."""
+        duo = Duo({b"d/f": b"one"})
+        before = duo.left.tree[b"d/f"]
+        duo.left.edit(b"d/f", b"two")
+        duo.see(LEFT, b"d/f", flags=BUSY)
+        duo.left.tree[b"d/f"], duo.left.content[b"d/f"] = before, b"one"
+
+        duo.receive(FullSync())
+        duo.obey(LEFT, Rescan)
+
+        assert duo.listed(LEFT) == [ROOT, b"d"]
+        duo.assert_rest()
+
+    def test_keeps_what_is_to_be_listed_already(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.left.make(b"n", None)
+        duo.left.make(b"n/x", b"x")
+        duo.see(LEFT, b"n")  # nobody has told what is in it
+        assert [m.paths for m in duo.asked(LEFT, List_)] == [[b"n"]]
+        duo.receive(FullSync())
+        duo.say(LEFT, duo.left.scan()[0])
+
+        assert b"n" in duo.session._replicas[LEFT].survey.pending
+        duo.say(LEFT, Scanned(duo.left.generation, 1, len(duo.left.tree), 0))
+        duo.left.inbox = [m for m in duo.left.inbox if not isinstance(m, Rescan)]
+        duo.assert_rest()
+        assert duo.right.content[b"n/x"] == b"x"
+
+    def test_asks_no_side_twice_nor_one_that_is_scanned_anyway(self) -> None:
+        duo = Duo({b"f": b"one"}, start=False)
+        duo.up(LEFT)
+        duo.say(LEFT, *duo.left.scan())
+        duo.up(RIGHT)
+
+        duo.receive(FullSync(), FullSync())
+
+        assert duo.asked(LEFT, Rescan) == [Rescan()]
+        assert duo.asked(RIGHT, Rescan) == []
+        duo.say(RIGHT, *duo.right.scan())
+        duo.assert_rest()
+
+    def test_of_an_empty_tree_is_one_too(self) -> None:
+        duo = Duo()
+        duo.receive(FullSync())
+
+        for side in Side:
+            duo.say(side, Scanned(2, 1, 0, 0))
+
+        assert duo.session.state is State.SCANNING  # the root is listed in any case
+        duo.hands[LEFT].inbox = [m for m in duo.left.inbox if not isinstance(m, Rescan)]
+        duo.hands[RIGHT].inbox = [m for m in duo.right.inbox if not isinstance(m, Rescan)]
+        duo.assert_rest()
+
+    def test_is_over_for_a_side_that_goes(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.receive(FullSync())
+        duo.down(RIGHT)
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        assert not duo.session.is_comparing_all
+
+    def test_deletes_nothing_uncounted(self) -> None:
+        files = {b"d/%d" % i: b"x" for i in range(300)}
+        duo = Duo(dict(files))
+        for path in files:
+            duo.left.remove(path)
+
+        duo.receive(FullSync())
+        duo.settle()
+
+        assert duo.session.state is State.HALTED
+        assert "has lost 300 of 301 entries" in duo.session.halted
+        assert duo.shape(RIGHT) == {b"d": None, **files}
+
+
+class TestHiding:
+    """Other rules for what is replicated, while a session runs."""
+
+    def test_leaves_both_sides_what_they_have(self) -> None:
+        duo = Duo({b"cache/x": b"1", b"cache/d/y": b"2", b"f": b"one"})
+
+        assert duo.session.hide(Ignore(["cache/"])) == 4
+        duo.pump()
+        duo.left.remove(b"cache/x")
+        duo.see(LEFT, b"cache/x")  # it was on its way
+        duo.run()
+
+        assert duo.archive.get(b"cache") is None
+        assert b"cache/x" in duo.right.tree
+        assert duo.sent() == []
+        assert {k: v for k, v in duo.session.remains().items() if v} == {}
+
+    def test_asks_for_no_scan(self) -> None:
+        duo = Duo({b"cache/x": b"1", b"f": b"one"})
+
+        duo.session.hide(Ignore(["cache"]))
+        duo.pump()
+
+        assert duo.left.inbox == duo.right.inbox == []
+        assert duo.session.state is State.WATCHING
+
+    @pytest.mark.parametrize("status", [APPLIED, CHANGED])
+    def test_forgets_what_is_just_being_done(self, status: int) -> None:
+        duo = Duo({b"cache/x": b"1", b"f": b"one"})
+        duo.write(LEFT, b"cache/x", b"2")
+        duo.write(LEFT, b"cache/new", b"3")
+        duo.write(LEFT, b"f", b"two")
+        assert len(duo.transitions(RIGHT)) == 3
+
+        duo.session.hide(Ignore(["cache"]))
+        if status == CHANGED:
+            duo.right.edit(b"cache/x", b"4")
+        duo.run()
+
+        assert duo.archive.get(b"cache") is None
+        assert duo.archive.get(b"cache/new") is None
+        assert duo.session.settled(duo.session.mark())
+        assert {k: v for k, v in duo.session.remains().items() if v} == {}
+
+    def test_forgets_what_was_still_to_be_done(self) -> None:
+        duo = Duo({b"cache/x": b"1", b"f": b"one", b"d/g": b"one", b"d/h": b"h", b"e": None})
+        duo.receive(Paused())
+        duo.write(LEFT, b"cache/x", b"2")
+        duo.write(RIGHT, b"cache/x", b"3")
+        duo.delete(LEFT, b"f")
+        duo.move(LEFT, b"d/g", b"cache/g")
+        duo.left.make(b"cache/n", None)
+        duo.see(LEFT, b"cache/n")  # what is in it is to be listed
+        duo.say(LEFT, Trouble("unreadable", b"cache/m", "Permission denied"))
+        duo.say(LEFT, Trouble("unreadable", b"d", "Permission denied"))
+        duo.move(RIGHT, b"d/h", b"e/h")
+
+        duo.session.hide(Ignore(["cache"]))
+        assert b"cache/n" not in duo.session._replicas[LEFT].survey.pending
+        assert [path for _, _, path, _ in duo.session.troubles()] == [b"d"]
+        duo.say(LEFT, duo.left.listing(b"cache/n"), Trouble("unreadable", b"d", ""))
+        duo.receive(Resumed())
+        duo.settle()
+
+        assert duo.right.content[b"cache/x"] == b"3"
+        assert b"f" not in duo.right.tree
+        assert b"d/g" not in duo.right.tree  # it has gone from where it was seen
+        assert b"cache/g" not in duo.right.tree
+        assert b"e/h" in duo.left.tree
+        assert {k: v for k, v in duo.session.remains().items() if v} == {}
+
+    @pytest.mark.parametrize(("old", "new"), [(b"cache/x", b"d/x"), (b"d/x", b"cache/x")])
+    def test_forgets_a_rename_on_its_way(self, old: bytes, new: bytes) -> None:
+        duo = Duo({old: b"1", b"cache/y": b"2", b"d/y": b"2"})
+        duo.move(LEFT, old, new)
+        assert [t.verb for t in duo.transitions(RIGHT)] == [RENAME]
+
+        duo.session.hide(Ignore(["cache"]))
+        duo.settle()
+
+        assert duo.archive.get(b"cache") is None
+        assert (b"d/x" in duo.right.tree) is (new == b"d/x")
+        assert duo.left.content.get(b"d/x") == duo.right.content.get(b"d/x")
+        assert {k: v for k, v in duo.session.remains().items() if v} == {}
+
+    def test_gives_up_to_empty_a_directory_of_it(self) -> None:
+        duo = Duo({b"cache/d/x": b"1", b"cache/d/y": b"2"})
+        duo.delete(LEFT, b"cache/d/x")
+        duo.delete(LEFT, b"cache/d")
+
+        duo.session.hide(Ignore(["cache"]))
+        duo.settle()
+
+        assert {k: v for k, v in duo.session.remains().items() if v} == {}
+
+    def test_is_no_loss_that_a_session_halts_for(self) -> None:
+        files = [b"cache/%d" % i for i in range(300)] + [b"d/%d" % i for i in range(150)]
+        duo = Duo(dict.fromkeys(files, b"x"))
+        duo.delete(LEFT, b"d/0")
+        duo.run()
+
+        duo.session.hide(Ignore(["cache"]))
+        for i in range(1, 60):
+            duo.delete(LEFT, b"d/%d" % i)
+        duo.settle()
+
+        assert duo.session.halted == ""
+        assert b"d/59" not in duo.right.tree
+
+    def test_shows_again_what_is_told(self) -> None:
+        duo = Duo({b"cache/x": b"1"})
+        duo.session.hide(Ignore(["cache"]))
+        duo.left.edit(b"cache/x", b"2")
+
+        duo.session.hide(Ignore())
+        for side in Side:
+            duo.say(side, duo.hands[side].listing(b"cache"))
+        duo.assert_rest()
+
+
+class TestAdoption:
+    """A start that is to take both sides for equal, and knows of nothing that was agreed."""
+
+    def met(self) -> Duo:
+        duo = Duo(limits=Limits(compare=False), start=False)
+        for hand in duo.hands:
+            hand.make(b"d", None)
+            hand.make(b"d/same", b"same")
+            hand.make(b"d/mode", b"mode")
+            hand.make(b"d/bytes", b"left")
+        duo.left.edit(b"d/mode", mode=0o600)
+        duo.right.edit(b"d/bytes", b"right")
+        duo.left.make(b"only", b"left")
+        return duo
+
+    def test_agrees_on_what_is_the_same_and_leaves_the_rest(self) -> None:
+        duo = self.met()
+        duo.start()
+
+        assert duo.sent() == []
+        assert duo.session.state is State.WATCHING
+        assert [duo.archive.get(p) is not None for p in (b"d", b"d/same", b"d/mode")] == [True] * 3
+        assert duo.archive.get(b"d/bytes") is duo.archive.get(b"only") is None
+        assert {k: v for k, v in duo.session.remains().items() if v} == {}
+
+        duo.delete(RIGHT, b"d/same")
+        duo.write(LEFT, b"only", b"now")
+        duo.run()
+        assert b"d/same" not in duo.left.tree
+        assert duo.right.content[b"only"] == b"now"
+
+    @pytest.mark.parametrize("early", [False, True])
+    def test_replicates_what_is_touched_meanwhile(self, early: bool) -> None:
+        duo = self.met()
+        for side in Side:
+            duo.up(side)
+            duo.say(side, *duo.hands[side].scan())
+        if early:
+            duo.write(LEFT, b"only", b"now")
+        duo.obey(LEFT)
+        if not early:
+            duo.write(LEFT, b"only", b"now")
+        duo.left.make(b"new", None)
+        duo.left.make(b"new/f", b"new")
+        duo.see(LEFT, b"new")  # what is in it is asked for
+        duo.run()
+
+        assert duo.right.content[b"only"] == b"now"
+        assert duo.right.content[b"new/f"] == b"new"
+        assert duo.right.content[b"d/bytes"] == b"right"
+
+
+class TestWould:
+    @pytest.mark.parametrize("meta_from", [None, LEFT])
+    def test_decide_of_what_is_only_thought_of(self, meta_from: Side | None) -> None:
+        duo = Duo({b"f": b"one"}, Limits(meta_from=meta_from))
+        base = duo.archive.get(b"f")
+        assert base is not None
+
+        decision = duo.session.would(b"f", View(None), View(base.on(RIGHT), True))
+
+        assert (decision.verb, decision.source) == (Verb.REMOVE, LEFT)
+        duo.assert_rest()
+
+
+class TestOtherLimits:
+    def test_decide_what_waits_for_a_word(self) -> None:
+        duo = Duo({b"f": b"one"}, Limits(ask=True))
+        duo.write(LEFT, b"f", b"two")
+        duo.write(RIGHT, b"f", b"three")
+        duo.settle()
+        assert [path for path, _, _ in duo.session.asked()] == [b"f"]
+
+        duo.session.take_over(Limits(favoured=RIGHT))
+        duo.pump()
+
+        duo.assert_rest()
+        assert duo.left.content[b"f"] == b"three"
+
+    def test_count_by_what_is_said_now(self) -> None:
+        duo = Duo({b"%d" % i: b"x" for i in range(10)})
+        duo.session.take_over(Limits(max_delete=2))
+        for i in range(5):
+            duo.delete(LEFT, b"%d" % i)
+        duo.settle()
+
+        assert duo.session.state is State.HALTED
 
 
 class TestReboot:
@@ -830,6 +1162,20 @@ class TestSettled:
         duo.assert_rest()
         assert duo.right.content[b"f"] == b"six"
 
+    def test_tells_the_oldest_news_that_is_on_its_way(self) -> None:
+        duo = Duo({b"f": b"one", b"g": b"one"})
+        assert duo.session.oldest() is None
+        duo.write(LEFT, b"f", b"two")
+        mark = duo.session.mark()
+        duo.write(LEFT, b"g", b"two")
+
+        assert duo.session.oldest() == mark
+        assert duo.session.status()["in_flight"] == 2
+
+        duo.run()
+        assert duo.session.oldest() is None
+        assert duo.session.status()["in_flight"] == 0
+
     def test_waits_for_listings_and_for_talk_that_waits(self) -> None:
         duo = Duo({b"d/f": b"one"})
         duo.say(LEFT, Observed([Item(b"d", None)]))
@@ -868,6 +1214,7 @@ class TestStuck:
         assert not duo.session.settled(mark)
         assert [p.path for p in duo.session.stuck(mark)] == [b"d"]
         assert duo.session.stuck(0) == []
+        assert duo.session.oldest() is None  # no news is on its way
 
         duo.receive(Retry())
         assert duo.session.stuck(mark) == []  # it may work this time
@@ -894,6 +1241,56 @@ class TestStuck:
 
         assert duo.session.problems() != []
         assert duo.session.stuck(duo.session.mark()) == []
+
+
+class TestExplain:
+    """What an audit is told of a path at which the sides differ."""
+
+    def test_says_nothing_of_what_is_at_rest(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+
+        assert duo.session.explain(b"d/f") == ("", "")
+        assert duo.session.explain(b"nothing") == ("", "")
+
+    def test_knows_what_is_on_its_way_and_what_is_in_it(self) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.receive(Paused())
+        duo.write(LEFT, b"f", b"two")
+        duo.left.make(b"d", None)
+        duo.see(LEFT, b"d")
+
+        assert duo.session.explain(b"f") == ("pending", "")
+        assert duo.session.explain(b"d/e/f") == ("pending", "")
+        assert duo.session.explain(b"g") == ("", "")
+
+    def test_knows_what_is_still_to_be_listed(self) -> None:
+        duo = Duo({b"d/f": b"one"}, start=False)
+        for side in Side:
+            duo.up(side)
+            duo.hands[side].edit(b"d", mode=0o700)
+            duo.say(side, *duo.hands[side].scan())
+
+        assert duo.session.explain(b"d/f") == ("pending", "")
+
+    def test_names_a_problem(self) -> None:
+        duo = Duo()
+        duo.write(LEFT, b"f", b"x")
+        TestStuck().refuse(duo, FAILED, LASTING_ATTEMPTS)
+
+        assert duo.session.explain(b"f") == ("problem", "no space left")
+
+    def test_names_a_question(self) -> None:
+        word, message = TestAsked().rivals().session.explain(b"f")
+
+        assert word == "asked"
+        assert "psync conflicts --take" in message
+
+    def test_names_what_cannot_be_observed(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.say(RIGHT, Trouble("unreadable", b"d", "Permission denied"))
+
+        assert duo.session.explain(b"d/f") == ("trouble", "right: Permission denied")
+        assert duo.session.explain(b"f") == ("", "")
 
 
 class TestWriters:
@@ -1556,6 +1953,45 @@ class TestRestart:
         again.assert_rest()
         assert again.shape(RIGHT)[b"q/f"] == b"one"
         assert b"p/f" not in again.shape(LEFT)
+
+    @pytest.mark.parametrize("size", ["the same", "another"])
+    @pytest.mark.parametrize("edited", [True, False])
+    def test_reads_what_it_renamed_before_it_takes_it_for_unchanged(
+        self, edited: bool, size: str
+    ) -> None:
+        """With its old size and time it may be an edit all the same, which no deletion undoes."""
+        duo = self.agreed({b"f": b"one"})
+        duo.move(LEFT, b"f", b"n")
+        duo.do_unheard()
+        duo.down(RIGHT)
+        if edited:
+            duo.right.edit(b"n", b"two" if size == "the same" else b"three")
+        duo.left.remove(b"n")
+        duo.see(LEFT, b"n")
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan())
+
+        duo.assert_rest()
+        text = b"two" if size == "the same" else b"three"
+        assert duo.shape(LEFT) == duo.shape(RIGHT) == ({b"n": text} if edited else {})
+
+    def test_does_not_wait_for_what_it_renamed_to_be_closed(self) -> None:
+        duo = self.agreed({b"f": b"one"})
+        duo.move(LEFT, b"f", b"n")
+        duo.do_unheard()
+        duo.down(RIGHT)
+        duo.left.remove(b"n")
+        duo.see(LEFT, b"n")
+        duo.up(RIGHT)
+        duo.say(RIGHT, *duo.right.scan(), duo.right.listing(ROOT))
+        assert duo.looked(RIGHT) == [(2, b"n")]
+        duo.say(RIGHT, Observed([duo.right.item(b"n", read=False, flags=BUSY)]))
+        assert duo.session._pair.renames == {}
+        duo.right.inbox.clear()
+        duo.say(RIGHT, Observed([duo.right.item(b"n")]))
+
+        duo.assert_rest()
+        assert duo.shape(LEFT) == duo.shape(RIGHT)
 
     def test_takes_no_rename_for_its_own_whose_directory_was_never_agreed(self) -> None:
         duo = Duo({b"f": b"one"}, start=False)

@@ -58,6 +58,15 @@ class TestDue:
         assert settle.deadline() == pytest.approx(10.05)
         assert settle.due(10.05) == [Due(b"f", False, False, mask, b"")]
 
+    def test_is_when_other_times_say_from_then_on(self, settle: Settle) -> None:
+        settle.note(b"f", MODIFIED, 10.0)
+        settle.take_over(200, 100)
+        settle.note(b"g", MODIFIED, 10.0)
+
+        assert paths(settle.due(10.05)) == [b"f"]
+        assert paths(settle.due(10.19)) == []
+        assert paths(settle.due(10.2)) == [b"g"]
+
     def test_comes_with_the_close(self, settle: Settle) -> None:
         settle.note(b"f", CREATED, 10.0)
         settle.note(b"f", MODIFIED, 10.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import mmap
 import os
 import subprocess
 from collections.abc import Iterator
@@ -52,6 +53,20 @@ class Disk:
             _run("umount", "-l", str(self.at))
         else:
             _unmount(self.at)
+
+    def spoil(self, text: bytes) -> None:
+        """Make every block that holds a text unreadable; only when it is not mounted.
+
+        Such a block has a checksum: directories have.
+        """
+        with self._image.open("r+b") as stream:
+            content = mmap.mmap(stream.fileno(), 0)
+            at = content.find(text)
+            assert at >= 0
+            while at >= 0:
+                content[at] ^= 1
+                at = content.find(text, at)
+            content.close()
 
     def cut(self, kept: str) -> None:
         """Cut its power: what is not on the disk is lost, and everything fails from now on.

@@ -25,6 +25,7 @@ from psync.effects.state import sessions
 from psync.errors import PsyncError
 
 WAIT_S = 60.0
+SIDES = ("left", "right")
 _STARTED = "watching: both sides agree"
 
 
@@ -104,6 +105,10 @@ class Pair:
     def root(self, side: str) -> Path:
         return self.left if side == "left" else self.right
 
+    def sides(self, side: str) -> tuple[Path, Path]:
+        """A side's root, and the other one."""
+        return (self.left, self.right) if side == "left" else (self.right, self.left)
+
     def shell(self, script: str) -> None:
         """Do something as the user whose session it is, where both roots are."""
         subprocess.run(
@@ -128,8 +133,23 @@ class Pair:
 
     def start(self, *extra: str) -> None:
         """Start a session and wait until it watches."""
+        self._await_start(lambda: self.launch(*extra))
+
+    def run(self, *words: str) -> None:
+        """Start a session as `psync run` with these words, and wait until it watches."""
+
+        def launch() -> subprocess.Popen[str]:
+            self.process = subprocess.Popen(
+                [*command(), "run", *words], env=self.env, text=True, stdin=subprocess.DEVNULL,
+                stdout=self._printed, stderr=subprocess.STDOUT, **self.owner,
+            )  # fmt: skip
+            return self.process
+
+        self._await_start(launch)
+
+    def _await_start(self, launch: Callable[[], subprocess.Popen[str]]) -> None:
         before = self.output().count(_STARTED)
-        process = self.launch(*extra)
+        process = launch()
 
         def started() -> bool:
             if process.poll() is not None:
@@ -174,6 +194,10 @@ class Pair:
             told = json.dumps(self.status(), indent=1)
             raise AssertionError(f"{error}{told}{self.log()}") from None
         assert answers, f"no session to flush: {self.output()}"
+
+    def ask(self, verb: str) -> None:
+        """Tell the session something that it answers at once."""
+        self._ask(verb, WAIT_S)
 
     def log(self) -> str:
         """The end of the log, for messages."""
@@ -264,6 +288,32 @@ class Pair:
                         found.append(int(words[-4]))
         return found
 
+    @contextlib.contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Let both sides do something before either is replicated."""
+        assert self._ask("pause", WAIT_S)
+        yield
+        assert self._ask("resume", WAIT_S)
+
+    @contextlib.contextmanager
+    def deaf(self, side: str) -> Iterator[None]:
+        """Let nothing tell a side's agent of what happens there."""
+        agent = self.agents()[side == "right"]
+        (cinotify,) = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+        os.kill(int(cinotify), signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(int(cinotify), signal.SIGCONT)
+
+    def contents(self) -> dict[bytes, bytes]:
+        """Settle; return what each file says."""
+        return {path: entry[-1] for path, entry in self.settle().items() if entry[0] == "file"}
+
+    def texts(self) -> list[bytes]:
+        """What all files say, once both sides are equal, and all that lost a conflict."""
+        return [*self.contents().values(), *self.conflicts("left"), *self.conflicts("right")]
+
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
@@ -276,6 +326,17 @@ class Pair:
         for pid in self.agents():  # of a test that failed
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def configured(pair: Pair, **values: str) -> list[str]:
+    """Write a configuration with a session `home`; return the words to run it."""
+    lines = [f'left = "{pair.left}"', f'right = "{pair.right}"']
+    if pair.host:
+        lines.append(f'host = "{pair.host}"')
+    lines += [f"{key} = {value}" for key, value in values.items()]
+    file = pair.base / "psync.toml"
+    file.write_text("\n".join(["[session.home]", *lines, ""]))
+    return ["--config", str(file), "home"]
 
 
 @contextlib.contextmanager

@@ -29,6 +29,66 @@ class TestStatus:
         assert text.returncode == 0
         assert "watching" in text.stdout
 
+    def test_tells_what_was_replicated_last_and_how_fast(self, watching: Pair) -> None:
+        (watching.left / "a\nb").write_text("12345")
+        watching.flush()
+
+        told = watching.status()
+
+        assert told["changes"][0].items() >= {
+            "side": "right", "path": "a\\nb", "what": "created",
+        }.items()  # fmt: skip
+        assert told["right"]["changes_per_s"] > 0
+        assert told["lag_s"] == told["in_flight"] == 0
+        assert told["started"] <= told["state_since"] <= time.time()
+
+    def test_says_how_long_a_change_has_been_waiting(self, watching: Pair) -> None:
+        watching.psync("pause")
+        (watching.left / "x").write_text("x")
+
+        until(lambda: watching.status()["lag_s"] > 0.5, "a lag")
+
+        watching.psync("resume")
+        watching.settle()
+        assert watching.status()["lag_s"] == 0
+
+    def test_says_how_far_it_lags_while_a_side_is_away(self, breakable: Pair, sshd: Sshd) -> None:
+        breakable.start()
+        sshd.stop()
+        breakable.wait_for("disconnected")
+        (breakable.left / "x").write_text("x")
+
+        told = until(lambda: (s := breakable.status())["lag_s"] > 0.5 and s, "a lag")
+
+        assert told["pending"] == 1
+        sshd.restart()
+        breakable.wait_for("watching")
+        breakable.settle()
+        assert breakable.status()["lag_s"] == 0
+
+    def test_is_shown_live_on_a_terminal(self, watching: Pair) -> None:
+        primary, secondary = pty.openpty()
+        process = subprocess.Popen(
+            [*command(), "status", "--watch"],
+            env=watching.env | {"TERM": "xterm"}, stdin=secondary, stdout=secondary,
+            stderr=secondary,
+        )  # fmt: skip
+        os.close(secondary)
+        shown = b""
+        try:
+            while b"TO LEFT" not in shown:
+                shown += os.read(primary, 65536)
+            (watching.left / "live \x1b[2J").write_text("x")
+            while b"live \\x1b[2J" not in shown:
+                shown += os.read(primary, 65536)
+            os.write(primary, b"q")
+            while b"\x1b[?1049l" not in shown:
+                shown += os.read(primary, 65536)
+            assert process.wait(WAIT_S) == 0
+        finally:
+            process.kill()
+            os.close(primary)
+
     def test_without_a_session_is_an_empty_list(self, local: Pair) -> None:
         run = local.psync("status", "--json")
 
@@ -292,7 +352,7 @@ class TestBadInput:
         assert "inside" in self.refused(local, str(local.left), str(link / "inner"))
 
     @pytest.mark.parametrize("side", ["left", "right"])
-    def test_root_with_something_else_at_our_place(self, pair: Pair, side: str) -> None:
+    def test_n16_root_with_something_else_at_our_place(self, pair: Pair, side: str) -> None:
         (pair.root(side) / ".psync").write_text("mine")
         host = ["-r", pair.host] if pair.host else []
 
@@ -301,7 +361,7 @@ class TestBadInput:
         assert side in said
         assert ".psync" in said
 
-    def test_roots_the_other_way_round(self, local: Pair) -> None:
+    def test_x08_roots_the_other_way_round(self, local: Pair) -> None:
         """The archive of before would know an older state than the replicas."""
         local.start()
         local.stop()
@@ -332,14 +392,14 @@ class TestBadInput:
         assert "SHA256:" in trusted.stdout
         breakable.start()
 
-    def test_host_key_changed(self, breakable: Pair, sshd: Sshd) -> None:
+    def test_s08_host_key_changed(self, breakable: Pair, sshd: Sshd) -> None:
         sshd.change_host_key()
         sshd.restart()
         args = ("-r", sshd.alias, str(breakable.left), str(breakable.right))
 
         assert "key" in self.refused(breakable, *args)
 
-    def test_host_key_changed_while_running_ends_the_session(
+    def test_s08_host_key_changed_while_running_ends_the_session(
         self, breakable: Pair, sshd: Sshd
     ) -> None:
         breakable.start()
@@ -362,7 +422,9 @@ class TestBadInput:
 
         assert missing in self.refused(breakable, *args)
 
-    def test_other_version_over_there(self, breakable: Pair, sshd: Sshd, tmp_path: Path) -> None:
+    def test_x22_other_version_over_there(
+        self, breakable: Pair, sshd: Sshd, tmp_path: Path
+    ) -> None:
         other = tmp_path / "other"
         checkout = Path(__file__).resolve().parents[2]
         shutil.copytree(checkout / "psync", other / "psync")
@@ -383,13 +445,13 @@ class TestBadInput:
 
         assert "state directory" in said
 
-    def test_second_session_on_the_same_pair(self, watching: Pair) -> None:
+    def test_x17_second_session_on_the_same_pair(self, watching: Pair) -> None:
         args = ("-r", str(watching.host), str(watching.left), str(watching.right))
 
         assert "already running" in self.refused(watching, *args)
         assert watching.status()["state"] == "watching"
 
-    def test_root_of_another_pair(self, local: Pair) -> None:
+    def test_x08_x18_x19_root_of_another_pair(self, local: Pair) -> None:
         local.start()
         local.stop()
         third = local.base / "third"
@@ -397,15 +459,16 @@ class TestBadInput:
 
         said = self.refused(local, str(local.left), str(third))
 
-        assert "another" in said
+        assert "belongs to another psync pair: stop that session" in said
 
-    def test_root_that_another_session_serves_now(self, local: Pair) -> None:
+    def test_x17_x18_x19_root_that_another_session_serves_now(self, local: Pair) -> None:
         local.start()
         third = local.base / "third"
         third.mkdir()
 
         said = self.refused(local, "--name", "third", str(third), str(local.right))
 
+        assert "another psync session is working on this directory (pid " in said
         assert str(local.right) in said
         assert local.status()["state"] == "watching"
 

@@ -7,12 +7,14 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.e2e.pair import Pair, tree, until
+import pytest
+
+from tests.e2e.pair import WAIT_S, Pair, tree, until
 from tests.sshd import Sshd
 
 
 class TestDrop:
-    def test_is_survived_and_what_happened_meanwhile_replicated(
+    def test_x12_is_survived_and_what_happened_meanwhile_replicated(
         self, breakable: Pair, sshd: Sshd
     ) -> None:
         pair = breakable
@@ -44,7 +46,7 @@ class TestDrop:
         lost, again = pair.output().index("trying again"), pair.output().index("connected again")
         assert lost < again
 
-    def test_in_the_middle_of_work_again_and_again(self, breakable: Pair, sshd: Sshd) -> None:
+    def test_x09_in_the_middle_of_work_again_and_again(self, breakable: Pair, sshd: Sshd) -> None:
         pair = breakable
         pair.start()
         for round_ in range(5):
@@ -77,8 +79,26 @@ class TestDrop:
         assert b"early" in pair.settle()
 
 
+    @pytest.mark.parametrize("at_start", [True, False])
+    def test_that_is_away_for_too_long_ends_the_session(
+        self, breakable: Pair, sshd: Sshd, at_start: bool
+    ) -> None:
+        pair = breakable
+        pair.options = ["--set", "maxtimeout=1"]
+        if not at_start:
+            pair.start()
+        sshd.stop()
+        process = pair.launch() if at_start else pair.process
+        assert process is not None
+
+        assert process.wait(WAIT_S) == 4
+        assert "is away for more than 1 s (maxtimeout)" in pair.output()
+        assert pair.agents() == []
+
+
 class TestFrozen:
-    def test_peer_is_noticed_within_the_timeout(self, breakable: Pair, sshd: Sshd) -> None:
+    def test_x10_x15_peer_is_noticed_within_the_timeout(self, breakable: Pair, sshd: Sshd) -> None:
+        """A host that sleeps, or a half-open connection: it goes on when it is awake again."""
         pair = breakable
         pair.options = ["--set", "timeout=4"]
         pair.start()
@@ -106,7 +126,7 @@ class TestFrozen:
         sshd.thaw()
         until(lambda: not pair.agents(), "the agents' end")
 
-    def test_agent_is_replaced(self, pair: Pair) -> None:
+    def test_x10_x13_agent_is_replaced(self, pair: Pair) -> None:
         pair.options = ["--set", "timeout=4"]
         pair.start()
         left = next(pid for pid in pair.agents())

@@ -119,7 +119,9 @@ class TestReaders:
 
 
 class TestTorn:
-    def test_file_that_is_always_written_is_never_published_in_part(self, watching: Pair) -> None:
+    def test_w07_file_that_is_always_written_is_never_published_in_part(
+        self, watching: Pair
+    ) -> None:
         """Each version is one byte, repeated: two different bytes in a copy are a torn read."""
         file = watching.left / "busy"
         stop = threading.Event()

@@ -6,18 +6,13 @@ import contextlib
 import os
 import signal
 import sqlite3
-from pathlib import Path
 
 import pytest
 
 from tests.e2e.disks import Disk, disk, fuse, memory, resize
-from tests.e2e.pair import Pair, tree, until
+from tests.e2e.pair import SIDES, Pair, tree, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
-
-
-def other(pair: Pair, side: str) -> Path:
-    return pair.right if side == "left" else pair.left
 
 
 def power_cut(pair: Pair, broken: Disk, kept: str) -> None:
@@ -34,16 +29,18 @@ def power_cut(pair: Pair, broken: Disk, kept: str) -> None:
 
 class TestPower:
     @pytest.mark.parametrize("kept", ["nothing", "names"])
-    @pytest.mark.parametrize("side", ["left", "right"])
+    @pytest.mark.parametrize("side", SIDES)
     @pytest.mark.parametrize("kind", ["ext4", "xfs"])
-    def test_x03_that_is_cut_loses_nothing(
+    def test_x03_x04_x05_that_is_cut_loses_nothing(
         self, pair: Pair, side: str, kept: str, kind: str
     ) -> None:
         """What one side has lost comes again from the other, and nothing old wins.
 
+        Whether psync had put it there (X03, X04) or a user (X05).
+
         The host goes on, as with a disk that is not in it.
         """
-        here, there = pair.root(side), other(pair, side)
+        here, there = pair.sides(side)
         with disk(pair.base / "disk", here, kind, mib=320 if kind == "xfs" else 64) as broken:
             pair.start("--set", "sync_interval=60")
             (there / "d").mkdir()
@@ -58,6 +55,9 @@ class TestPower:
             (there / "d/1").rename(there / "moved")
             (there / "d/3").unlink()
             (there / "fresh").write_text("fresh")
+            (here / "d/5").write_text("published")
+            (here / "made").write_text("published")
+            (here / "d/7").unlink()
             expected = pair.settle()
 
             power_cut(pair, broken, kept)
@@ -74,7 +74,7 @@ class TestPower:
     def test_a07_a_disk_that_fails_halts_and_is_not_believed(
         self, pair: Pair, side: str, kept: str
     ) -> None:
-        here, there = pair.root(side), other(pair, side)
+        here, there = pair.sides(side)
         with disk(pair.base / "disk", here) as broken:
             pair.start("--set", "sync_interval=1")
             (there / "f").write_text("old")
@@ -97,13 +97,36 @@ class TestPower:
             pair.stop()
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("side", SIDES)
 class TestAway:
+    def test_r01_a_disk_that_is_not_mounted_at_the_start_deletes_nothing(
+        self, pair: Pair, side: str
+    ) -> None:
+        """The path shows the empty directory that the disk was mounted at."""
+        here, there = pair.sides(side)
+        with disk(pair.base / "disk", here) as absent:
+            (there / "precious").write_text("precious")
+            pair.start()
+            pair.settle()
+            pair.stop()
+            absent.unmount()
+
+            pair.launch()
+            pair.wait_for("halted")
+
+            assert os.listdir(here) == []
+            assert set(tree(there)) == {b"precious"}
+            absent.mount()
+            assert pair.psync("resume").returncode == 0
+            pair.wait_for("watching")
+            assert set(pair.settle()) == {b"precious"}
+            pair.stop()
+
     def test_r02_a_disk_that_is_taken_away_lazily_deletes_nothing(
         self, pair: Pair, side: str
     ) -> None:
         """Nothing tells of it: the descriptors that are open still show the old tree."""
-        here, there = pair.root(side), other(pair, side)
+        here, there = pair.sides(side)
         with disk(pair.base / "disk", here) as taken:
             (there / "precious").write_text("precious")
             pair.start()
@@ -125,7 +148,7 @@ class TestAway:
 @pytest.mark.parametrize("side", ["left", "right"])
 class TestFuse:
     def test_e09_is_polled_and_says_so(self, pair: Pair, side: str) -> None:
-        here, there = pair.root(side), other(pair, side)
+        here, there = pair.sides(side)
         with fuse("fuse-overlayfs", here, pair.base / "behind"):
             (here / "first").write_text("first")
             pair.start("--set", "poll_interval=0.5")
@@ -150,10 +173,42 @@ class TestFuse:
             assert str(pair.root(side)) in line
 
 
+@pytest.mark.parametrize("side", SIDES)
+class TestSpoilt:
+    def test_a02_a_directory_whose_listing_breaks_off_deletes_nothing(
+        self, pair: Pair, side: str
+    ) -> None:
+        """The kernel gives most of the names, and then says that it cannot go on."""
+        here, there = pair.sides(side)
+        with disk(pair.base / "disk", here) as broken:
+            (here / "d").mkdir()
+            for number in range(300):
+                (here / f"d/{number:0>100}").write_text("a02")
+            pair.start()
+            before = pair.settle()
+            pair.stop()
+            last = os.listdir(here / "d")[-1]
+            broken.unmount()
+            broken.spoil(os.fsencode(last))
+            broken.mount()
+            with pytest.raises(OSError, match="Bad message"):
+                os.listdir(here / "d")
+
+            pair.launch()
+            (there / "new").write_text("a02")
+            pair.wait_for("watching")
+
+            told = until(lambda: pair.status()["problem_list"], "a problem")
+            assert [problem["path"] for problem in told] == ["d"]
+            until((here / "new").exists, "the rest")
+            assert before.items() <= tree(there).items()
+            pair.stop()
+
+
 class TestFull:
-    @pytest.mark.parametrize("side", ["left", "right"])
+    @pytest.mark.parametrize("side", SIDES)
     def test_a05_a_replica_goes_on_when_there_is_room_again(self, pair: Pair, side: str) -> None:
-        here, there = pair.root(side), other(pair, side)
+        here, there = pair.sides(side)
         with memory(here, "2m"):
             (there / "first").write_text("first")
             pair.start()

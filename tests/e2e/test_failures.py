@@ -1,196 +1,28 @@
-"""Scenarios of the catalogue of what goes wrong (docs/FAILURES.md), by their ids."""
+"""Sessions that start again, and hosts that are not what they were; ids as in docs/FAILURES.md."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
-import sqlite3
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.pair import Pair, tree, until
+from tests.e2e.pair import SIDES, Pair, tree, until
+from tests.sshd import Sshd
 
-HOUR_NS = 3600 * 10**9
-
-
-def sides(pair: Pair, side: str) -> tuple[Path, Path]:
-    """A side's root, and the other one."""
-    return (pair.left, pair.right) if side == "left" else (pair.right, pair.left)
-
-
-@contextmanager
-def unheard(pair: Pair) -> Iterator[None]:
-    """Let both sides do something before either is replicated."""
-    assert pair.psync("pause").returncode == 0
-    yield
-    assert pair.psync("resume").returncode == 0
-
-
-def texts(pair: Pair) -> list[bytes]:
-    """What all files say, once both sides are equal, and all that lost a conflict."""
-    files = [entry[-1] for entry in pair.settle().values() if entry[0] == "file"]
-    return files + pair.conflicts("left") + pair.conflicts("right")
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-class TestRenames:
-    def test_c07_of_equal_files_over_each_other_keep_the_text(
-        self, watching: Pair, side: str
-    ) -> None:
-        here, there = sides(watching, side)
-        for name in ("a", "b"):
-            (here / name).write_text("c07")
-        watching.settle()
-        with unheard(watching):
-            (here / "a").rename(here / "b")
-            (there / "b").rename(there / "a")
-
-        assert b"c07" in texts(watching)
-
-    def test_c08_to_a_name_that_is_new_over_there_keep_both(
-        self, watching: Pair, side: str
-    ) -> None:
-        here, there = sides(watching, side)
-        (here / "a").write_text(f"c08 renamed {side}")
-        watching.settle()
-        with unheard(watching):
-            (here / "a").rename(here / "b")
-            (there / "b").write_text(f"c08 made {side}")
-
-        found = texts(watching)
-        assert {f"c08 renamed {side}".encode(), f"c08 made {side}".encode()} <= set(found)
-        assert b"a" not in watching.settle()
-
-    def test_c09_of_a_directory_keep_what_is_made_in_it_over_there(
-        self, watching: Pair, side: str
-    ) -> None:
-        here, there = sides(watching, side)
-        (here / "d").mkdir()
-        (here / "d/f").write_text("c09")
-        watching.settle()
-        with unheard(watching):
-            (here / "d").rename(here / "e")
-            (there / "d/x").write_text("c09 new")
-
-        after = watching.settle()
-        assert [after[p][-1] for p in (b"e/x", b"d/x") if p in after] == [b"c09 new"]
-        assert after[b"e/f"][-1] == b"c09"
-
-    def test_c10_of_a_directory_to_two_names_lose_nothing(self, watching: Pair, side: str) -> None:
-        here, there = sides(watching, side)
-        (here / "d/sub").mkdir(parents=True)
-        for i in range(10):
-            (here / f"d/sub/{i}").write_text(f"c10 {i}")
-        watching.settle()
-        with unheard(watching):
-            (here / "d").rename(here / "e")
-            (there / "d").rename(there / "f")
-
-        assert {b"c10 %d" % i for i in range(10)} <= set(texts(watching))
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-class TestWriters:
-    def test_c19_a_directory_becomes_a_link_to_another(self, watching: Pair, side: str) -> None:
-        here = watching.root(side)
-        for name in ("d", "behind"):
-            (here / name).mkdir()
-            (here / name / "f").write_text(f"c19 {name}")
-        watching.settle()
-        shutil.rmtree(here / "d")
-        (here / "d").symlink_to("behind")
-
-        after = watching.settle()
-        assert after[b"d"][:2] == ("link", b"behind")
-        assert after[b"behind/f"][-1] == b"c19 behind"
-
-    def test_w04_two_saves_of_one_length_in_a_moment(self, watching: Pair, side: str) -> None:
-        here = watching.root(side)
-        for number in range(100):
-            for half in "ab":
-                (here / "f.new").write_text(f"w04 {number:03} {half}")
-                (here / "f.new").rename(here / "f")
-
-        assert watching.settle()[b"f"][-1] == b"w04 099 b"
-
-    def test_n13_names_that_look_alike(self, watching: Pair, side: str) -> None:
-        here = os.fsencode(watching.root(side))
-        twins = {"\u00e9".encode(): b"composed", "e\u0301".encode(): b"apart"}
-        for name, text in twins.items():
-            with open(here + b"/" + name, "wb") as file:
-                file.write(text)
-
-        after = watching.settle()
-        assert {name: after[name][-1] for name in twins} == twins
-
-    def test_r08_an_old_tree_is_restored_over_a_newer_one(self, watching: Pair, side: str) -> None:
-        here, old = watching.root(side), watching.base / f"old-{side}"
-        (here / "d").mkdir()
-        old.mkdir()
-        for i in range(10):
-            (here / f"d/{i}").write_text(f"r08 {i} new")
-            (old / f"{i}").write_text(f"r08 {i} old")
-            os.utime(old / f"{i}", ns=(10**18, 10**18 + i))
-        watching.settle()
-        lost = watching.status()["conflicts"]
-        watching.shell(f"cp -a {old}/. {here}/d/")
-
-        after = watching.settle()
-        assert [after[b"d/%d" % i][-1] for i in range(10)] == [b"r08 %d old" % i for i in range(10)]
-        assert (here / "d/3").stat().st_mtime_ns == 10**18 + 3
-        assert watching.status()["conflicts"] == lost
-
-    def test_x14_edits_in_turn_whatever_the_clocks_say(self, watching: Pair, side: str) -> None:
-        lost = watching.status()["conflicts"]
-        for turn, root in enumerate(sides(watching, side) * 3):
-            (root / "f").write_text(f"x14 {turn}")
-            moment = time.time_ns() + (-1) ** turn * turn * HOUR_NS
-            os.utime(root / "f", ns=(moment, moment))
-            assert watching.settle()[b"f"][-1] == b"x14 %d" % turn
-
-        assert watching.status()["conflicts"] == lost
-
-
-class TestOverflow:
-    @pytest.mark.parametrize("side", ["left", "right"])
-    def test_e02_between_the_halves_of_a_rename_is_no_deletion(
-        self, watching: Pair, side: str
-    ) -> None:
-        here, there = sides(watching, side)
-        queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
-        if queue > 100_000:
-            pytest.skip("the queue is too long for a quick test")
-        fillers = [here / "filler", here / "filler2"]
-        for path in [*fillers, here / "d/f"]:
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(path.name)
-        watching.settle()
-        inode = (there / "d/f").stat().st_ino
-        agent = watching.agents()[side == "right"]
-        (cinotify,) = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
-        os.kill(int(cinotify), signal.SIGSTOP)
-        try:
-            for number in range(queue - 1):  # only one more fits
-                fillers[number % 2].chmod(0o600)
-            (here / "d").rename(here / "e")
-        finally:
-            os.kill(int(cinotify), signal.SIGCONT)
-
-        assert set(watching.settle()) == {b"filler", b"filler2", b"e", b"e/f"}
-        assert (there / "e/f").stat().st_ino == inode
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 class TestStarts:
-    @pytest.mark.parametrize("side", ["left", "right"])
+    @pytest.mark.parametrize("side", SIDES)
     def test_x16_with_a_root_set_back_to_a_snapshot_lose_nothing(
         self, pair: Pair, side: str
     ) -> None:
-        here, there = sides(pair, side)
+        here, there = pair.sides(side)
         snapshot = pair.base / "snapshot"
         for name in ("f", "g"):
             (here / name).write_text(f"old {name}")
@@ -258,33 +90,129 @@ class TestStarts:
         assert {name: after[name][-1] for name in (b"f", b"g")} == {b"f": b"f", b"g": b"g"}
         assert pair.status()["conflicts"] == 0
 
+    def test_x15_with_a_whole_machine_set_back_lose_nothing(self, pair: Pair) -> None:
+        """The left side's, on which psync runs; the other one has gone on."""
+        left, right = pair.left, pair.right
+        for name in "fghi":
+            (left / name).write_text(f"old {name}")
+        pair.start()
+        pair.settle()
+        pair.stop()
+        pair.shell(f"mkdir image; cp -a {left} {pair.state} image")
+        pair.start()
+        (right / "f").write_text("new f")
+        (left / "g").write_text("new g")
+        (left / "later").write_text("later")
+        (right / "h").unlink()
+        pair.settle()
+        pair.stop()
+        for path in (left, pair.state):
+            shutil.rmtree(path)
+            (pair.base / "image" / path.name).rename(path)
+        (left / "i").write_text("edited since")
 
-@pytest.mark.parametrize("side", ["left", "right"])
-class TestPrograms:
-    def test_w06_that_have_a_database_open_do_not_give_half_of_it(
-        self, pair: Pair, side: str
+        pair.start()
+        found = pair.contents()
+        found.pop(b"h", None)  # or it comes back
+        assert found == {
+            b"f": b"new f", b"g": b"new g", b"i": b"edited since", b"later": b"later",
+        }  # fmt: skip
+        kept = pair.conflicts("left") + pair.conflicts("right")
+        assert set(kept) <= {b"old f", b"old g", b"old i"}
+
+
+class TestHosts:
+    """The right side's."""
+
+    def test_e11_an_agent_that_is_killed_before_it_can_tell_makes_no_conflict(
+        self, breakable: Pair, sshd: Sshd
     ) -> None:
-        """The other side has the state before, whole; then the one after, whole."""
-        here, there = sides(pair, side)
-        with sqlite3.connect(here / "data") as made:
-            made.execute("CREATE TABLE t (n)")
-            made.execute("INSERT INTO t VALUES (0)")
-        made.close()
-        pair.start("--set", "max_delay=0.3")
-        before = pair.settle()[b"data"]
-        database = sqlite3.connect(here / "data", isolation_level=None)
-        database.execute("PRAGMA journal_mode = WAL")
-        for number in range(1, 300):
-            database.execute("INSERT INTO t VALUES (?)", (number,))
+        """It does what it is told; what became of it waits in a pipe, and is lost."""
+        pair = breakable
+        sshd.through('sh -c "$SSH_ORIGINAL_COMMAND" | cat')
+        for name in ("edited", "gone", "renamed"):
+            (pair.left / name).write_text("e11")
+        pair.start()
+        pair.settle()
+        pipes = [p for p in sshd.commands() if Path(f"/proc/{p}/comm").read_text() == "cat\n"]
+        for pid in pipes:
+            os.kill(pid, signal.SIGSTOP)
+        (pair.left / "made").write_text("e11 made")
+        (pair.left / "edited").write_text("e11 edited")
+        (pair.left / "gone").unlink()
+        (pair.left / "renamed").rename(pair.left / "new name")
+        until((pair.right / "made").exists, "the new file")
+        until(lambda: (pair.right / "edited").read_text() == "e11 edited", "the edit")
+        until(lambda: not (pair.right / "gone").exists(), "the deletion")
+        until((pair.right / "new name").exists, "the rename")
+        assert pair.status()["pending"]
+        (pair.left / "made").write_text("e11 made, and edited since")
 
-        told = until(lambda: pair.status()["problem_list"], "a problem")
+        for pid in [pair.agents()[1], *pipes]:
+            os.kill(pid, signal.SIGKILL)
+        pair.wait_for("disconnected")
+        pair.wait_for("watching")
+        assert pair.contents() == {
+            b"made": b"e11 made, and edited since", b"edited": b"e11 edited", b"new name": b"e11",
+        }  # fmt: skip
+        assert pair.status()["conflicts"] == 0
 
-        assert "database open" in told[0]["message"]
-        assert tree(there)[b"data"] == before
-        assert set(tree(there)) == {b"data"}
-        database.close()
-        assert set(pair.settle()) == {b"data"}
-        with sqlite3.connect(there / "data") as copy:
-            assert copy.execute("SELECT count(*) FROM t").fetchone() == (300,)
-            assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        copy.close()
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+    def test_x06_a_power_cut_that_emptied_files_or_brought_old_ones_back_is_no_edit(
+        self, breakable: Pair, sshd: Sshd
+    ) -> None:
+        """The kernel says that it is another boot, of just now."""
+        pair = breakable
+        boot, uptime = pair.base / "boot_id", pair.base / "uptime"
+        boot.write_text("first\n")
+        uptime.write_text("1000000.00 0.00\n")
+        script = f"""mount --bind {boot} /proc/sys/kernel/random/boot_id
+            mount --bind {uptime} /proc/uptime
+            exec sh -c "$SSH_ORIGINAL_COMMAND\""""
+        command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script]
+        sshd.through(f"exec {shlex.join(command)}")
+        for name in ("emptied", "old", "other"):
+            (pair.left / name).write_text(f"x06 {name}, first")
+        pair.start("--set", "sync_interval=60")
+        pair.settle()
+        pair.restart()  # commits
+        (pair.left / "old").write_text("x06 old, second")
+        pair.settle()
+        before = tree(pair.left)
+        old = pair.right / "old"
+        sshd.stop()
+        pair.wait_for("disconnected")
+        old.write_text("x06 old, first")
+        (pair.right / "emptied").write_text("")
+        for name in ("old", "emptied"):
+            os.utime(pair.right / name, ns=(10**18, 10**18))
+        boot.write_text("second\n")
+        uptime.write_text("0.00 0.00\n")
+        sshd.restart()
+        pair.wait_for("watching")
+
+        assert pair.settle() == before
+        assert b"" in pair.conflicts("right")
+        assert set(pair.conflicts("right")) <= {b"", b"x06 old, first"}
+        assert pair.conflicts("left") == []
+
+    def test_s05_an_agent_that_says_that_everything_is_deleted_halts_the_session(
+        self, breakable: Pair, sshd: Sshd
+    ) -> None:
+        """It still counts as many entries as there were."""
+        pair = breakable
+        flag = pair.base / "flag"
+        liar = f"PYTHONPATH={CHECKOUT} {sys.executable} -m tests.e2e.liar {flag}"
+        sshd.through(f'sh -c "$SSH_ORIGINAL_COMMAND" | {liar}')
+        for number in range(110):
+            (pair.left / f"{number}").write_text("s05")
+        pair.start()
+        before = pair.settle()
+        flag.touch()
+        os.kill(pair.agents()[1], signal.SIGKILL)
+
+        told = pair.wait_for("halted")
+
+        assert told["halted"].startswith("right ")
+        assert "--accept-deletes" in told["halted"]
+        assert tree(pair.left) == before

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.pair import Pair
+from tests.e2e.pair import SIDES, Pair, until
 
 SECOND_NS = 10**9
 
@@ -79,7 +79,7 @@ class TestCoarseTimes:
 
 
 class TestFilesOfOthers:
-    def test_a15_content_goes_and_one_problem_is_told(self, plain: Pair) -> None:
+    def test_a08_a15_content_goes_and_one_problem_is_told(self, plain: Pair) -> None:
         if os.geteuid():
             pytest.skip("only root makes files of others")
         names = [f"f{i}" for i in range(5)]
@@ -101,6 +101,38 @@ class TestFilesOfOthers:
         plain.restart()
         plain.flush()
         assert stat.S_IMODE((plain.left / "f1").stat().st_mode) == 0o600
+        assert (plain.left / "f1").stat().st_uid != (plain.right / "f1").stat().st_uid == 4321
+        told = [plain.status()[side]["applied"] for side in SIDES]
+        plain.flush()
+        assert [plain.status()[side]["applied"] for side in SIDES] == told
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("flag", ["i", "a"])
+class TestFlags:
+    def test_a04_a_file_that_nobody_may_change_is_told_of_and_tried_again(
+        self, watching: Pair, side: str, flag: str
+    ) -> None:
+        here, there = watching.sides(side)
+        for name in ("f", "g"):
+            (here / name).write_text("a04")
+        watching.settle()
+        flagged = subprocess.run(["chattr", f"+{flag}", there / "f"], check=False, timeout=10)
+        if flagged.returncode:
+            pytest.skip("there are no such flags here, or only for root")
+        try:
+            for name in ("f", "g"):
+                (here / name).write_text("a04 edited")
+            (told,) = until(lambda: watching.status()["problem_list"], "a problem")
+            until(lambda: (there / "g").read_text() == "a04 edited", "the rest")
+
+            assert told["path"] == "f"
+            assert (there / "f").read_text() == "a04"
+        finally:
+            subprocess.run(["chattr", f"-{flag}", there / "f"], check=True)
+        until(lambda: not watching.status()["problems"], "the end of the problem")
+        assert watching.contents() == {b"f": b"a04 edited", b"g": b"a04 edited"}
+        assert watching.status()["conflicts"] == 0
 
 
 def attributes(root: Path, name: str) -> dict[str, bytes]:
@@ -293,3 +325,23 @@ class TestModes:
         assert after[b"new"][1:4] == (0o4711, 4321, 5432)
         assert after[b"large"][1:4] == (0o2755, 1234, 2345)
         assert after[b"tmp"][1] == 0o1777
+
+    @pytest.mark.parametrize("side", SIDES)
+    def test_a10_special_bits_that_are_not_wanted_go_nowhere(self, local: Pair, side: str) -> None:
+        here, there = local.sides(side)
+        (here / "new").write_bytes(b"before the start")
+        (here / "new").chmod(0o6755)
+        local.start("--set", "strip_special_bits=true")
+        (here / "live").write_bytes(b"x" * 300_000)
+        (here / "live").chmod(0o4711)
+        local.flush()
+        (there / "new").write_bytes(b"edited over there")
+        local.flush()
+
+        names = ("new", "live")
+        assert [stat.S_IMODE((there / n).stat().st_mode) for n in names] == [0o755, 0o711]
+        assert (here / "new").read_bytes() == b"edited over there"
+        assert stat.S_IMODE((here / "live").stat().st_mode) == 0o4711
+        told = [local.status()[each]["applied"] for each in SIDES]
+        local.flush()
+        assert [local.status()[each]["applied"] for each in SIDES] == told

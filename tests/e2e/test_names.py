@@ -37,7 +37,7 @@ ODD_NAMES = [
 
 class TestNames:
     @pytest.mark.parametrize("side", ["left", "right"])
-    def test_of_any_bytes_are_kept(self, watching: Pair, side: str) -> None:
+    def test_n08_n09_n10_n11_n12_n14_of_any_bytes_are_kept(self, watching: Pair, side: str) -> None:
         root = os.fsencode(watching.root(side))
         for name in ODD_NAMES:
             path = os.path.join(root, name)
@@ -63,7 +63,7 @@ class TestNames:
         watching.settle()
 
     @pytest.mark.parametrize("side", ["left", "right"])
-    def test_of_paths_beyond_4096_bytes(self, watching: Pair, side: str) -> None:
+    def test_n07_of_paths_beyond_4096_bytes(self, watching: Pair, side: str) -> None:
         here = os.open(watching.root(side), os.O_RDONLY | os.O_DIRECTORY)
         for i in range(30):
             name = b"%02d" % i + b"n" * 200
@@ -104,7 +104,7 @@ class TestNames:
             True, False,
         ]  # fmt: skip
 
-    def test_never_forge_a_line_in_log_or_status(self, watching: Pair) -> None:
+    def test_s07_never_forge_a_line_in_log_or_status(self, watching: Pair) -> None:
         name = "evil\n[2026-01-01 00:00:00] [FAT:+4] forged\x1b[2J"
         (watching.left / name).write_text("x")
         watching.flush()

@@ -11,7 +11,7 @@ SIDES = ("left", "right")
 
 class TestReadOnlyDirectories:
     @pytest.mark.parametrize("side", SIDES)
-    def test_are_filled_changed_and_emptied(self, plain: Pair, side: str) -> None:
+    def test_a03_are_filled_changed_and_emptied(self, plain: Pair, side: str) -> None:
         root = plain.root(side)
         make = f"mkdir -p {side}/mod/a; echo 1 >{side}/mod/a/f; echo 2 >{side}/mod/g; "
         plain.shell(
@@ -38,10 +38,39 @@ class TestReadOnlyDirectories:
         assert plain.settle() == tree(root) == {}
 
 
+class TestUnreadableFiles:
+    @pytest.mark.parametrize("side", SIDES)
+    def test_a01_hold_up_nothing_else_and_come_when_they_can_be_read(
+        self, plain: Pair, side: str
+    ) -> None:
+        there = plain.sides(side)[1]
+        plain.shell(f"cd {side}; mkdir d; echo 1 >d/f; echo 1 >d/g; echo 1 >edited")
+        plain.start()
+        plain.settle()
+        plain.shell(
+            f"cd {side}; for name in g h; do echo 2 >aside.psync.ignore; "
+            "chmod 0 aside.psync.ignore; mv aside.psync.ignore d/$name; done; echo 2 >d/f"
+        )
+        told = until(lambda: plain.status()["problem_list"], "a problem")
+        until(lambda: (there / "d/f").read_bytes() == b"2\n", "the rest")
+
+        assert {problem["path"] for problem in told} <= {"d/g", "d/h"}
+        assert tree(there)[b"d/g"][-1] == b"1\n"
+        assert not (there / "d/h").exists()
+        plain.shell(f"chmod 0644 {side}/d/g {side}/d/h")
+        until(lambda: not plain.status()["problems"], "the end of all problems")
+        assert plain.contents() == {
+            b"d/f": b"2\n", b"d/g": b"2\n", b"d/h": b"2\n", b"edited": b"1\n",
+        }  # fmt: skip
+        assert plain.status()["conflicts"] == 0
+
+
 class TestUnreadableDirectories:
     @pytest.mark.parametrize("when", ["before", "live"])
     @pytest.mark.parametrize("mode", ["0000", "0311", "0444"])
-    def test_are_told_of_until_they_can_be_read(self, plain: Pair, mode: str, when: str) -> None:
+    def test_a01_are_told_of_until_they_can_be_read(
+        self, plain: Pair, mode: str, when: str
+    ) -> None:
         new = "left/.psync.ignore"
         if when == "live":
             plain.start()

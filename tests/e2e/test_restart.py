@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.pair import Pair, tree, until
+from tests.e2e.pair import SIDES, Pair, tree, until
 
 
 def _tree(root: Path) -> None:
@@ -116,7 +116,7 @@ class TestWhileOff:
         assert after[b"d0/f5"][1] == 0o600
         assert pair.status()["conflicts"] == 0
 
-    def test_deleted_and_edited_elsewhere_comes_back(self, pair: Pair) -> None:
+    def test_c03_deleted_and_edited_elsewhere_comes_back(self, pair: Pair) -> None:
         (pair.left / "f").write_text("f")
         (pair.left / "g").write_text("g")
         pair.start()
@@ -128,7 +128,7 @@ class TestWhileOff:
 
         assert pair.settle()[b"f"][-1] == b"edited"
 
-    def test_a_side_emptied_is_no_deletion(self, pair: Pair) -> None:
+    def test_r03_a_side_emptied_is_no_deletion(self, pair: Pair) -> None:
         _tree(pair.left)
         pair.start()
         pair.stop()
@@ -146,7 +146,7 @@ class TestWhileOff:
 
 
 class TestKill:
-    def test_of_the_brain_loses_nothing_and_makes_no_conflict(self, pair: Pair) -> None:
+    def test_x02_of_the_brain_loses_nothing_and_makes_no_conflict(self, pair: Pair) -> None:
         pair.start()
         for round_ in range(4):
             for i in range(300):
@@ -180,7 +180,7 @@ class TestKill:
             assert pair.status()["conflicts"] == 0
             assert pair.leftovers() == []
 
-    def test_of_cinotify_is_noticed(self, pair: Pair) -> None:
+    def test_e04_of_cinotify_is_noticed(self, pair: Pair) -> None:
         pair.start()
         for pid in pair.agents():
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -193,7 +193,7 @@ class TestKill:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 class TestMount:
-    def test_that_hides_a_directory_is_no_deletion(self, pair: Pair) -> None:
+    def test_r05_that_hides_a_directory_is_no_deletion(self, pair: Pair) -> None:
         (pair.left / "data").mkdir()
         (pair.left / "data/precious").write_text("precious")
         (pair.left / "beside").write_text("x")
@@ -214,7 +214,7 @@ class TestMount:
         pair.start()
         assert pair.settle()[b"data/precious"][-1] == b"precious"
 
-    @pytest.mark.parametrize("side", ["left", "right"])
+    @pytest.mark.parametrize("side", SIDES)
     def test_r05_that_comes_and_goes_while_psync_watches_is_no_deletion(
         self, watching: Pair, side: str
     ) -> None:
@@ -245,46 +245,51 @@ class TestMount:
 class TestRootLost:
     """A root that is not what it was is no deletion of what was in it, whatever `resume` says."""
 
-    def test_and_replaced_while_running(self, pair: Pair) -> None:
-        _tree(pair.left)
+    @pytest.mark.parametrize("side", SIDES)
+    def test_r04_and_replaced_while_running(self, pair: Pair, side: str) -> None:
+        here, there = pair.sides(side)
+        _tree(here)
         pair.start()
         before = pair.settle()
         aside = pair.base / "aside"
-        pair.left.rename(aside)
-        pair.left.mkdir()
-        (pair.right / "new").write_text("n")  # so that somebody looks at the left
+        here.rename(aside)
+        here.mkdir()
+        (there / "new").write_text("n")  # so that somebody looks at the other side
         pair.wait_for("halted")
 
         for _ in range(2):
             refused = pair.psync("resume")
             assert "is empty" in refused.stderr, refused.stderr
             assert refused.returncode == 1
-        assert before.items() <= tree(pair.right).items()
-        assert list(pair.left.iterdir()) == []
+        assert before.items() <= tree(there).items()
+        assert list(here.iterdir()) == []
 
-        pair.left.rmdir()
-        aside.rename(pair.left)
+        here.rmdir()
+        aside.rename(here)
         assert pair.psync("resume").returncode == 0
         assert pair.settle()[b"new"][-1] == b"n"
-        assert before.items() <= tree(pair.left).items()
+        assert before.items() <= tree(here).items()
 
-    def test_and_meant_to_be_empty(self, pair: Pair) -> None:
-        _tree(pair.left)
+    @pytest.mark.parametrize("side", SIDES)
+    def test_r06_and_meant_to_be_empty(self, pair: Pair, side: str) -> None:
+        here, there = pair.sides(side)
+        _tree(here)
         pair.start()
-        pair.settle()
+        before = pair.settle()
         pair.stop()
-        shutil.rmtree(pair.left)
-        pair.left.mkdir()
+        shutil.rmtree(here)
+        here.mkdir()
         pair.launch()
         pair.wait_for("halted")
+        assert (tree(here), tree(there)) == ({}, before)
 
         assert pair.psync("resume", "--accept-deletes").returncode == 0
 
         pair.wait_for("watching")
         assert pair.settle() == {}
 
-    @pytest.mark.parametrize("side", ["left", "right"])
-    def test_most_of_its_entries_at_once(self, pair: Pair, side: str) -> None:
+    @pytest.mark.parametrize("side", SIDES)
+    def test_r03_most_of_its_entries_at_once(self, pair: Pair, side: str) -> None:
         _tree(pair.left)
         (pair.left / "other").write_text("o")
         pair.start()
@@ -308,7 +313,7 @@ class TestRootLost:
         pair.wait_for("watching")
         assert list(pair.settle()) == [b"other"]
 
-    def test_its_marker(self, pair: Pair) -> None:
+    def test_r06_its_marker(self, pair: Pair) -> None:
         _tree(pair.left)
         pair.start()
         before = pair.settle()

@@ -281,6 +281,23 @@ class TestConsole:
         )
         assert out.getvalue() == "hello\n"
 
+    def test_shows_other_words_on_a_terminal_only(self, streams, clock):
+        out, err = streams
+        console = Console(out, err, clock=clock)
+        console.show("comparing: 1")
+        assert err.getvalue() == ""
+        err.isatty = lambda: True
+        console = Console(out, err, clock=clock)
+
+        console.show("comparing: 2")
+        console.show("comparing: 3")  # too soon to be seen
+        clock.now += 1
+        console.show("comparing: 4")
+        console.finish()
+
+        assert err.getvalue() == "\rcomparing: 2\x1b[K\rcomparing: 4\x1b[K\r\x1b[K"
+        assert out.getvalue() == ""
+
     def test_outlives_its_terminal(self):
         read, write = os.pipe()
         os.close(read)

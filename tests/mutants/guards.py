@@ -542,6 +542,12 @@ _ENTRY = [
 
 _AGENT = [
     (
+        "does for an audit all that it does for a session",
+        "            self._handlers = _AUDIT_HANDLERS\n",
+        "            pass\n",
+        "tests/agent/test_reader.py -k Refusing",
+    ),
+    (
         "goes on in a root that is another directory now",
         "        if (st.st_dev, st.st_ino) != self._identity:\n",
         "        if False:\n",
@@ -647,6 +653,12 @@ _WIRE = [
 # --- observing --------------------------------------------------------------------------------
 
 _SCAN = [
+    (
+        "gives a file the digest of what it held before it grew",
+        "        if entry.same_identity(seen.entry) and seen.entry is not None:\n",
+        "        if seen.entry is not None:\n",
+        f"{AGENT} -k w20",
+    ),
     (
         "publishes a read that was torn",
         "        after = os.fstat(fd)\n    except OSError:\n",
@@ -818,9 +830,9 @@ _GUARD = [
     ),
     (
         "believes a scan that lacks nearly everything",
-        "        elif entries < agreed - self._most(agreed):\n",
-        "        elif False:\n",
-        "tests/core/test_guard.py",
+        "        if lacking > 0 and lacking > self._hidden(side, lacking):\n",
+        "        if False:\n",
+        "tests/core/test_guard.py -k TestScans",
     ),
     (
         "accepts for ever what a person has accepted once",
@@ -926,9 +938,27 @@ _NEWS = [
     ),
     (
         "trusts what was seen before a scan that begins anew",
-        "            if survey.generation:\n                self.forget(replica)\n",
-        "            if survey.generation:\n",
+        "        if survey.generation:\n            self.forget(replica)\n",
+        "        if survey.generation:\n",
         "tests/core/test_news.py -k TestScan",
+    ),
+    (
+        "does not list where there is news after a full scan",
+        "                replica.survey.ask(directory)\n            return\n",
+        "                pass\n            return\n",
+        "tests/core/test_session.py -k FullSync",
+    ),
+    (
+        "takes for untouched what was told of before the scan's listing",
+        "(p for p in paths if p not in self._pending.since)",
+        "(p for p in paths)",
+        "tests/core/test_session.py -k Adoption",
+    ),
+    (
+        "waits for ever for a look at what is hidden by now",
+        "            if path in replica.awaited:  # it was asked for before it was hidden\n",
+        "            if False:\n",
+        "tests/core/test_session.py -k Hiding",
     ),
 ]
 
@@ -1003,6 +1033,32 @@ _ARCHIVE = [
         "        self._frozen, self._recent = None, frozen\n",
         "        self._frozen, self._recent = None, _Changes()\n",
         "tests/core/test_archive.py",
+    ),
+]
+
+# --- the audit ----------------------------------------------------------------------------------
+
+_AUDIT_MERGE = [
+    (
+        "believes in an audit whatever names an agent names",
+        "            _check_name(item.path, listing.path)\n",
+        "",
+        "tests/test_audit_merge.py -k Lies",
+    ),
+    (
+        "tells what is where a side cannot look as missing there",
+        "        if job.blind:\n",
+        "        if False:\n",
+        "tests/test_audit_merge.py -k cannot_look",
+    ),
+]
+
+_AUDIT_RULES = [
+    (
+        "takes what an audit's disk has lost for somebody's edit",
+        '        return entry._replace(digest=b"")\n',
+        "        return entry\n",
+        "tests/test_audit_rules.py -k Foresee",
     ),
 ]
 
@@ -1177,10 +1233,46 @@ _WORLD_CARRY = [
     ),
 ]
 
+_IGNORE = [
+    (
+        "brings back what is below an ignored directory",
+        "            and (self._above(path.rpartition(b\"/\")[0]) or self._matches(path, directory))\n",
+        "            and self._matches(path, directory)\n",
+        "tests/core/test_ignore.py",
+    ),
+    (
+        "hides what only a directory's rule matches, of whatever kind it is",
+        "            return self._hides(path, False) and (not self.by_kind or self._hides(path, True))\n",
+        "            return self._hides(path, False) or self._hides(path, True)\n",
+        "tests/core/test_ignore.py",
+    ),
+]
+
+_HIDING = [
+    (
+        "lets an operation under way agree on what is hidden by now",
+        "                pair.left_out.add(op.path)\n",
+        "                pass\n",
+        "tests/core/test_session.py -k Hiding",
+    ),
+    (
+        "counts as gone what is left out",
+        "            self._guard.forget(replica.side)  # what is left out is not gone\n",
+        "",
+        "tests/core/test_session.py -k Hiding",
+    ),
+    (
+        "goes on to list directories that are hidden by now",
+        "            for path in replica.survey.leave_out(lambda path: ignored(path, True)):\n",
+        "            for path in ():\n",
+        "tests/core/test_session.py -k Hiding",
+    ),
+]
+
 _WORLD_NEWS = [
     (
         "does not compare what a side has after it was away",
-        "        compare = self._pair.limits.compare or replica.compared\n",
+        "        compare = self._pair.limits.compare or replica.compared or self._pair.adopting\n",
         "        compare = not replica.compared\n",
         WORLDS,
     ),
@@ -1243,6 +1335,162 @@ _INSTALL = [
     ),
 ]
 
+# --- what people look at ---------------------------------------------------------------------
+
+WEB = "tests/test_web.py"
+LOG = "tests/test_logview.py"
+VIEW = "tests/test_watchview.py"
+
+_WEB = [
+    (
+        "listens where other hosts get at it",
+        "    if _is_here(host) and re.fullmatch(",
+        "    if host and re.fullmatch(",
+        f"{WEB} -k TestAddress",
+    ),
+    (
+        "answers to any name, though it may have been rebound",
+        "    if checks_host and (len(hosts) != 1 or not _is_our_name(hosts[0])):\n",
+        "    if checks_host and len(hosts) != 1:\n",
+        f"{WEB} -k other_names",
+    ),
+    (
+        "takes the first of two names",
+        "    if checks_host and (len(hosts) != 1 or not _is_our_name(hosts[0])):\n",
+        "    if checks_host and not (hosts and _is_our_name(hosts[0])):\n",
+        f"{WEB} -k no_name_or_two",
+    ),
+    (
+        "lets everybody use its socket",
+        "    before = os.umask(0o177)\n",
+        "    before = os.umask(0)\n",
+        f"{WEB} -k owners_alone",
+    ),
+    (
+        "removes whatever is where its socket shall be",
+        "    if not stat.S_ISSOCK(mode):\n",
+        "    if False:\n",
+        f"{WEB} -k nobody_elses_place",
+    ),
+    (
+        "takes the socket of a server that runs",
+        "            peer.connect(path)\n        except ConnectionRefusedError:\n",
+        "            peer.connect(path)\n            raise ConnectionRefusedError\n        except ConnectionRefusedError:\n",
+        f"{WEB} -k nobody_elses_place",
+    ),
+    (
+        "serves what is not to look",
+        '    if match[1] not in ("GET", "HEAD"):\n',
+        "    if False:\n",
+        f"{WEB} -k not_to_look",
+    ),
+    (
+        "serves any number at once",
+        "                if len(self._clients) > CONNECTIONS_MAX:\n",
+        "                if False:\n",
+        f"{WEB} -k more_than_can_be_served",
+    ),
+    (
+        "asks the sessions for each who looks",
+        "            if time.monotonic() - self._told_at >= FRESH_S:\n",
+        "            if True:\n",
+        f"{WEB} -k asked_once",
+    ),
+    (
+        "lets a page load what it likes",
+        "\"default-src 'none'; script-src 'self'; style-src 'self'; \"\n",
+        "\"default-src *; script-src 'self'; style-src 'self'; \"\n",
+        f"{WEB} -k what_a_browser_may_do",
+    ),
+]
+
+_METRICS = [
+    (
+        "lets a name forge a sample",
+        """    return text.replace("\\\\", r"\\\\").replace("\\n", r"\\n").replace('"', r"\\"")\n""",
+        "    return text\n",
+        f"{WEB} -k cannot_be_forged",
+    ),
+]
+
+_OVERVIEW = [
+    (
+        "calls a host well whose session has failed",
+        "        ill = ill or state in AILING or bool(each.get(\"trouble\"))\n",
+        "        ill = ill or bool(each.get(\"trouble\"))\n",
+        "tests/test_overview.py -k TestHealth",
+    ),
+    (
+        "calls a host well on which nothing runs",
+        "    return runs and not ill, lines\n",
+        "    return not ill, lines\n",
+        "tests/test_overview.py -k TestHealth",
+    ),
+    (
+        "takes one that was killed for one that was stopped",
+        "    failed = bool(pid) or bool(facts.get(\"exit\"))\n",
+        "    failed = bool(facts.get(\"exit\"))\n",
+        "tests/test_overview.py -k was_killed",
+    ),
+]
+
+_WATCHVIEW = [
+    (
+        "lets a name move the cursor",
+        "    text = harmless(text)\n    if text.isascii():\n",
+        "    if text.isascii():\n",
+        f"{VIEW} -k 'TestFit or whatever_the_window'",
+    ),
+    (
+        "leaves the terminal as it has made it",
+        "                    termios.tcsetattr(self._in, termios.TCSANOW, before)\n",
+        "                    pass\n",
+        f"{VIEW} -k left_as_it_was",
+    ),
+]
+
+_LOGVIEW = [
+    (
+        "leaves a file that is moved away before it has been read",
+        "            is_last = not self._is_replaced()\n",
+        "            is_last = not self._is_replaced()\n            if not is_last:\n                self.close()\n                continue\n",
+        f"{LOG} -k moved_away",
+    ),
+    (
+        "prints half a line",
+        '            *lines, self._rest = (self._rest + chunk).split(b"\\n")\n',
+        '            lines, self._rest = (self._rest + chunk).split(b"\\n"), b""\n',
+        f"{LOG} -k what_is_written",
+    ),
+    (
+        "prints what could move the cursor",
+        '        print("\\n".join(harmless(line) for line in record.text.split("\\n")))\n',
+        "        print(record.text)\n",
+        f"{LOG} -k move_a_cursor",
+    ),
+    (
+        "takes the lines of one file for the last of all",
+        "(not found or found[0].time >= logs.whole_since)\n",
+        "True\n",
+        f"{LOG} -k of_the_shortest",
+    ),
+]
+
+_PACE = [
+    (
+        "tells a lag that is too small",
+        "            slots[-1] = _Slot(began, now, mark, applied, moved)\n",
+        "            slots[-1] = _Slot(now, now, mark, applied, moved)\n",
+        "tests/test_pace.py -k TestLag",
+    ),
+    (
+        "grows without bound",
+        "        if len(slots) > _SLOTS_MAX:\n",
+        "        if False:\n",
+        "tests/test_pace.py -k TestLag",
+    ),
+]
+
 GUARDS: list[Guard] = [
     Guard(what, file, old, new, tests)
     for file, guards in [
@@ -1269,7 +1517,11 @@ GUARDS: list[Guard] = [
         ("psync/core/news.py", _NEWS),
         ("psync/core/carry.py", _CARRY),
         ("psync/core/replica.py", _REPLICA),
+        ("psync/core/ignore.py", _IGNORE),
+        ("psync/core/session.py", _HIDING),
         ("psync/core/archive.py", _ARCHIVE),
+        ("psync/audit_merge.py", _AUDIT_MERGE),
+        ("psync/audit_rules.py", _AUDIT_RULES),
         ("psync/effects/state.py", _STATE),
         ("psync/control.py", _CONTROL),
         ("psync/forced.py", _FORCED),
@@ -1277,6 +1529,12 @@ GUARDS: list[Guard] = [
         ("psync/overseer.py", _OVERSEER),
         ("psync/runcheck.py", _RUNCHECK),
         ("psync/install.py", _INSTALL),
+        ("psync/web.py", _WEB),
+        ("psync/metrics.py", _METRICS),
+        ("psync/overview.py", _OVERVIEW),
+        ("psync/watchview.py", _WATCHVIEW),
+        ("psync/logview.py", _LOGVIEW),
+        ("psync/pace.py", _PACE),
         ("tests/simulation/agent.py", _WORLD_AGENT),
         ("tests/simulation/world.py", _WORLD),
         ("psync/core/reconcile.py", _WORLD_RECONCILE),

@@ -1,6 +1,7 @@
 """Run many seeds by hand: `python -m tests.simulation.hunt FIRST COUNT [--actions N] [--quiet]`.
 
-A failing seed is printed with what was violated; `--show SEED` prints its whole trace.
+A failing seed is printed with what was violated; `--show SEED` prints its whole trace, `--traces`
+a digest of each.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import collections
 import signal
 import sys
 import traceback
+from hashlib import blake2b
 
 from tests.simulation.world import World
 
@@ -21,6 +23,7 @@ def main() -> None:
     parser.add_argument("--actions", type=int, default=40)
     parser.add_argument("--no-faults", action="store_true")
     parser.add_argument("--show", type=int)
+    parser.add_argument("--traces", action="store_true", help="print what each seed's trace is")
     parser.add_argument("--stop", type=int, default=0, help="stop after so many failures")
     parser.add_argument("--small", action="store_true", help="find the shortest run that fails")
     options = parser.parse_args()
@@ -43,8 +46,11 @@ def main() -> None:
         world = None
         signal.alarm(30)
         try:
-            world = World(seed, faults=faults)
+            world = World(seed, faults=faults, keep_trace=options.traces)
             world.live(options.actions)
+            if options.traces:
+                trace = "\n".join(world.lines or []).encode(errors="surrogateescape")
+                print(seed, blake2b(trace, digest_size=16).hexdigest())
         except Exception as error:  # noqa: BLE001
             frames = traceback.extract_tb(error.__traceback__)
             where = next((f for f in reversed(frames) if "/psync/" in f.filename), frames[-1])

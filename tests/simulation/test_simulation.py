@@ -17,6 +17,7 @@ from tests.simulation.world import World
 
 ACTIONS = 40
 IN_A_TEST = 25
+IN_A_RUN = 50
 
 
 def live(seed: int, *, faults: bool) -> list[str]:
@@ -48,14 +49,19 @@ class TestReplay:
     def test_of_a_seed_is_the_same_twice(self, seed: int) -> None:
         assert live(seed, faults=True) == live(seed, faults=True)
 
-    def test_does_not_depend_on_the_order_of_hashes(self) -> None:
-        command = [sys.executable, "-m", "tests.simulation.hunt", "--show", "41"]
-        shown = {
-            subprocess.run(
-                command, env={**os.environ, "PYTHONHASHSEED": chance}, capture_output=True,
-                check=True, timeout=60,
-            ).stdout
+    @pytest.mark.parametrize("first", range(0, 500, IN_A_RUN))
+    def test_of_each_seed_is_the_same_whatever_the_order_of_hashes(self, first: int) -> None:
+        hunt = [sys.executable, "-m", "tests.simulation.hunt"]
+        command = [*hunt, str(first), str(IN_A_RUN), "--traces"]
+        runs = [
+            subprocess.Popen(
+                command, env={**os.environ, "PYTHONHASHSEED": chance}, stdout=subprocess.PIPE,
+                text=True,
+            )
             for chance in ("1", "2")
-        }  # fmt: skip
+        ]  # fmt: skip
+        one, two = (run.communicate(timeout=100)[0].splitlines() for run in runs)
 
-        assert len(shown) == 1
+        assert one[-1] == f"0 of {IN_A_RUN} failed {{}}"
+        assert len(one) == IN_A_RUN + 1
+        assert [lines for lines in zip(one, two, strict=True) if lines[0] != lines[1]] == []

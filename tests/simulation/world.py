@@ -20,6 +20,7 @@ from typing import Any
 from psync.core.archive import Archive
 from psync.core.entry import LOCAL_SUFFIX, Entry, Kind, Side, below_or_at, is_ours, parent
 from psync.core.events import (
+    FullSync,
     Intend,
     Limits,
     Note,
@@ -300,6 +301,8 @@ class World:
             f for f in ("cut", "kill brain", "power", "sync", "rescan", "flush", "retry")
             if faults and rng.random() < 0.5
         ]  # fmt: skip
+        self._when = random.Random(f"{seed} full syncs")  # of its own, likewise
+        self._full_syncs = self._when.choice((0.0, 0.0, 0.05, 0.3))
         self.rows = MemoryRows()
         self.log: list[tuple[int, Intend]] = []
         self.generation = 0
@@ -462,6 +465,12 @@ class World:
         else:
             self._flush()
 
+    def _full_sync(self) -> None:
+        if self.brain is not None:
+            self.note("full sync")
+            self.brain.session.receive(FullSync(), self.now)
+            self.brain.pump()
+
     def _kill_brain(self) -> None:
         brain, self.brain = self.brain, None
         if brain is not None:
@@ -538,6 +547,8 @@ class World:
         """Let users and faults do so much, then stop them and wait until all is at rest."""
         for _ in range(actions):
             self.run_until(self.now + self.rng.expovariate(1 / self._pace))
+            if self._when.random() < self._full_syncs:
+                self._full_sync()
             if self._faults and self.rng.random() < 0.15:
                 self._fault()
                 continue

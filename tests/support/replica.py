@@ -96,8 +96,8 @@ class Replica:
     def delete(self, path, expected, keep=False) -> Transition:
         return Transition(self.op(), DELETE, path, expected, None, keep=keep)
 
-    def rmdir(self, path, expected) -> Transition:
-        return Transition(self.op(), RMDIR, path, expected, None)
+    def rmdir(self, path, expected, keep=False) -> Transition:
+        return Transition(self.op(), RMDIR, path, expected, None, keep=keep)
 
     def meta(self, path, expected, wanted) -> Transition:
         return Transition(self.op(), META, path, expected, wanted)

@@ -1,0 +1,543 @@
+"""Compare both replicas without changing them: what `psync check` does.
+
+The audit does not believe the archive, nor a session that runs: agents of its own read both
+trees, and what they say is compared. Only then is psync asked what it makes of a difference,
+to tell what is on its way from what it does not know of. A difference is looked at twice; between
+the two looks a session that runs has time to bring over what it can.
+
+    0  equal     1  failed: no statement can be made     2  alert     3  notice
+
+An alert is one path that psync believes to be equal, or `alert_threshold` differences of any
+kind; a notice is fewer. What has arrived by the second look is no difference.
+
+**Invariants.** Nothing in either tree is written, nor in `.psync` (but by a session that is asked
+to flush, as it always does then). What is in memory at a time is bounded, however large the
+trees, and however different. What is saved of a difference (`--backup`) is private, and in the
+session's state directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from psync.alerts import Alert, Alerts, audit_alert, deliver
+from psync.audit_knowledge import Knowledge
+from psync.audit_merge import Found
+from psync.audit_rules import (
+    Modes,
+    Verdict,
+    Worth,
+    as_agreed,
+    difference,
+    foresee,
+    is_unchanged,
+    judge,
+)
+from psync.audit_sides import Sides, Unreadable
+from psync.config import Options
+from psync.core.entry import Entry, Kind, Side, printable
+from psync.effects.console import Console, quantity
+from psync.effects.state import SessionDir, reason
+from psync.errors import PsyncError, StoreError
+from psync.explain import Told
+from psync.wire import BUSY, UNREADABLE, Item
+
+__all__ = [
+    "ALERT", "EQUAL", "FAILED", "NOTICE", "REPORT", "Modes", "audit", "tell_people",
+]  # fmt: skip
+
+EQUAL, FAILED, ALERT, NOTICE = range(4)
+REPORT = "audit.json"
+_SUSPECTS_MAX = 500  # that are looked at again at once
+_UNREAD_MAX = 1000  # files that are read at once,
+_UNREAD_BYTES_MAX = 64 << 20  # and their size, but for the last of them
+_LISTED_MAX = 1000  # differences in a report for programs
+_TOLD_MAX = 50  # of them in an alert
+_FLUSH_S = 15.0  # what a session has to bring over what is on its way; a writer may take 10
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_SAVED = (Kind.FILE, Kind.SYMLINK)
+
+Entries = tuple[Entry | None, Entry | None]
+
+
+class _Suspect(NamedTuple):
+    """A path at which the sides differed at the first look."""
+
+    path: bytes
+    sides: Entries
+    nested: bool
+    stirred: bool
+
+
+class _Audit:
+    """One run through both trees; see the module's text."""
+
+    def __init__(
+        self,
+        options: Options,
+        modes: Modes,
+        session_dir: SessionDir,
+        console: Console,
+        *,
+        silent: bool,
+    ) -> None:
+        self._modes = modes
+        self._session_dir = session_dir
+        self._console = console
+        self._silent = silent
+        self._meta_from = None if options.meta_from == "both" else Side[options.meta_from.upper()]
+        self._knowledge = Knowledge(session_dir, _FLUSH_S, self._warn)
+        self._sides = Sides(options, one_sided=not modes.modified)
+        self._since_ns = (0, 0)
+        self._suspects: list[_Suspect] = []
+        self._unread: list[_Suspect] = []
+        self._unread_bytes = 0
+        self._started = time.monotonic()
+        self._backup: Path | None = None
+        self.compared = 0
+        self.bytes = 0  # of content that was read, on each side
+        self.saved = 0
+        self.unsaved = 0
+        self.counts = dict.fromkeys(Worth, 0)
+        self.listed: list[dict[str, str]] = []
+
+    async def run(self) -> None:
+        """Compare both trees.
+
+        Raises:
+            PsyncError: no statement can be made; the message says why.
+        """
+        try:
+            await self._knowledge.open()
+            await self._sides.open()
+            for warning in self._sides.warnings:
+                self._warn(warning)
+            if self._modes.newer_min:
+                left, right = (
+                    clock - int(self._modes.newer_min * 60e9) for clock in self._sides.clocks_ns()
+                )
+                self._since_ns = (left, right)
+            async for found in self._sides.walk():
+                await self._take(found)
+            await self._read_unread()
+            await self._examine()
+        finally:
+            self._console.finish()
+            await self._sides.close()
+            self._knowledge.close()
+
+    def _warn(self, text: str) -> None:
+        self._console.warn(f"psync: {text}")
+
+    # --- the first look ----------------------------------------------------------------------
+
+    async def _take(self, found: Found) -> None:
+        self.compared += 1
+        if not self.compared % 100:
+            self._progress()
+        if any(item is not None and item.entry is None for item in found.sides):
+            await self._unreadable(found.path, found.sides, nested=found.nested)
+            return
+        left, right = (item and item.entry for item in found.sides)
+        if self._modes.skips(left, right, self._since_ns):
+            return
+        suspect = _Suspect(found.path, (left, right), found.nested, found.stirred)
+        if self._difference(suspect, (left, right)):
+            await self._suspect(suspect)
+        elif self._modes.checksum and _are_files(left, right):
+            assert left is not None
+            self._unread.append(suspect)
+            self._unread_bytes += left.size
+            if len(self._unread) >= _UNREAD_MAX or self._unread_bytes >= _UNREAD_BYTES_MAX:
+                await self._read_unread()
+
+    def _difference(self, suspect: _Suspect, sides: Entries) -> str:
+        return difference(*sides, lite=self._modes.lite, stirred=suspect.stirred)
+
+    async def _suspect(self, suspect: _Suspect) -> None:
+        self._suspects.append(suspect)
+        if len(self._suspects) >= _SUSPECTS_MAX:
+            await self._examine()
+
+    async def _unreadable(self, path: bytes, sides: Sequence[Item | None], *, nested: bool) -> None:
+        """A side cannot tell what is at a path; a mount point may be where nothing else is."""
+        told = []
+        mounts = 0
+        for side, item in zip(Side, sides, strict=True):
+            if item is not None and item.entry is None and item.flags & UNREADABLE:
+                trouble = self._sides.merge.why(side, path)
+                mounts += trouble.code == "mount"
+                told.append(f"{side.name.lower()}: {trouble.message}")
+        if mounts < len(told) or any(item is not None and item.entry for item in sides):
+            await self._record(
+                path, (None, None), Verdict(Worth.UNREADABLE, "; ".join(told)), nested
+            )
+
+    async def _read_unread(self) -> None:
+        """Compare the content of files that are equal so far."""
+        unread, self._unread, self._unread_bytes = self._unread, [], 0
+        if not unread:
+            return
+        looked = await self._sides.look(2, [each.path for each in unread])
+        for suspect, items in zip(unread, looked, strict=True):
+            left, right = (item.entry for item in items)
+            self.bytes += left.size if left is not None else 0
+            self._progress()
+            if any(item.flags & UNREADABLE for item in items):
+                await self._cannot_read(suspect, items)
+            elif any(item.flags & BUSY for item in items):
+                verdict = Verdict(Worth.ON_ITS_WAY, "it is written all the time")
+                await self._record(suspect.path, (left, right), verdict, suspect.nested)
+            elif self._difference(suspect, (left, right)):
+                await self._suspect(suspect._replace(sides=(left, right)))
+
+    async def _cannot_read(self, suspect: _Suspect, items: tuple[Item, Item]) -> None:
+        where = [s.name.lower() for s in Side if items[s].flags & UNREADABLE]
+        verdict = Verdict(Worth.UNREADABLE, f"cannot be read on the {' and the '.join(where)}")
+        for side in Side:
+            self._sides.merge.why(side, suspect.path)
+        await self._record(suspect.path, (None, None), verdict, suspect.nested)
+
+    # --- the second look ---------------------------------------------------------------------
+
+    async def _examine(self) -> None:
+        """Tell what has become of differences, and of what kind those are that are left."""
+        suspects, self._suspects = self._suspects, []
+        if not suspects:
+            return
+        told = await self._knowledge.tell([each.path for each in suspects])
+        suspects = [
+            suspect
+            for suspect, each in zip(suspects, told, strict=True)
+            if self._difference(suspect, as_agreed(suspect.sides, each.agreed))
+        ]
+        if not suspects:
+            return  # none of the sides can hold what the other has
+        settled = await self._knowledge.settle()
+        looked = await self._look_again(suspects)
+        told = await self._knowledge.tell([each.path for each in suspects])
+        undecided: list[tuple[_Suspect, Told]] = []
+        for suspect, items, each in zip(suspects, looked, told, strict=True):
+            if any(item.flags & UNREADABLE for item in items):
+                await self._cannot_read(suspect, items)
+                continue
+            left, right = (item.entry for item in items)
+            verdict = self._verdict(suspect, (left, right), each, settled=settled)
+            if verdict is None:
+                undecided.append((suspect, each))
+            else:
+                await self._record(suspect.path, (left, right), verdict, suspect.nested)
+        await self._decide(undecided)
+
+    async def _look_again(self, suspects: Sequence[_Suspect]) -> list[tuple[Item, Item]]:
+        """What both sides have there now; with digests, if content is to be compared."""
+        wants = [2 if self._modes.checksum and _are_files(*each.sides) else 0 for each in suspects]
+        found: dict[bytes, tuple[Item, Item]] = {}
+        for want in set(wants):
+            paths = [each.path for each, w in zip(suspects, wants, strict=True) if w == want]
+            found.update(zip(paths, await self._sides.look(want, paths), strict=True))
+        return [found[each.path] for each in suspects]
+
+    def _verdict(
+        self, suspect: _Suspect, sides: Entries, told: Told, *, settled: bool
+    ) -> Verdict | None:
+        """Tell of what kind a difference is; None: psync would first read what is there."""
+        text = self._difference(suspect, as_agreed(sides, told.agreed))
+        if not text:
+            return Verdict(Worth.ARRIVED, "")
+        knowledge = self._knowledge
+        verdict = None
+        if knowledge.running:
+            unchanged = is_unchanged(suspect.sides, sides)
+            verdict = judge(told, settled=settled, unchanged=unchanged)
+        if verdict is None and not knowledge.known:
+            verdict = Verdict(Worth.DIFFERS, "")
+        if verdict is None:
+            verdict = foresee(sides, told.agreed, met=knowledge.met, meta_from=self._meta_from)
+        return verdict and verdict._replace(
+            text="; ".join(filter(None, (text + _whose(sides, told), verdict.text)))
+        )
+
+    async def _decide(self, undecided: Sequence[tuple[_Suspect, Told]]) -> None:
+        """Read what psync would read at its next look, and say what it would make of it."""
+        if not undecided:
+            return
+        looked = await self._sides.look(2, [suspect.path for suspect, _ in undecided])
+        for (suspect, told), items in zip(undecided, looked, strict=True):
+            if any(item.flags & UNREADABLE for item in items):
+                await self._cannot_read(suspect, items)
+                continue
+            left, right = (item.entry for item in items)
+            verdict = self._verdict(suspect, (left, right), told, settled=False)
+            if verdict is None:
+                text = self._difference(suspect, as_agreed((left, right), told.agreed))
+                verdict = Verdict(Worth.ON_ITS_WAY, f"{text}; it is written just now")
+            await self._record(suspect.path, (left, right), verdict, suspect.nested)
+
+    # --- what is found ---------------------------------------------------------------------------
+
+    async def _record(self, path: bytes, sides: Entries, verdict: Verdict, nested: bool) -> None:
+        """Count a difference, tell of it, and save both versions where that is asked for.
+
+        What is in a directory that only one side has is told with that.
+        """
+        self.counts[verdict.worth] += 1
+        if verdict.worth is Worth.ARRIVED:
+            return
+        if not nested or verdict.worth is Worth.BELIEVED:
+            title, shown = verdict.worth.title, printable(path)
+            if len(self.listed) < _LISTED_MAX:
+                self.listed.append({"path": shown, "kind": title, "what": verdict.text})
+            if not self._silent:
+                self._console.say(f"{title}: {shown}: {verdict.text}")
+        if self._modes.backup:
+            await self._save(path, sides)
+
+    def _progress(self) -> None:
+        seconds = max(time.monotonic() - self._started, 0.001)
+        told = f"comparing: {self.compared:,} entries, {self.compared / seconds:,.0f}/s"
+        if self._modes.checksum:
+            told += f", {quantity(self.bytes)} read, {quantity(self.bytes / seconds)}/s"
+        self._console.show(told)
+
+    # --- what is saved -----------------------------------------------------------------------
+
+    async def _save(self, path: bytes, sides: Entries) -> None:
+        """Save both versions of what differs in more than its metadata."""
+        left, right = sides
+        if left is not None and right is not None and left.kind == right.kind:
+            same_times = (left.size, left.mtime_ns) == (right.size, right.mtime_ns)
+            if same_times and left.target == right.target and left.digest == right.digest:
+                return
+        for side, entry in zip(Side, sides, strict=True):
+            if entry is None or entry.kind not in _SAVED:
+                continue
+            try:
+                await self._save_one(side, path, entry)
+                self.saved += 1
+            except (Unreadable, OSError) as error:
+                why = reason(error) if isinstance(error, OSError) else str(error)
+                if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                    raise StoreError(f"cannot save {printable(path)}: {why}") from None
+                self.unsaved += 1
+                where = f"{printable(path)}: the {side.name.lower()} version"
+                self._warn(f"{where} was not saved: {why}")
+
+    async def _save_one(self, side: Side, path: bytes, entry: Entry) -> None:
+        top = os.fsencode(self._backup_directory())
+        target = os.path.join(top, side.name.lower().encode(), path)
+        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+        if entry.kind == Kind.SYMLINK:
+            os.symlink(entry.target, target)
+        else:
+            try:
+                with _create(target) as file:
+                    async with contextlib.aclosing(self._sides.read(side, path, entry)) as parts:
+                        async for part in parts:
+                            file.write(part)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(target)
+                raise
+        os.utime(target, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+
+    def _backup_directory(self) -> Path:
+        if self._backup is None:
+            self._session_dir.make()
+            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            parent = self._session_dir.path / "backup"
+            parent.mkdir(mode=0o700, exist_ok=True)
+            serial = 0
+            while (place := parent / (f"{stamp}.{serial}" if serial else stamp)).exists():
+                serial += 1
+            place.mkdir(mode=0o700)
+            self._backup = place
+        return self._backup
+
+    # --- the end -------------------------------------------------------------------------------
+
+    @property
+    def exit_code(self) -> int:
+        """See the module's text."""
+        total = sum(self.counts.values()) - self.counts[Worth.ARRIVED]
+        if self.counts[Worth.BELIEVED] or (total and total >= self._modes.threshold):
+            return ALERT
+        return NOTICE if total or self.unsaved else EQUAL
+
+    def report(self) -> dict[str, Any]:
+        """Say what was found, for programs."""
+        left, right = self._sides.roots
+        told: dict[str, Any] = {
+            "name": self._session_dir.name,
+            "exit": self.exit_code,
+            "left": left,
+            "right": right,
+            "session": self._knowledge.state or ("unknown" if self._knowledge.running else "none"),
+            "compared": self.compared,
+            "seconds": round(time.monotonic() - self._started, 3),
+            "counts": {worth.title: count for worth, count in self.counts.items()},
+        }
+        if self._modes.checksum:
+            told["bytes"] = self.bytes
+        if self._modes.backup:
+            told["saved"], told["unsaved"] = self.saved, self.unsaved
+            told["backup"] = str(self._backup or "")
+        return told
+
+
+def _create(path: bytes) -> BinaryIO:
+    """Make a private file, to be written."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return open(os.open(path, flags, 0o600), "wb")
+
+
+def _are_files(left: Entry | None, right: Entry | None) -> bool:
+    """Tell whether both are files of one size, so that only their content may differ."""
+    if left is None or right is None:
+        return False
+    return left.kind == right.kind == Kind.FILE and left.size == right.size > 0
+
+
+def _whose(sides: Entries, told: Told) -> str:
+    """Say which of two contents is the agreed one, where that is known."""
+    agreed = told.agreed.digest if told.agreed is not None else b""
+    left, right = (entry.digest if entry is not None else b"" for entry in sides)
+    if agreed and left and right and left != right and agreed in (left, right):
+        return f" (what was agreed is on the {'left' if agreed == left else 'right'})"
+    return ""
+
+
+def _summary(report: dict[str, Any]) -> str:
+    """Say in a line what an audit has found."""
+    counts = report["counts"]
+    worths = [worth for worth in reversed(Worth) if worth is not Worth.ARRIVED]
+    kinds = [f"{counts[w.title]:,} {w.title}" for w in worths if counts[w.title]]
+    told = ", ".join(kinds) or "equal"
+    if counts[Worth.ARRIVED.title]:
+        told += f" ({counts[Worth.ARRIVED.title]:,} arrived meanwhile)"
+    line = (
+        f"{report['name']}: {report['compared']:,} entries compared in {report['seconds']:.1f} s: "
+        f"{told}"
+    )
+    if report.get("backup"):
+        line += f"; {report['saved']:,} versions saved in {report['backup']}"
+    verdict = {ALERT: "ALERT", NOTICE: "notice"}.get(report["exit"])
+    return f"{line}: {verdict}" if verdict else line
+
+
+@contextlib.contextmanager
+def _alone(session_dir: SessionDir) -> Iterator[None]:
+    """See that no other audit of this session runs; remove what a killed one has left.
+
+    Raises:
+        PsyncError: one runs.
+    """
+    if not os.path.isdir(session_dir.path):
+        yield
+        return
+    try:
+        fd = os.open(session_dir.path / "audit.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"cannot use {session_dir.path}: {reason(error)}") from None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PsyncError(f"an audit of {session_dir.name} is running already") from None
+        for left in session_dir.path.glob("audit.*/"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        os.close(fd)
+
+
+async def _run(audit: _Audit) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await audit.run()
+
+
+def audit(
+    options: Options, modes: Modes, session_dir: SessionDir, *, as_json: bool
+) -> dict[str, Any]:
+    """Compare a session's two replicas, tell what was found, and remember it.
+
+    Args:
+        options: the session's: what is replicated, and where.
+        modes: what is compared.
+        session_dir: the session's, whether it runs or not.
+        as_json: print nothing but warnings; the caller prints what is returned.
+
+    Returns:
+        The report; `exit` is what `psync check` ends with.
+
+    Raises:
+        PsyncError: another audit of this session runs.
+    """
+    console = Console()
+    with _alone(session_dir):
+        work = _Audit(options, modes, session_dir, console, silent=as_json)
+        began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        failure = ""
+        try:
+            asyncio.run(_run(work))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None  # SIGTERM: likewise
+        except PsyncError as error:
+            failure = str(error)
+        report = {**work.report(), "time": began}
+        if failure:
+            report.update(exit=FAILED, error=failure)
+            console.warn(f"psync: {failure}")
+        elif not as_json:
+            console.say(_summary(report))
+        if os.path.isdir(session_dir.path):
+            try:
+                session_dir.describe(report, REPORT)
+            except StoreError as error:
+                console.warn(f"psync: {error}")
+        return {**report, "differences": work.listed}
+
+
+def tell_people(
+    alerts: Alerts, session: SessionDir, before: dict[str, Any], report: dict[str, Any]
+) -> list[str]:
+    """Tell of an audit that has become an alert, or is none any more.
+
+    Args:
+        alerts: who is told.
+        session: its `audit.json` says afterwards that people know.
+        before: what that said before this audit.
+        report: this audit's.
+
+    Returns:
+        A line for each way to them that failed.
+    """
+    known, is_alert = bool(before.get("alerted")), report["exit"] == ALERT
+    failed: dict[str, str] = {}
+    if not alerts.enabled:
+        pass
+    elif is_alert and not known:
+        counts = [f"{count:,} {kind}" for kind, count in report["counts"].items() if count]
+        some = report["differences"][:_TOLD_MAX]
+        lines = [f"{each['kind']}: {each['path']}: {each['what']}" for each in some]
+        alert = audit_alert(report["name"], ", ".join(counts), lines)
+        failed = asyncio.run(deliver(alerts, alert))
+    elif known and report["exit"] != FAILED and not is_alert:
+        text = f"audit of session {report['name']}: well again"
+        failed = asyncio.run(deliver(alerts, Alert("recovered", report["name"], text, [text])))
+        known = bool(failed)
+    if known or (is_alert and alerts.enabled and not failed):
+        session.describe({**session.described(REPORT), "alerted": True}, REPORT)
+    return list(failed.values())

@@ -1,0 +1,373 @@
+"""Check a configuration, show what holds, and take over the original's.
+
+    psync config check [FILE]       is it right?
+    psync config show [NAME]        every key of a session, its value, and where that is from
+    psync config import FILE        the original's `libs/config.py` as a table for psync.toml
+
+**Invariants.** The original's file is a program; it is read, never run: what is not a plain value
+is left out, and said so. Everything in it is answered for, by a key or by a comment. What is
+printed is TOML that psync takes.
+
+It writes no file.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import warnings
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from psync.config import REPLACED, Options, config_file, load_file, load_session, make_options
+from psync.errors import ConfigError
+
+__all__ = ["check", "import_", "show"]
+
+_KEYS = [key for key in Options.__struct_fields__ if key != "name"]
+# What is a regular expression for sure, and a pattern that finds nothing people have.
+_EXPRESSION_LIKE = re.compile(r"\\\.|\$$|^\^|\|")
+_LITERALS_MAX = 100
+
+
+def check(file: str | None) -> tuple[list[str], list[str]]:
+    """Check every session of a file.
+
+    Returns:
+        what is right or looks odd, and what is wrong: a line each.
+
+    Raises:
+        ConfigError: the file cannot be read at all.
+    """
+    path = config_file(file)
+    told, wrong = [], []
+    names = load_file(path)
+    for name in names:
+        try:
+            table, where = load_session(path, name)
+            options = make_options({**table, "name": name}, where)
+        except ConfigError as error:
+            wrong.append(str(error))
+            continue
+        told += [f"{where}: {line}" for line in _odd(options)]
+    if not names:
+        wrong.append(f"{path}: no session is in it: sessions are [session.NAME]")
+    if not wrong:
+        told.append(f"{path}: {len(names)} session{'s' * (len(names) > 1)}, nothing wrong")
+    return told, wrong
+
+
+def _odd(options: Options) -> list[str]:
+    """What is allowed, and still not what somebody will have meant."""
+    return [
+        f"{key}: {pattern!a} looks like a regular expression, and is read as a pattern: for the "
+        f"former write {'re:' + pattern!a}"
+        for key in ("excludes", "tempfiles")
+        for pattern in getattr(options, key)
+        if not pattern.startswith(("re:", "!re:")) and _EXPRESSION_LIKE.search(pattern)
+    ]
+
+
+def show(file: str | None, name: str | None) -> list[dict[str, Any]]:
+    """Every key of a session, or of all.
+
+    Returns:
+        for each its `name`, its `file`, and in `keys` for each key a `value`, and `from`:
+        `default` or `file`.
+
+    Raises:
+        ConfigError: it is not there, or wrong.
+    """
+    path = config_file(file)
+    shown = []
+    for each in [name] if name is not None else load_file(path):
+        table, where = load_session(path, each)
+        options = make_options({**table, "name": each}, where)
+        keys = {
+            key: {"value": getattr(options, key), "from": "file" if key in table else "default"}
+            for key in _KEYS
+        }
+        shown.append({"name": each, "file": str(path), "keys": keys})
+    return shown
+
+
+def as_toml(session: dict[str, Any]) -> list[str]:
+    """Render what `show` gives as lines of a configuration."""
+    lines = [f"[session.{_key(session['name'])}]  # {_comment(session['file'])}"]
+    for key, told in session["keys"].items():
+        value = told["value"]
+        line = f"# {key} is not set" if value is None else f"{key} = {toml(value)}"
+        lines.append(line if told["from"] == "file" else f"{line:<40}  # {told['from']}")
+    return lines
+
+
+def toml(value: Any) -> str:
+    """Write a value of an option as TOML."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(toml(each) for each in value)}]"
+    text = str(value)
+    if "\\" in text and "'" not in text and text.isprintable():
+        return f"'{text}'"
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(text: str) -> str:
+    return text if re.fullmatch(r"[\w-]+", text, re.ASCII) else toml(text)
+
+
+def _comment(text: str) -> str:
+    """Text that ends no line and begins no other."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+# --- the original's ---------------------------------------------------------------------
+
+
+def import_(file: str) -> list[str]:
+    """Make a session's table of the original's configuration.
+
+    Raises:
+        ConfigError: it cannot be read, or is no Python.
+    """
+    assigned = _assignments(file)
+    lines = [
+        f"# from {_comment(file)}",
+        "[session.NAME]",
+        "# The original had these on its command line:",
+        '# left = "/srv/files"',
+        '# right = "/srv/files"',
+        '# host = "backup.example.org"',
+        "",
+    ]
+    for key, (value, why) in assigned.items():
+        if why:
+            lines.append(f"# {key}: {why}")
+        elif key in _IMPORTS:
+            lines += _IMPORTS[key](key, value)
+        elif key in REPLACED:
+            lines.append(f"# {key} = {_python(value)}: {REPLACED[key]}")
+        else:
+            lines.append(f"# {key} = {_python(value)}: no parameter of psync")
+    return lines
+
+
+def _python(value: Any) -> str:
+    return ascii(value)
+
+
+def _assignments(file: str) -> dict[str, tuple[Any, str]]:
+    """What is assigned to each name at the top of a file: a value, or why it is not taken."""
+    try:
+        source = Path(file).read_bytes().decode("utf-8", "replace")
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+    found: dict[str, tuple[Any, str]] = {}
+    for statement in _parse(source, file).body:
+        if isinstance(statement, ast.Assign):
+            for target in statement.targets:
+                if isinstance(target, ast.Name):
+                    try:
+                        found[target.id] = (_value(statement.value, found), "")
+                    except ValueError:
+                        why = REPLACED.get(target.id, "it is computed: not taken over")
+                        found[target.id] = (None, why)
+    return found
+
+
+def _parse(source: str, file: str) -> ast.Module:
+    """Parse Python; the original's was of a time when 01 was a number."""
+    lines = source.split("\n")
+    for _ in range(_LITERALS_MAX):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # "\\." was a common way to write one
+                return ast.parse("\n".join(lines))
+        except SyntaxError as error:
+            at, column = (error.lineno or 1) - 1, (error.offset or 1) - 1
+            octal = "leading zeros" in error.msg and at < len(lines)
+            if not octal or lines[at][column : column + 1] != "0":
+                break
+            lines[at] = f"{lines[at][:column]}0o{lines[at][column + 1 :]}"
+            message = error.msg
+        except (ValueError, RecursionError, MemoryError):
+            raise ConfigError(f"{file} is no configuration of the original") from None
+    else:
+        raise ConfigError(f"{file} is no configuration of the original: {message}")
+    raise ConfigError(
+        f"{file} is no configuration of the original: line {at + 1} is no Python"
+    ) from None
+
+
+_ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
+}
+_NUMBERS_MAX = 1e12
+_LENGTH_MAX = 100_000
+
+
+def _value(node: ast.expr, known: dict[str, tuple[Any, str]]) -> Any:
+    """Work out a plain value. Raises ValueError: it is none."""
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, str):
+            node.value.encode()  # UnicodeEncodeError is a ValueError: TOML could not say it
+        if node.value is None or isinstance(node.value, (str, int, float)):
+            return node.value
+    elif isinstance(node, ast.Name) and node.id in known and not known[node.id][1]:
+        return known[node.id][0]
+    elif isinstance(node, (ast.List, ast.Tuple)):
+        return [_value(each, known) for each in node.elts]
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_number(_value(node.operand, known))
+    elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        left, right = _value(node.left, known), _value(node.right, known)
+        if isinstance(node.op, ast.Add) and type(left) is type(right) in (str, list):
+            if len(left) + len(right) > _LENGTH_MAX:
+                raise ValueError
+            return left + right
+        try:
+            return _ARITHMETIC[type(node.op)](_number(left), _number(right))
+        except ZeroDivisionError:
+            raise ValueError from None
+    raise ValueError
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, (int, float)) and abs(value) < _NUMBERS_MAX:
+        return value
+    raise ValueError
+
+
+# --- what becomes of each parameter -------------------------------------------------------
+
+
+def _as(ours: str, limit: float | None = None) -> Callable[[str, Any], list[str]]:
+    """The same under a name of ours; a number is at most `limit`."""
+
+    def take(key: str, value: Any) -> list[str]:
+        if value is None:
+            return []
+        renamed = "" if ours == key else f"  # was {key}"
+        if limit is not None and isinstance(value, (int, float)) and value > limit:
+            return [f"{ours} = {toml(limit)}  # was {_python(value)}: that is the most"]
+        if isinstance(value, int) and ours in ("dry_run", "sync_only"):
+            value = bool(value)
+        try:
+            make_options({"left": "/l", "right": "/r", ours: value}, key)
+        except ConfigError as error:
+            return [f"# {_comment(str(error))}"]
+        return [f"{ours} = {toml(value)}{renamed}"]
+
+    return take
+
+
+def _not(why: str) -> Callable[[str, Any], list[str]]:
+    """Nothing of ours; somebody who wants it all the same is told how."""
+    return lambda key, value: [] if value is None else [f"# {key} = {_python(value)}: {why}"]
+
+
+_OWN_NAMES = frozenset(
+    (".psync", "*.psync.ignore", "*.rsync-partial", ".rsync-partial", "*.rsync-backup",
+     ".rsync-backup", ".*.??????")
+)  # fmt: skip
+_OWN_EXPRESSIONS = frozenset(
+    (".psync.ignore", r"\.psync\.ignore", ".rsync-partial", ".rsync-backup", r"/\..*\.......$")
+)
+
+
+def _rsync_excludes(key: str, value: Any) -> list[str]:
+    return _list(key, value, _OWN_NAMES, "names of psync's and rsync's own")
+
+
+def _excludes(key: str, value: Any) -> list[str]:
+    parts = [value] if isinstance(value, str) else value
+    if isinstance(value, str) and not set(value) & set("([") and r"\|" not in value:
+        parts = [part for part in value.split("|") if part]
+    return _list(key, parts, _OWN_EXPRESSIONS, "names of psync's and rsync's own", "re:")
+
+
+def _list(key: str, value: Any, own: frozenset[str], why: str, mark: str = "") -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        return [f"# {key} = {_python(value)}: not taken over"] if value is not None else []
+    lines = _as(key)(key, [mark + each for each in value if each not in own])
+    dropped = [each for each in value if each in own]
+    if dropped:
+        lines.append(f"# {key}: not taken over, for they were {why}: {_python(dropped)}")
+    return lines
+
+
+def _rsync_extra(key: str, value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        return _as(key)(key, value)
+    reasons = {
+        "-L": "a symlink is replicated as what it is",
+        "--timeout": "say etimeout",
+        "--max-size": REPLACED["maxsize"],
+        "--partial-dir": REPLACED["partialdir"],
+    }
+    kept, lines = [], []
+    for each in value:
+        why = reasons.get(each.partition("=")[0])
+        if why is None:
+            kept.append(each)
+        else:
+            lines.append(f"# {key}: {_python(each)}: {why}")
+    return _as(key)(key, kept) + lines
+
+
+def _inotify_extra(key: str, value: Any) -> list[str]:
+    words = value if isinstance(value, list) else []
+    names = [str(name) for option, name in pairwise(words) if option == "-E"]
+    lines = [f"# {key} = {_python(value)}: {REPLACED[key]}"]
+    if names:
+        lines.append(f"#   such as {toml([f'*{name}*/' for name in names])}")
+    return lines
+
+
+def _fullsync(key: str, value: Any) -> list[str]:
+    hours = value if isinstance(value, list) else [value]
+    real = [hour for hour in hours if type(hour) is int and 0 <= hour <= 23]
+    odd = [f"# {key}: {_python(hour)}: no hour" for hour in hours if hour not in real]
+    return [f"{key} = {toml(real)}", *odd]
+
+
+def _left_only(key: str, value: Any) -> list[str]:
+    if value:
+        return [f'meta_from = "left"  # was {key}']
+    return [f'# {key} = {_python(value)}: say meta_from = "both", which is the default']
+
+
+_IMPORTS: dict[str, Callable[[str, Any], list[str]]] = {
+    "acl_from_left_only": _left_only,
+    "alert_threshold": _as("alert_threshold"),
+    "banned": _as("banned"),
+    "debug": _as("debug", 3),
+    "dryrun": _as("dry_run"),
+    "etimeout": _as("etimeout", 86400),
+    "event_interval": _not("a change goes as soon as its file is closed; it can be set as it was"),
+    "excludes": _excludes,
+    "first_sync_only": _as("sync_only"),
+    "force": _as("force"),
+    "fullsync": _fullsync,
+    "inotify_extra": _inotify_extra,
+    "itimeout": _as("itimeout", 86400),
+    "maxtimeout": _as("maxtimeout", 31_536_000),
+    "rsync_excludes": _rsync_excludes,
+    "rsync_extra": _rsync_extra,
+    "skip_initial_sync": _not(
+        "the start compares with what was agreed last, and loses nothing; it can be set as it was"
+    ),
+    "ssh_options": _as("ssh_options"),
+    "tempfiles": _excludes,
+    "timeout": _as("timeout", 60),
+    "translate": _not("the two roots may have different paths: say right"),
+}

@@ -1,0 +1,209 @@
+"""How all the sessions of this host are: what runs, what has ended, and how each of them is.
+
+Whoever shows sessions (`psync status`, its live view, the web page) asks here. Those that run
+are asked over their sockets, all at once; of the others their directories tell.
+
+**Invariants.** It only reads: no lock is taken, not for a moment, or a session that starts just
+then would be refused. A session that does not answer delays nobody longer than `within`.
+Standard library only, because `psync status` runs every minute from cron.
+
+    state            meaning, beside those that a session itself tells (`core.events.State`)
+    `starting`       it holds its lock and has no socket yet, or is about to end
+    `unanswered`     it runs and does not answer
+    `stopped`        it ended as it was told to
+    `failed`         it ended by itself, or was killed
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from psync.control import Call, NoSession, Refused, Unanswered
+from psync.effects.state import SessionDir, sessions
+from psync.errors import StoreError
+
+__all__ = ["AILING", "ENDED", "ask", "audit_in_words", "health", "names", "survey"]
+
+ENDED = ("stopped", "failed")
+# Nothing is replicated, and nobody has asked for that.
+AILING = ("halted", "disconnected", "unanswered", "failed")
+_TABLE = re.compile(r"""\s*\[\s*session\s*\.\s*(["']?)([^"'\s\]]+)\1\s*\]""")
+
+
+def ask(state: Path, name: str | None, within: float) -> tuple[list[dict[str, Any]], list[str]]:
+    """Ask the sessions that run how they are.
+
+    Args:
+        state: the state directory.
+        name: only this one; None: all.
+        within: so long, in s.
+
+    Returns:
+        The answers, by name, with `audit` where there has been one; and for each session that
+        does not answer a line that says so.
+
+    Raises:
+        UsageError: `name` is none for a session.
+        StoreError: the state directory cannot be read.
+    """
+    known = [SessionDir(state, name)] if name is not None else sessions(state)
+    answers, silent = _ask(known, within)
+    return list(answers.values()), list(silent.values())
+
+
+def survey(state: Path, name: str | None, within: float) -> list[dict[str, Any]]:
+    """Tell how each session is, also those that have ended; arguments and errors as of `ask`.
+
+    Returns:
+        By name; of one that does not answer what is remembered: `name`, `state`, `pid`, `started`,
+        `state_since`, `exit`, and `host` and `root` of its sides.
+    """
+    known = [SessionDir(state, name)] if name is not None else sessions(state)
+    answers, silent = _ask(known, within)
+    told = []
+    for each in known:
+        answer = answers.get(each.name)
+        if answer is None:
+            answer = _remembered(each)
+            if each.name in silent:
+                answer |= {"state": "unanswered", "trouble": silent[each.name]}
+        told.append(answer)
+    return told
+
+
+def _ask(
+    known: list[SessionDir], within: float
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Ask sessions, all at once; return the answers, and of the others why there is none."""
+    deadline = time.monotonic() + within
+    calls, silent = [], {}
+    for each in known:
+        try:
+            patience = max(0.05, deadline - time.monotonic())  # it may have no room for one more
+            calls.append((each, Call(each.path, "status", within=patience)))
+        except NoSession:
+            continue
+        except (Unanswered, StoreError) as error:
+            silent[each.name] = str(error)
+    answers = {}
+    for each, call in calls:
+        try:
+            answer = call.result(deadline)
+        except (Unanswered, Refused) as error:
+            silent[each.name] = f"{error} (pid {call.pid})"
+            continue
+        if audit := each.described("audit.json"):
+            answer["audit"] = audit
+        answers[each.name] = answer
+    return answers, silent
+
+
+def _remembered(session: SessionDir) -> dict[str, Any]:
+    """What the directory of a session that does not answer tells of it."""
+    facts = session.described()
+    here = "this host"
+    told: dict[str, Any] = {
+        "name": session.name,
+        "version": facts.get("version"),
+        "started": _seconds(facts.get("started")),
+        "state_since": _seconds(facts.get("ended")),
+        "exit": facts.get("exit"),
+        "left": {"host": here, "root": facts.get("left", "")},
+        "right": {"host": facts.get("host") or here, "root": facts.get("right", "")},
+    }
+    if audit := session.described("audit.json"):
+        told["audit"] = audit
+    pid = _holder(session.path)
+    if pid and _holds(pid, session.path):
+        return told | {"state": "starting", "pid": pid, "state_since": told["started"]}
+    # Who ends in good order empties the lock.
+    failed = bool(pid) or bool(facts.get("exit"))
+    if pid:
+        told["state_since"] = None
+    return told | {"state": "failed" if failed else "stopped", "pid": pid}
+
+
+def _seconds(stamp: Any) -> float | None:
+    """Read `2026-03-01T09:30:00+0100`, in s since 1970."""
+    import datetime as dt
+
+    try:
+        return dt.datetime.strptime(str(stamp), "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    except ValueError:
+        return None
+
+
+def _holder(directory: Path) -> int:
+    """The process that took the lock last and has not given it back; 0: none."""
+    try:
+        return int((directory / "lock").read_bytes()[:20] or b"0")
+    except (OSError, ValueError):
+        return 0
+
+
+def _holds(pid: int, directory: Path) -> bool:
+    """Tell whether a process holds the lock, without touching that."""
+    try:
+        inode = (directory / "lock").stat().st_ino
+        with open("/proc/locks") as table:
+            rows = [line.split() for line in table]
+    except OSError:
+        return os.path.exists(f"/proc/{pid}")
+    return any("FLOCK" in row and str(pid) in row and row[-3].endswith(f":{inode}") for row in rows)
+
+
+def health(told: list[dict[str, Any]]) -> tuple[bool, list[str]]:
+    """Judge what `survey` has told: all that runs replicates, and something does.
+
+    A session that was stopped or paused is as somebody wanted it. Problems at paths, and
+    conflicts, are no illness either: the others are replicated, and `/metrics` counts them.
+
+    Returns:
+        whether it is so, and a line for each session.
+    """
+    lines, ill = [], False
+    for each in told:
+        state = str(each.get("state"))
+        why = each.get("halted") or each.get("trouble") or ""
+        if state == "disconnected":
+            sides = (each.get(side) or {} for side in ("left", "right"))
+            why = next((s["trouble"] for s in sides if s.get("trouble")), why)
+        ill = ill or state in AILING or bool(each.get("trouble"))
+        lines.append(f"{each.get('name')}: {state}" + (f": {why}" if why else ""))
+    runs = any(each.get("state") not in ENDED for each in told)
+    if not runs:
+        lines.append("no session is running")
+    return runs and not ill, lines
+
+
+def audit_in_words(audit: dict[str, Any]) -> str:
+    """Tell how the last `psync check` went, which `audit.json` says."""
+    verdicts = {0: "equal", 1: "failed", 2: "ALERT", 3: "notice"}
+    counts = audit.get("counts")
+    parts = [f"{n:,} {kind}" for kind, n in counts.items() if n] if isinstance(counts, dict) else []
+    if audit.get("error"):
+        parts = [str(audit["error"])]
+    verdict = verdicts.get(audit.get("exit", -1), "unknown")
+    return f"{audit.get('time')}: " + ", ".join([verdict, *parts])
+
+
+def names(state: Path, config: Path | None) -> list[str]:
+    """The sessions that the state directory knows or the configuration names.
+
+    For a shell that completes a word: what cannot be read has no names.
+    """
+    try:
+        found = {each.name for each in sessions(state)}
+    except StoreError:
+        found = set()
+    try:
+        text = config.read_text(errors="replace") if config is not None else ""
+    except OSError:
+        text = ""
+    # The whole of TOML would take longer to import than a person likes to wait for a word.
+    found |= {match[2] for match in map(_TABLE.match, text.splitlines()) if match}
+    return sorted(found)

@@ -1,0 +1,268 @@
+"""`psync config`: what is configured, whether it is right, and what the original's said."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psync import configure
+from psync.config import REPLACED, Options, load_session, make_options
+from psync.errors import ConfigError
+
+EXAMPLE = Path(__file__).parents[1] / "conf" / "psync.toml"
+
+# Every parameter of the original's configuration, with what its author shipped.
+ORIGINAL = r"""#!/usr/bin/python2
+import os.path
+def normalize_dir(dirname):
+    return dirname.rstrip("/")+"/"
+basedir = normalize_dir(os.path.dirname(os.path.dirname(__file__)))
+helperbin = basedir+"libs/helpers.py"
+safesuffix = ".psync.ignore"
+debug = 0
+event_interval = 5
+force = 0
+dryrun = False
+first_sync_only = True
+skip_initial_sync = True
+banned = None
+translate = "a:b"
+rsync_excludes = [".psync", "*.psync.ignore", ".*.??????", "*.symlink", "~$*"]
+rsync_extra = ["-L", "--timeout=10", "--max-size=90M", "--partial-dir=.rsync-partial", "-z"]
+inotify_extra = ["-E", "____archive____", "-q", "-s"]
+tempfiles = "\.tmp$|\.~tmp~|/~\$"
+excludes = (".psync.ignore|.rsync-partial|/\..*\.......$|/____archive____/" +
+            "|\.symlink$|/Thumbs.db$")
+psyncdir = normalize_dir(".psync")
+heartfile = "heartbeat"
+separator = ":"
+pending_lifetime = 60
+pending_events = ["RSYNC", "DELETE"]
+ssh_options = ["-o", "ConnectTimeout=10", "-C"]
+rsync_event_recurse = False
+alert_threshold = 10
+rsync_style = 2 # 1: continuous, 2: continuous w/o backfired, 3: batchched
+acl_from_left_only = True
+delay = 60
+timeout = 60
+itimeout = timeout*5
+etimeout = timeout-15
+maxtimeout = timeout*15
+fullsync = [01, 99]
+"""
+
+
+def file(tmp_path: Path, text: str, name: str = "psync.toml") -> str:
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+
+def imported(tmp_path: Path, text: str) -> list[str]:
+    return configure.import_(file(tmp_path, text, "config.py"))
+
+
+class TestCheck:
+    def test_finds_nothing_wrong_with_the_example(self) -> None:
+        told, wrong = configure.check(str(EXAMPLE))
+
+        assert wrong == []
+        assert told == [f"{EXAMPLE}: 1 session, nothing wrong"]
+
+    def test_says_of_every_session_what_is_wrong(self, tmp_path: Path) -> None:
+        path = file(
+            tmp_path,
+            '[session.a]\nleft="/a"\nright="/b"\nsettl_ms=1\n[session.b]\nleft="/a"\n'
+            '[session.c]\nleft="/a"\nright="/c"\n[session."d e"]\nleft="/l"\n'
+            'right="/r"\nname="x"\n',
+        )
+
+        told, wrong = configure.check(path)
+
+        assert told == []
+        assert wrong == [
+            f"{path}: [session.a]: unknown key settl_ms: did you mean settle_ms?",
+            f"{path}: [session.b]: missing key right",
+            f"{path}: [session.d e]: unknown key name: the table's name is the session's",
+        ]
+
+    def test_wonders_at_patterns_that_look_like_expressions(self, tmp_path: Path) -> None:
+        path = file(
+            tmp_path,
+            "[session.a]\nleft='/a'\nright='/b'\nexcludes=['\\.o$', 're:\\.o$', '~$*', '*.o']\n",
+        )
+
+        told, wrong = configure.check(path)
+
+        assert wrong == []
+        assert len(told) == 2
+        assert "excludes: '\\\\.o$' looks like a regular expression" in told[0]
+
+    @pytest.mark.parametrize("text", ["", "[session]\n"])
+    def test_of_nothing_is_no_success(self, tmp_path: Path, text: str) -> None:
+        _, wrong = configure.check(file(tmp_path, text))
+
+        assert len(wrong) == 1
+        assert "no session is in it" in wrong[0]
+
+
+class TestShow:
+    def test_tells_every_key_and_where_it_is_from(self, tmp_path: Path) -> None:
+        path = file(tmp_path, '[session.a]\nleft="/a/../b"\nright="/c"\nsettle_ms=20\n')
+
+        (shown,) = configure.show(path, None)
+
+        assert (shown["name"], shown["file"]) == ("a", path)
+        assert list(shown["keys"]) == [key for key in Options.__struct_fields__ if key != "name"]
+        assert shown["keys"]["left"] == {"value": "/b", "from": "file"}
+        assert shown["keys"]["settle_ms"] == {"value": 20, "from": "file"}
+        assert shown["keys"]["max_delay"] == {"value": 10.0, "from": "default"}
+
+    def test_prints_what_psync_takes_again(self, tmp_path: Path) -> None:
+        text = EXAMPLE.read_text().replace("excludes = []", "excludes = ['\"\\x', \"a'\\u007fb\"]")
+        (shown,) = configure.show(file(tmp_path, text), "example")
+
+        again = file(tmp_path, "\n".join(configure.as_toml(shown)), "again.toml")
+
+        expected = make_options(*load_session(Path(shown["file"]), "example"))
+        assert make_options(*load_session(Path(again), "example")) == expected
+
+    def test_of_a_session_that_is_not_there_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="no session 'exampel'; did you mean example"):
+            configure.show(str(EXAMPLE), "exampel")
+
+
+class TestImport:
+    def test_makes_a_table_that_psync_takes(self, tmp_path: Path) -> None:
+        lines = imported(tmp_path, ORIGINAL)
+        table = tomllib.loads("\n".join(lines))["session"]["NAME"]
+
+        made = make_options({**table, "left": "/l", "right": "/r"}, "imported")
+
+        assert made.sync_only
+        assert not made.skip_initial_sync
+        assert made.rsync_excludes == ["*.symlink", "~$*"]
+        assert made.rsync_extra == ["-z"]
+        assert made.tempfiles == [r"re:\.tmp$", r"re:\.~tmp~", r"re:/~\$"]
+        assert made.excludes == ["re:/____archive____/", r"re:\.symlink$", "re:/Thumbs.db$"]
+        assert made.ssh_options == ["-o", "ConnectTimeout=10", "-C"]
+        assert (made.timeout, made.itimeout, made.etimeout, made.maxtimeout) == (60, 300, 45, 900)
+        assert made.meta_from == "left"
+        assert made.fullsync == [1]
+
+    def test_answers_for_everything_that_was_said(self, tmp_path: Path) -> None:
+        text = "\n".join(imported(tmp_path, ORIGINAL))
+        names = [line.split(" = ")[0] for line in ORIGINAL.splitlines() if " = " in line[:22]]
+
+        assert len(names) > 30
+        silent = {"banned"}  # it was None
+        assert [name for name in names if name not in text and name not in silent] == []
+        for key in names:
+            assert key in REPLACED or key in Options.__struct_fields__ or key in silent, key
+
+    @pytest.mark.parametrize(
+        ("text", "line"),
+        [
+            ("banned = 'mysqld'", 'banned = "mysqld"'),
+            ("debug = 7", "debug = 3  # was 7: that is the most"),
+            ("dryrun = 1", "dry_run = true  # was dryrun"),
+            ("fullsync = 99", "fullsync = []"),
+            ("timeout = 900", "timeout = 60  # was 900: that is the most"),
+            ("acl_from_left_only = False", '# acl_from_left_only = False: say meta_from = "both"'),
+            ("excludes = '(a|b)'", 'excludes = ["re:(a|b)"]'),
+            ("excludes = '('", "# excludes: excludes: 're:(' is no regular expression"),
+            ("excludes = 7", "# excludes = 7: not taken over"),
+            ("inotify_extra = ['-E', 'arch']", '#   such as ["*arch*/"]'),
+            ("ssh_options = '-p 22'", 'ssh_options = "-p 22"'),
+            ("alert_threshold = -1", "# alert_threshold: alert_threshold: Expected int >= 0"),
+            ("maxtimeout = 60 * 60 / 4", "maxtimeout = 900.0"),
+            ("debug = 1 / 0", "# debug: it is computed: not taken over"),
+            ("debug = open('x')", "# debug: it is computed: not taken over"),
+            ("debug = other", "# debug: it is computed: not taken over"),
+            ("excludes = 'ab' * 3", "# excludes: it is computed: not taken over"),
+            ("mine = 'x'", "# mine = 'x': no parameter of psync"),
+            ("banned = 'a\\nb'", 'banned = "a\\nb"'),
+            ("mine = 'a\\nb'", "# mine = 'a\\nb': no parameter of psync"),
+        ],
+    )
+    def test_takes_over(self, tmp_path: Path, text: str, line: str) -> None:
+        lines = imported(tmp_path, text)
+
+        assert any(each.startswith(line) for each in lines), lines
+        tomllib.loads("\n".join(lines))
+
+    def test_runs_nothing(self, tmp_path: Path) -> None:
+        mark = tmp_path / "mark"
+
+        imported(tmp_path, f"debug = __import__('pathlib').Path({str(mark)!r}).touch()\n")
+
+        assert not mark.exists()
+
+    def test_grows_no_value_beyond_reason(self, tmp_path: Path) -> None:
+        lines = imported(tmp_path, "a = 'x' + 'y'\n" + "a = a + a\n" * 90)
+
+        assert "# a: it is computed: not taken over" in lines
+
+    @pytest.mark.parametrize(
+        ("text", "trouble"),
+        [
+            ("print 'x'", "line 1 is no Python"),
+            ("x = [\n\n", "line 1 is no Python"),
+            ("x = [08]", "line 1 is no Python"),
+            ("\0", "is no configuration of the original"),
+            ("x = [" + "01, " * 200 + "]", "is no configuration of the original"),
+        ],
+    )
+    def test_of_no_python_is_refused_in_a_line(
+        self, tmp_path: Path, text: str, trouble: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=trouble) as caught:
+            imported(tmp_path, text)
+
+        assert "\n" not in str(caught.value)
+
+    def test_of_no_file_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="cannot read"):
+            configure.import_(str(tmp_path / "none"))
+
+    @given(
+        st.one_of(
+            st.lists(
+                st.tuples(
+                    st.sampled_from([*REPLACED, *Options.__struct_fields__, "mine", "x\u00e9"]),
+                    st.one_of(
+                        st.sampled_from(
+                            [
+                                "[01]", "99", "-1", "1e400", "10**9", "'a|b'", "'(a|b)'",
+                                "['-E', 'x']", "[]", "['']", "''", "['a', 1]", "True", "None",
+                                "timeout*5", "(1, 2)", "'\\x00'", "'\\ud800'", "'\\n# x'", "0777",
+                                "{1: 2}", "-'x'", "-[1]", "['!', '[a', 're:(']", "'\"'",
+                                "'\\x7f'", "[99, [1]]",
+                            ]
+                        ),
+                        st.text(max_size=8).map(repr),
+                        st.integers().map(str),
+                    ),
+                ).map(" = ".join),
+                max_size=6,
+            ).map("\n".join),
+            st.text(max_size=60),
+        )
+    )  # fmt: skip
+    def test_prints_a_table_that_psync_takes_whatever_was_in_it(
+        self, tmp_path_factory: pytest.TempPathFactory, text: str
+    ) -> None:
+        path = tmp_path_factory.getbasetemp() / "any.py"
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        try:
+            lines = configure.import_(str(path))
+        except ConfigError:
+            return
+        table = tomllib.loads("\n".join(lines))["session"]["NAME"]
+
+        assert "\n" not in "".join(lines)
+        make_options({"left": "/l", "right": "/r", **table}, "imported")
