@@ -185,7 +185,7 @@ class TestGrammar:
             (["--set", "settle", "/l", "/r"], "is not KEY=VALUE"),
             (["--set", "settl_ms=1", "/l", "/r"], "unknown key settl_ms: did you mean settle_ms?"),
             (["--set", "left=/x", "--bogus"], "unrecognized arguments: --bogus"),
-            (["statsu"], "neither a verb (run, sync, status"),
+            (["statsu"], "neither a verb (run, sync, start"),
             (["run", "--config", "/nowhere", "home"], "cannot read /nowhere"),
             (["/same", "/same/"], "left and right are the same directory"),
             (["a\nb\x1b[2J", "/r"], "does not exist"),

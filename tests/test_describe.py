@@ -99,7 +99,7 @@ class TestBash:
     @pytest.mark.parametrize(
         ("words", "offered"),
         [
-            (["psync", "st"], {"status", "stop"}),
+            (["psync", "st"], {"start", "status", "stop"}),
             (["psync", "status", ""], {"home", "website", "configured"}),
             (["psync", "log", "w"], {"website"}),
             (["psync", "log", "--le"], {"--level"}),
@@ -140,7 +140,7 @@ class TestFish:
     @pytest.mark.parametrize(
         ("line", "offered"),
         [
-            ("psync st", {"status", "stop"}),
+            ("psync st", {"start", "status", "stop"}),
             ("psync status ", {"home", "website", "configured"}),
             ("psync log --lev", {"--level"}),
             ("psync log --level wa", {"warning"}),
