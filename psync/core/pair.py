@@ -143,7 +143,8 @@ class Pair:
     def look_at_links(self, side: Side, path: bytes, entry: Entry) -> None:
         """What is at a path has changed: of other names that it may have nobody tells.
 
-        A name that is new has moved the ctime of the others; that alone says nothing.
+        A name that is new has moved the ctime of the others; that alone says nothing. Who has
+        written through it at once, and put size and time back, is known by what it says.
         """
         replica, base = self.replicas[side], self.archive.get(path)
         is_known = base is not None and base.on(side).ino == entry.ino
@@ -155,7 +156,11 @@ class Pair:
                 continue
             if shown[:7] != entry[:7] or (is_known and shown.ctime_ns != entry.ctime_ns):
                 replica.look(link, 0)
-                self.pending.touch(link)
+            elif entry.digest and shown.digest and entry.digest != shown.digest:
+                replica.look(link, 2)
+            else:
+                continue
+            self.pending.touch(link)
 
     def fail(self, path: bytes, side: Side, message: str, *, soon: bool = False) -> None:
         """A path could not be handled; people are told when it does not go away by itself."""

@@ -72,6 +72,16 @@ class TestDeleted:
 
 
 class TestMade:
+    def test_and_written_through_at_once_changes_the_first_name_too(self) -> None:
+        """Size and time are as they were; only what it says tells."""
+        duo = Duo({b"f": b"one"})
+        entry = duo.left.edit(b"f", b"two")
+        duo.left.tree[b"g"], duo.left.content[b"g"] = entry, b"two"
+        duo.see(LEFT, b"g")
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"f": b"two", b"g": b"two"}
+
     def test_on_both_sides_leaves_the_first_name_agreed(self) -> None:
         duo = Duo({b"f": b"one"})
         for hand in duo.hands:
