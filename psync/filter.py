@@ -780,7 +780,7 @@ class Filter:
             directory: there is one now.
         """
         renamed = d.mask & DIRECTORY and d.mask & (MOVED | MOVED_OUT)
-        waits = d.mask & (HELD | LIST) or d.force
+        waits = d.mask & HELD or d.force or (d.mask & LIST and not d.moved_from)
         return bool(renamed) and not waits and directory != bool(d.moved_from)
 
     def _pause(self, due: list[Due], position: int, items: list[Item]) -> int:
