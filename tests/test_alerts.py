@@ -15,6 +15,7 @@ import pytest
 
 from psync.alerts import Alert, Alerts, audit_alert, deliver, exposed, load_alerts
 from psync.errors import ConfigError
+from tests.e2e.pair import until
 
 HALT = Alert("halted", "home", "session home has HALTED", ["it is empty", "a\nb\x1b[2J"])
 
@@ -101,7 +102,7 @@ class TestCommand:
         failed = await deliver(Alerts(command=[tell]), HALT)
 
         assert "tell was killed by signal 9" in failed["command"]
-        assert not alive(int(pid.read_text()))
+        until(lambda: not alive(int(pid.read_text())), "its end")
 
 
 class TestUrls:

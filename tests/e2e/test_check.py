@@ -788,7 +788,7 @@ class TestHostileAgent:
 
         assert process.returncode == 128 + signal.SIGINT
         assert "Traceback" not in printed
-        assert not any(Path(f"/proc/{pid}").exists() for pid in ours)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ours), "their end")
         until(lambda: not sshd.commands(), "the end of the agent there")
 
 

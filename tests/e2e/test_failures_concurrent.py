@@ -236,19 +236,30 @@ class TestRenames:
 
         assert watching.contents() == {b"a": b"c12 b", b"b": b"c12 a"}
 
-    def test_c13_of_a_file_again_and_again_are_moves(self, watching: Pair, side: str) -> None:
-        """One if all are heard of at once; nobody waits for the next."""
+    def test_c13_of_a_file_again_and_again_are_one_move(self, watching: Pair, side: str) -> None:
+        """If all are heard of at once."""
         here, there = watching.sides(side)
         (here / "a").write_text("c13")
         watching.settle()
         inode = (there / "a").stat().st_ino
         before = watching.status()[SIDES[side == "left"]]["applied"]
+        with watching.unheard():
+            for old, new in ("ab", "bc", "cd"):
+                (here / old).rename(here / new)
+
+        assert watching.contents() == {b"d": b"c13"}
+        assert (there / "d").stat().st_ino == inode
+        assert watching.status()[SIDES[side == "left"]]["applied"] - before == 1
+
+    def test_c13_of_a_file_while_it_is_moved_arrive(self, watching: Pair, side: str) -> None:
+        """Nobody waits for the next rename: step by step, or as a copy under the last name."""
+        here, _ = watching.sides(side)
+        (here / "a").write_text("c13")
+        watching.settle()
         for old, new in ("ab", "bc", "cd"):
             (here / old).rename(here / new)
 
         assert watching.contents() == {b"d": b"c13"}
-        assert (there / "d").stat().st_ino == inode
-        assert watching.status()[SIDES[side == "left"]]["applied"] - before in (1, 2, 3)
 
     def test_c14_over_what_is_edited_over_there_keep_the_edit(
         self, watching: Pair, side: str

@@ -374,6 +374,7 @@ class TestScripts:
             )  # fmt: skip
 
         started = script("start", "--config", str(plainly.config))
+        plainly.pair.flush()
         looked = script("runcheck", "--config", str(plainly.config))
         stopped = script("stop")
 
