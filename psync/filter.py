@@ -114,7 +114,6 @@ _WRITTEN = MODIFIED | CLOSED
 _NAMES = CREATED | DELETED | MOVED_IN | MOVED_OUT
 _FILE = int(Kind.FILE)
 _DIR = int(Kind.DIRECTORY)
-_LINK = int(Kind.SYMLINK)
 
 _REMOTE = (
     "nfs", "cifs", "smb", "9p", "ceph", "lustre", "afs", "gfs", "ocfs", "fuse", "vboxsf",
