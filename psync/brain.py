@@ -225,7 +225,7 @@ class Brain:
         """Run until stopped; return the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end, Exit.STOPPED)
+            loop.add_signal_handler(number, self._stop, number.name)
         if self._reread is not None:
             loop.add_signal_handler(signal.SIGHUP, self._take_over)
         control = ControlServer(self._state.path, self._control)
@@ -243,12 +243,15 @@ class Brain:
         for task in tasks:
             task.add_done_callback(self._task_done)
         try:
-            code = await self._ended
-            if code is Exit.STOPPED:
-                self._log.info("session.stopped", message="stopped")
-            return code
+            return await self._ended
         finally:
             await self._shut_down(tasks, control)
+
+    def _stop(self, why: str) -> None:
+        """End in good order; the log says who wanted it."""
+        if not self._ended.done():
+            self._log.info("session.stopped", message=f"stopped: {why}")
+        self._end(Exit.STOPPED)
 
     def _end(self, code: Exit) -> None:
         if not self._ended.done():
@@ -857,7 +860,7 @@ class Brain:
         if verb == "status":
             return self.status()
         if verb == "stop":
-            asyncio.get_running_loop().call_soon(self._end, Exit.STOPPED)
+            asyncio.get_running_loop().call_soon(self._stop, "psync stop")
         elif verb == "flush":
             await self._flush_within(args.get("timeout"))
         elif verb == "beat":
@@ -1139,7 +1142,7 @@ class Brain:
         await self._commit()
         if stuck:
             self._fail(_Refusal(_told(stuck), Exit.FAILED))
-        self._end(Exit.STOPPED)
+        self._stop("done")
 
     async def _watch_for_banned(self) -> None:
         """End when a program runs that must not run beside us."""

@@ -456,17 +456,19 @@ class TestRun:
         assert process.wait(timeout=0) == 0
         facts = json.loads((state / "sessions" / "home" / "session.json").read_text())
         assert (facts["left"], facts["right"], facts["host"]) == (*map(str, roots), None)
-        assert "[INF:+0] [B] [home] session.stopped" in (
+        assert '[INF:+0] [B] [home] session.stopped message="stopped: psync stop"' in (
             (state / "sessions" / "home" / "psync.log").read_text()
         )
 
-    def test_ends_well_on_a_signal(self, start):
+    def test_ends_well_on_a_signal(self, start, state):
         for number in (signal.SIGTERM, signal.SIGINT):
-            process = start()
+            process = start("--name", "home")
             self.until(process, "watching")
             process.send_signal(number)
 
             assert process.wait(timeout=20) == 0
+            log = (state / "sessions" / "home" / "psync.log").read_text()
+            assert f"stopped: {number.name}" in log, "who ended it can be read there"
 
     def test_ends_well_on_a_signal_at_any_time_of_its_start(self, start):
         """Also before there is a loop that minds signals."""
