@@ -192,8 +192,14 @@ class Pair:
             answers = self._ask("flush", timeout + 30, timeout=timeout)
         except (Refused, Unanswered) as error:
             told = json.dumps(self.status(), indent=1)
-            raise AssertionError(f"{error}{told}{self.log()}") from None
+            raise AssertionError(f"{error}{self._process()}{told}{self.log()}") from None
         assert answers, f"no session to flush: {self.output()}"
+
+    def _process(self) -> str:
+        """What the session's process has come to, for messages."""
+        if self.process is None:
+            return ""
+        return f" (pid {self.process.pid}, exit {self.process.poll()}: {self.output()[-500:]})"
 
     def ask(self, verb: str) -> None:
         """Tell the session something that it answers at once."""
