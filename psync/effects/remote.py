@@ -14,8 +14,8 @@ It opens no connection itself (`ssh` does), and does not try again: the brain de
 from __future__ import annotations
 
 import asyncio
-import os
 import signal as signals
+from io import FileIO
 from typing import TYPE_CHECKING
 
 import asyncssh
@@ -260,25 +260,38 @@ class _Pump(asyncssh.SSHClientSession[bytes]):
 
     def __init__(self, stdin: int, stdout: int, on_error: Callable[[bytes], None]) -> None:
         self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._stdin = os.fdopen(stdin, "rb", 0)
-        self._stdout = os.fdopen(stdout, "wb", 0)
+        # The loop's, not ours, once it was asked to take them: who closes a descriptor under a
+        # loop that waits for it brings uvloop down, and what has its number next along with it.
+        self._stdin: FileIO | None = FileIO(stdin)
+        self._stdout: FileIO | None = FileIO(stdout, "w")
         self._on_error = on_error
         self._status = _LOST
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._input: asyncio.ReadTransport | None = None
         self._output: asyncio.WriteTransport | None = None
+        self._closed = False
 
     async def attach_output(self) -> None:
         """Be ready for what the command writes."""
-        self._output, _ = await asyncio.get_running_loop().connect_write_pipe(
-            lambda: _PumpOutput(self), self._stdout
-        )
+        stdout, self._stdout = self._stdout, None
+        if stdout is not None:
+            self._output, _ = await asyncio.get_running_loop().connect_write_pipe(
+                lambda: _PumpOutput(self), stdout
+            )
+            self._close_if_closed()
 
     async def attach_input(self) -> None:
         """Let the command read."""
-        self._input, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: _PumpInput(self), self._stdin
-        )
+        stdin, self._stdin = self._stdin, None
+        if stdin is not None:
+            self._input, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: _PumpInput(self), stdin
+            )
+            self._close_if_closed()
+
+    def _close_if_closed(self) -> None:
+        if self._closed:  # while we waited for the loop
+            self.close()
 
     # from the network
 
@@ -343,10 +356,11 @@ class _Pump(asyncssh.SSHClientSession[bytes]):
 
     def close(self) -> None:
         """End both directions."""
-        (self._input or self._stdin).close()
-        (self._output or self._stdout).close()
-        if self._channel is not None:
-            self._channel.close()
+        self._closed = True
+        for end in (self._input or self._stdin, self._output or self._stdout, self._channel):
+            if end is not None:
+                end.close()
+        self._stdin = self._stdout = None
 
 
 class _PumpInput(asyncio.Protocol):

@@ -55,6 +55,25 @@ from tests.sshd import Sshd, children
 
 M = TypeVar("M")
 _PATIENCE_S = 20.0
+_LOST_AS_IT_BEGINS = """
+import asyncio, os, sys, uvloop
+from psync.effects.remote import _Pump
+
+async def main():
+    reader, writer = os.pipe()
+    pump = _Pump(reader, writer, lambda said: None)
+    for attach in (pump.attach_output, pump.attach_input):
+        attaching = asyncio.create_task(attach())
+        await asyncio.sleep(0)
+        if attach.__name__ == sys.argv[1]:
+            pump.connection_lost(None)
+        await attaching
+        await asyncio.sleep(0)
+    assert await pump.done == 255
+    pump.close()
+
+uvloop.run(main())
+"""
 _HELLO = Hello(PROTOCOL, psync.__version__, "3.11", "x", 0, 1, "", "h", "", [], 0)
 
 
@@ -497,6 +516,18 @@ class TestConnection:
         await host.close()
 
         await gone(pid)
+
+
+class TestTransfer:
+    @pytest.mark.parametrize("during", ["attach_output", "attach_input"])
+    def test_that_is_lost_as_it_begins_is_no_more_than_lost(self, during: str) -> None:
+        """In a process of its own: libuv aborts when a descriptor is closed under it."""
+        done = subprocess.run(
+            [sys.executable, "-c", _LOST_AS_IT_BEGINS, during],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 class TestForcedCommand:
