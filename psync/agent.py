@@ -861,7 +861,7 @@ class Agent:
         def job() -> Callable[[], None]:
             trouble = ""
             try:
-                helpers.stage(message.run, message.names, message.bases)
+                helpers.stage(message.run, message.names, message.bases, message.size)
             except (OSError, ValueError) as error:
                 trouble = getattr(error, "strerror", None) or str(error)
             staged = Staged(message.run, os.getpid(), helpers.stage_fd, trouble)

@@ -218,9 +218,9 @@ class Helpers:
 
     # --- besides transitions
 
-    def stage(self, run: int, names: list[bytes], bases: list[bytes]) -> None:
+    def stage(self, run: int, names: list[bytes], bases: list[bytes], size: int = 0) -> None:
         """Make `.psync/stage/<run>/` for rsync to fill; see `Stage.open_run`. Blocks."""
-        self._stage.open_run(self._root_fd, run, names, bases)
+        self._stage.open_run(self._root_fd, run, names, bases, size)
 
     def unstage(self, run: int) -> None:
         """Remove what is left of a run of rsync."""

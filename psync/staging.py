@@ -25,7 +25,14 @@ from typing import Any, NamedTuple, Optional
 from psync import faults
 from psync.core.entry import Entry, Kind, is_ours, valid_path
 from psync.private import open_directory, remove_tree, unused_names
-from psync.syscalls import EXCHANGE, clone_file, copy_file, open_beneath, renameat2
+from psync.syscalls import (
+    EXCHANGE,
+    check_room,
+    clone_file,
+    copy_file,
+    open_beneath,
+    renameat2,
+)
 from psync.xattrs import Attributes, copy_rest
 
 __all__ = ["COPY_MAX", "Made", "Stage", "attempt"]
@@ -286,7 +293,9 @@ class Stage:
             os.close(fd)
             raise
 
-    def open_run(self, root_fd: int, run: int, names: list[bytes], bases: list[bytes]) -> None:
+    def open_run(
+        self, root_fd: int, run: int, names: list[bytes], bases: list[bytes], size: int
+    ) -> None:
         """Make the directory that one run of rsync fills; blocks while it copies bases.
 
         Args:
@@ -295,6 +304,7 @@ class Stage:
             names: of the files in it: decimal numbers.
             bases: for each the path of a live file to start from, or empty. One that is
                 gone, or is no file, is left out: rsync then sends everything.
+            size: bytes that those without a base will take; 0: nobody knows.
 
         Raises:
             OSError: nothing is left of it.
@@ -302,6 +312,7 @@ class Stage:
         if len(names) != len(bases) or not all(_FILE_NAME.fullmatch(name) for name in names):
             raise OSError(errno.EINVAL, "these are no names for staging")
         self.drop_run(run)
+        check_room(self.fd, size)
         directory = b"%d" % run
         os.mkdir(directory, 0o700, dir_fd=self.fd)
         try:

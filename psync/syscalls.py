@@ -31,6 +31,7 @@ from typing import Any
 __all__ = [
     "EXCHANGE",
     "NOREPLACE",
+    "check_room",
     "clone_file",
     "copy_file",
     "has_holes",
@@ -288,16 +289,35 @@ def clone_file(src_fd: int, dst_fd: int) -> bool:
     return True
 
 
+def check_room(fd: int, size: int) -> None:
+    """See that there is room, before a disk that others use as well has been filled for nothing.
+
+    Args:
+        fd: something on the file system.
+        size: bytes that are to come.
+
+    Raises:
+        OSError: ENOSPC, with the figures. What is set apart for root counts as taken.
+    """
+    space = os.fstatvfs(fd)
+    free = space.f_bavail * space.f_frsize
+    if size > free and space.f_blocks:  # 0 where there is no limit, or none that is known
+        raise OSError(errno.ENOSPC, f"no room: {size:,} bytes are to come, {free:,} are free")
+
+
 def copy_file(src_fd: int, dst_fd: int) -> None:
     """Copy a regular file's whole content into an empty one, as cheaply as possible.
 
     Shares the blocks where the file system can, else lets the kernel copy, else copies
     through this process; holes stay holes. What is written to the source meanwhile may
-    or may not be in the copy. Blocks for as long as that takes.
+    or may not be in the copy. Blocks for as long as that takes. Raises ENOSPC at once where
+    there is no room.
     """
     if clone_file(src_fd, dst_fd):
         return
-    size = os.fstat(src_fd).st_size
+    st = os.fstat(src_fd)
+    size = st.st_size
+    check_room(dst_fd, st.st_blocks * 512)
     at = 0
     while at < size:
         try:

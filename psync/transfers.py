@@ -164,12 +164,13 @@ class Transfers:
         writer = self._peers[source.other]
         names = [b"%d" % fd for _, fd in files]
         bases = [transfer.basis for transfer, _ in files]
-        staged = await writer.ask(Stage(run, names, bases), Staged, run)
+        holes = set(opened.sparse)
+        size = sum(t.entry.size for t, fd in files if not t.basis and fd not in holes)
+        staged = await writer.ask(Stage(run, names, bases, size), Staged, run)
         if staged.message:
             raise RsyncError(0, staged.message)
         faults.at("transfer: staged")
         # A whole file, a difference and what has holes are best sent in different ways.
-        holes = set(opened.sparse)
         for delta, sparse in product((False, True), repeat=2):
             some = [fd for t, fd in files if (bool(t.basis), fd in holes) == (delta, sparse)]
             if some:

@@ -556,11 +556,16 @@ class CloseSource(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Make staging for a run: a file for each name, the copy of its base if it has one."""
+    """Make staging for a run: a file for each name, the copy of its base if it has one.
+
+    `size`: how many bytes those without a base will take, as far as that is known; where there is
+    no room for them nothing is begun.
+    """
 
     run: int
     names: List[bytes]
     bases: List[bytes]
+    size: int = 0
 
 
 class Unstage(NamedTuple):

@@ -1249,6 +1249,13 @@ class TestStaging:
         assert (run / "1").stat().st_ino != old.ino
         assert (run / "2").read_bytes() == b""
 
+    def test_a05_fills_no_disk_for_what_has_no_room_there(self, replica):
+        with pytest.raises(OSError, match="no room") as raised:
+            replica.helpers.stage(7, [b"1"], [b""], 1 << 60)
+
+        assert raised.value.errno == errno.ENOSPC
+        assert replica.leftovers() == []
+
     def test_replaces_through_quarantine(self, replica):
         old = replica.write(b"big", b"old")
         replica.helpers.stage(7, [b"1"], [b"big"])

@@ -216,7 +216,7 @@ class TestFull:
             (there / "inline").write_bytes(b"i" * 200_000)
             (there / "large").write_bytes(b"l" * 8_000_000)
             (there / "first").write_text("edited")
-            until(lambda: pair.status()["problems"], "a problem")
+            until(lambda: "no room: 8,000,000 bytes are to come" in str(pair.status()), "a problem")
 
             assert tree(here).keys() >= before.keys()
             assert not (here / "large").exists()
