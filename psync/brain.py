@@ -192,6 +192,8 @@ class Brain:
             self._session.hide(Ignore(options.all_excludes(), options.tempfiles))
         if self._archive.is_committed:
             self._rows.set_meta("rules", _rules(options))
+        if self._archive.count:
+            self._mark_agreed()
         self._held: deque[Command] = deque()  # until the first of them can be written down
         self._held_until = 0.0
         self._is_delayed = False  # a replica has no room to say what state it is in
@@ -763,6 +765,8 @@ class Brain:
         self._console.progress(done, sum(session.bytes_moved), done + session.pending)
         if session.state is State.WATCHING and not session.pending:
             self._in_sync_once = True
+            if not self._options.dry_run:
+                self._mark_agreed()  # if only that there is nothing on either side
             self._console.finish()
             kept = len(session.conflicts())
             took = f"{done:,} changes in {time.time() - self._started:.1f} s"
@@ -815,6 +819,10 @@ class Brain:
                     self._archive.thaw()
             self._archive.remember_digests()
 
+    def _mark_agreed(self) -> None:
+        with contextlib.suppress(StoreError):  # who looks from outside asks for it; we do not
+            self._state.mark_agreed()
+
     async def _commit_frozen(self) -> None:
         generation = self._intents.rotate()
         faults.at("commit: rotated")
@@ -844,6 +852,7 @@ class Brain:
         faults.at("commit: written")
         self._rows.set_meta("generation", name)
         faults.at("commit: told")
+        self._mark_agreed()
         if self._rows.meta("rules") != _rules(self._options):
             self._rows.set_meta("rules", _rules(self._options))
         if self._session.met:

@@ -823,7 +823,8 @@ def _runcheck(chosen: argparse.Namespace) -> int:
             _complain(warning, 0)
         config = Path(chosen.config).absolute() if chosen.config else None
         dirs = [SessionDir(state, name) for name in wanted]
-        found, failed = asyncio.run(runcheck(dirs, rules, alerts, config, names))
+        named = chosen.names or names
+        found, failed = asyncio.run(runcheck(dirs, rules, alerts, config, names, named))
     except PsyncError as error:
         print(f"UNKNOWN: {harmless(str(error))}")
         return UNKNOWN

@@ -26,7 +26,7 @@ from psync.control import Call, NoSession, Refused, Unanswered
 from psync.effects.state import SessionDir, sessions
 from psync.errors import StoreError
 
-__all__ = ["AILING", "ENDED", "ask", "audit_in_words", "health", "names", "survey"]
+__all__ = ["AILING", "ENDED", "ask", "audit_in_words", "health", "names", "remembered", "survey"]
 
 ENDED = ("stopped", "failed")
 # Nothing is replicated, and nobody has asked for that.
@@ -68,7 +68,7 @@ def survey(state: Path, name: str | None, within: float) -> list[dict[str, Any]]
     for each in known:
         answer = answers.get(each.name)
         if answer is None:
-            answer = _remembered(each)
+            answer = remembered(each)
             if each.name in silent:
                 answer |= {"state": "unanswered", "trouble": silent[each.name]}
         told.append(answer)
@@ -102,8 +102,8 @@ def _ask(
     return answers, silent
 
 
-def _remembered(session: SessionDir) -> dict[str, Any]:
-    """What the directory of a session that does not answer tells of it."""
+def remembered(session: SessionDir) -> dict[str, Any]:
+    """Tell what the directory of a session that does not answer says of it, as `survey` does."""
     facts = session.described()
     here = "this host"
     told: dict[str, Any] = {
@@ -120,8 +120,8 @@ def _remembered(session: SessionDir) -> dict[str, Any]:
     pid = _holder(session.path)
     if pid and _holds(pid, session.path):
         return told | {"state": "starting", "pid": pid, "state_since": told["started"]}
-    # Who ends in good order empties the lock.
-    failed = bool(pid) or bool(facts.get("exit"))
+    # Who ends in good order empties the lock. A person may say later that it is to stay away.
+    failed = not session.stopped and (bool(pid) or bool(facts.get("exit")))
     if pid:
         told["state_since"] = None
     return told | {"state": "failed" if failed else "stopped", "pid": pid}

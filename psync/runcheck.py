@@ -15,7 +15,8 @@ person has said so, or has to. What is dead is started at once, what does not an
 was found so `after` times in a row: a busy disk can make a session slow. People are told once
 when something is wrong for so long, once more when it gets worse, and once when it is over; and
 not of what a session that runs tells by itself. What was found is in `runcheck.json` in the
-session's directory.
+session's directory. A session that nobody names, neither the configuration nor the command line,
+may end in good order; only if it dies, having replicated something, is that told.
 
 Exit codes are those of monitoring plugins: 0 all is well, 1 look at it when you can, 2 nothing is
 replicated as it should be, 3 it cannot be told. There is one line a session, the worst first.
@@ -39,6 +40,7 @@ from psync.effects.console import duration, harmless
 from psync.effects.state import SessionDir
 from psync.errors import ConfigError, PsyncError, StoreError
 from psync.launch import Unit, end_hung, find_unit, start
+from psync.overview import remembered
 
 __all__ = ["CRITICAL", "OK", "UNKNOWN", "WARNING", "Finding", "Rules", "load_rules", "runcheck"]
 
@@ -113,6 +115,7 @@ async def runcheck(
     alerts: Alerts,
     config: Path | None,
     startable: Collection[str],
+    named: Collection[str],
 ) -> tuple[list[Finding], list[str]]:
     """Look at sessions, at all of them at once; start what is dead; tell people.
 
@@ -122,6 +125,7 @@ async def runcheck(
         alerts: who is told.
         config: the file that the user has named for them; None: where psync looks for it.
         startable: the names of those that are configured, so that they can be started.
+        named: the names of those that are to run; the others may have ended.
 
     Returns:
         what was found, the worst first; and what went wrong while people were told.
@@ -129,22 +133,26 @@ async def runcheck(
     stays = msgspec.structs.replace(rules, restart=False)
     seen = await asyncio.gather(
         *(
-            _see_to(each, rules if each.name in startable else stays, alerts, config)
+            _see_to(
+                each, rules if each.name in startable else stays, alerts, config,
+                is_named=each.name in named,
+            )
             for each in sessions
         )
-    )
+    )  # fmt: skip
     findings = [finding for finding, _ in seen]
     findings.sort(key=lambda f: (-f.code, f.session))
     return findings, [line for _, lines in seen for line in lines]
 
 
 async def _see_to(
-    session: SessionDir, rules: Rules, alerts: Alerts, config: Path | None
+    session: SessionDir, rules: Rules, alerts: Alerts, config: Path | None, *, is_named: bool
 ) -> tuple[Finding, list[str]]:
     memory = session.described("runcheck.json")
     before = int(memory.get("times") or 0)
     unit = await find_unit(session.name)
-    finding = await asyncio.to_thread(_look, session, rules, unit)
+    is_named = is_named or unit is not None
+    finding = await asyncio.to_thread(_look, session, rules, unit, is_named=is_named)
     times = before + 1 if finding.code and not finding.is_told else 0
     if rules.restart and (finding.is_dead or (finding.is_hung and times >= rules.after)):
         finding = await _start_again(session, finding, config, unit)
@@ -172,13 +180,13 @@ async def _see_to(
 # --- looking ------------------------------------------------------------------------------
 
 
-def _look(session: SessionDir, rules: Rules, unit: Unit | None) -> Finding:
+def _look(session: SessionDir, rules: Rules, unit: Unit | None, *, is_named: bool) -> Finding:
     """See how a session is; may take as long as its lag may be."""
     name = session.name
     try:
         told = call(session.path, "status", timeout=_ANSWER_S)
     except NoSession:
-        return _absent(session, unit)
+        return _absent(session, unit) if is_named else _ended(session)
     except Unanswered as error:
         return Finding(name, CRITICAL, f"{error}: it hangs", is_hung=True)
     except (Refused, StoreError) as error:
@@ -223,6 +231,19 @@ def _absent(session: SessionDir, unit: Unit | None) -> Finding:
     if unit is not None and unit.state == "activating":
         return Finding(session.name, CRITICAL, f"down; systemd is starting {unit.name}")
     return Finding(session.name, CRITICAL, "down: no process of it answers", is_dead=True)
+
+
+def _ended(session: SessionDir) -> Finding:
+    """Say how a session ended that nobody has named."""
+    told = remembered(session)
+    if told["state"] == "starting":
+        return Finding(session.name, WARNING, "starting, or about to end", is_told=True)
+    if told["state"] == "stopped":
+        return Finding(session.name, OK, "ended in good order, and nobody has named it")
+    how = f"with status {told['exit']}" if told["exit"] and not told["pid"] else "without a word"
+    if not session.agreed:
+        return Finding(session.name, OK, f"ended {how}; its sides had never agreed on anything")
+    return Finding(session.name, CRITICAL, f"down: it ended {how}")
 
 
 def _beats(

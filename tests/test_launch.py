@@ -99,7 +99,8 @@ class TestRuncheck:
     """What systemd says of a session counts."""
 
     async def look(self, session: SessionDir) -> tuple[int, str]:
-        (found,), failed = await runcheck([session], Rules(after=1), Alerts(), None, ["home"])
+        names = ["home"]
+        (found,), failed = await runcheck([session], Rules(after=1), Alerts(), None, names, names)
         assert failed == []
         return found.code, found.text
 

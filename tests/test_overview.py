@@ -103,6 +103,15 @@ class TestSurvey:
 
         assert told["state"] == "failed"
 
+    def test_takes_one_for_stopped_that_is_to_stay_away(self, state: Path):
+        killed = known(state, "killed")
+        (killed.path / "lock").write_text("2147483646\n")
+        killed.mark_stopped(on_purpose=True)
+
+        (told,) = survey(state, "killed", 1.0)
+
+        assert told["state"] == "stopped"
+
     def test_takes_who_holds_the_lock_for_starting_and_does_not_touch_it(self, state: Path):
         session = known(state, "young")
         session.lock()

@@ -10,6 +10,7 @@
                         backup/, with what `psync check --backup` has saved
         psync.log       the log, unless the configuration names another file
         stopped         an administrator has stopped it on purpose; gone at the next start
+        agreed          both replicas have agreed on something, once
         alerts.json     what the session has told people of; runcheck.json: what `runcheck` has
 
 **Invariants.** One process at a time uses a session's directory: whoever holds `lock`. All of it
@@ -108,13 +109,26 @@ class SessionDir:
 
     def mark_stopped(self, *, on_purpose: bool) -> None:
         """Write down that the session is to stay stopped, or that it is not any more."""
+        self._mark("stopped", is_so=on_purpose)
+
+    @property
+    def agreed(self) -> bool:
+        """Whether both replicas have ever agreed on anything; else nobody misses the session."""
+        return os.path.exists(self.path / "agreed")
+
+    def mark_agreed(self) -> None:
+        """Write down that both replicas have agreed on something. Raises StoreError."""
+        if not self.agreed:
+            self._mark("agreed", is_so=True)
+
+    def _mark(self, name: str, *, is_so: bool) -> None:
         try:
-            if on_purpose:
-                os.close(os.open(self.path / "stopped", os.O_WRONLY | os.O_CREAT, 0o600))
+            if is_so:
+                os.close(os.open(self.path / name, os.O_WRONLY | os.O_CREAT, 0o600))
             else:
-                (self.path / "stopped").unlink(missing_ok=True)
+                (self.path / name).unlink(missing_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot write {self.path / 'stopped'}: {reason(error)}") from None
+            raise StoreError(f"cannot write {self.path / name}: {reason(error)}") from None
 
     @property
     def fresh(self) -> bool:

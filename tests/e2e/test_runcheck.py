@@ -365,6 +365,59 @@ class TestUsage:
         ]
 
 
+class TestUnnamed:
+    """Neither the configuration nor the command line says that these have to run."""
+
+    def look(self, pair: Pair, *args: str) -> tuple[int, str]:
+        done = pair.psync("runcheck", *args)
+        assert done.stderr == ""
+        return done.returncode, done.stdout.partition(": ")[0]
+
+    def test_may_end_in_good_order(self, local: Pair) -> None:
+        assert local.launch("--sync-only").wait(60) == 0
+        assert self.look(local) == (OK, "OK")
+        local.start()
+        assert local.stop() == 0
+        assert self.look(local) == (OK, "OK")
+        local.start()
+        assert local.psync("stop").returncode == 0
+
+        assert self.look(local) == (OK, "OK")
+
+    @pytest.mark.parametrize("files", [0, 1])
+    def test_may_not_die_until_somebody_says_that_it_stays_away(
+        self, local: Pair, files: int
+    ) -> None:
+        for number in range(files):
+            (local.left / f"f{number}").write_text("x")
+        local.start()
+        name = local.status()["name"]
+        local.kill()
+        assert self.look(local) == (CRITICAL, "CRITICAL")
+        assert self.look(local) == (CRITICAL, "CRITICAL")
+        assert "is not running" in local.psync("stop", name).stderr
+
+        assert self.look(local) == (OK, "OK")
+        assert self.look(local, name) == (WARNING, "WARNING")
+
+    def test_is_to_run_when_it_is_named(self, local: Pair) -> None:
+        local.start()
+        name = local.status()["name"]
+        local.stop()
+
+        assert self.look(local, name) == (CRITICAL, "CRITICAL")
+
+    def test_is_missed_by_nobody_if_it_never_began(self, local: Pair) -> None:
+        local.host = "127.0.0.1"
+        local.options = ["--set", "ssh_options=-p 1"]
+        local.launch()
+        local.wait_for("disconnected")
+        assert self.look(local)[0] == CRITICAL  # as long as it is there
+        local.kill()
+
+        assert self.look(local) == (OK, "OK")
+
+
 class TestScripts:
     def test_start_look_and_stop(self, plainly: Service, checkout: Path) -> None:
         def script(name: str, *args: str) -> subprocess.CompletedProcess[str]:

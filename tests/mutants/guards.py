@@ -1428,8 +1428,8 @@ _OVERVIEW = [
     ),
     (
         "takes one that was killed for one that was stopped",
-        "    failed = bool(pid) or bool(facts.get(\"exit\"))\n",
-        "    failed = bool(facts.get(\"exit\"))\n",
+        "    failed = not session.stopped and (bool(pid) or bool(facts.get(\"exit\")))\n",
+        "    failed = not session.stopped and bool(facts.get(\"exit\"))\n",
         "tests/test_overview.py -k was_killed",
     ),
 ]
