@@ -2,29 +2,36 @@
 
 Lines of several sessions come in the order of time; both formats are read, text and JSON, mixed too
 (who changes `log_format` does not lose what was). With `follow` it goes on with what is
-written from now on, also after the file was moved away and made anew, or cut off.
+written from now on, also after the file was moved away and made anew, or cut off. What logrotate
+has moved away before (`NAME.1`, `NAME.2.gz`, `NAME-20260301.xz`) is read before the present file,
+one file after the other.
 
 **Invariants.** It only reads, and needs no session that runs. A line is printed once and whole:
 what is not ended by a newline waits for the rest. A line that is no event of its own belongs to the
 one before it, as those of a traceback do. What is printed is harmless, whatever is in the file.
+Memory does not grow with the logs.
 
-It reads the present file, not those that were moved away before it began.
+The first event in a file says where it belongs among the others, neither its name nor its time.
 """
 
 from __future__ import annotations
 
+import bz2
 import datetime as dt
 import fnmatch
 import functools
+import gzip
 import heapq
 import json
+import lzma
 import math
 import os
 import re
 import sys
 import time
+import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,8 +54,16 @@ _PAIR = re.compile(r' ([\w-]+)=(?:"((?:[^"\\]|\\.)*)"|(\S*))')
 _FRAME = frozenset(("time", "level", "side", "session", "event", "exception"))
 _CHUNK = 1 << 16
 _LINE_MAX = 1 << 20
-_EVERY_S = 0.25
-_WINDOWS = (1 << 20, 1 << 25, None)  # bytes
+_EVERY_S = 0.25  # where inotify cannot be had
+_ANYWAY_S = 2.0  # beside inotify, which does not tell of all: a log on a network, or behind a link
+_GATHER_MS = 50  # so that a log is not read line by line
+# How much is read for the last lines: bytes of the present file, and how many that were moved away.
+_STEPS = ((1 << 20, 0), (1 << 25, 0), (None, 1), (None, None))
+# What logrotate appends, also with `dateext`, and never the name of another session's log.
+_MOVED = re.compile(r"(\.\d{1,4}|[.-]\d{4}-?\d\d-?\d\d[\d.-]*)(\.gz|\.bz2|\.xz)?")
+_OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_WRITTEN = 0x2 | 0x80 | 0x100  # IN_MODIFY, IN_MOVED_TO, IN_CREATE
+_BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
 class Record(NamedTuple):
@@ -213,11 +228,23 @@ class Filter(NamedTuple):
 class Tail:
     """A log file that is read to its end, and again whenever there is more."""
 
-    def __init__(self, path: Path, window: int | None = None) -> None:
-        """Begin at the first line of what is there; with a `window` in its last so many bytes."""
+    def __init__(
+        self, path: Path, window: int | None = None, moved: int | None = 0, since: float = 0.0
+    ) -> None:
+        """Begin to read a log.
+
+        Args:
+            path: where it is.
+            window: only the last so many bytes of what is there; None: all.
+            moved: so many files that were moved away come before it; None: all of them.
+            since: nobody wants what is older than this.
+        """
         self._path = path
         self._window = window
+        self._moved = moved
+        self._since = since
         self.whole_since = 0.0  # nothing later than this was left out; inf: not known yet
+        self._is_first = True
         self._fd = -1
         self._rest = b""
         self._held: Record | None = None  # more lines of it may come
@@ -228,26 +255,52 @@ class Tail:
         Raises:
             UsageError: the file may not be read.
         """
-        while True:
-            if self._fd < 0 and not self._open():
-                break
+        is_open = self._fd >= 0 or self._open()
+        if self._is_first:  # and the present file is held: it cannot be moved away unseen
+            self._is_first = False
+            for path in self._moved_away():
+                yield from self._events(_lines_of(path))
+        while is_open:
             # Asked first: who writes to a new file writes no more to the one before.
             is_last = not self._is_replaced()
-            for line in self._lines():
-                record = parse(line)
-                if record is None:
-                    self._held = _joined(self._held, line)
-                    continue
-                if self._held is not None:
-                    yield self._held
-                self.whole_since = min(self.whole_since, record.time)
-                self._held = record
+            yield from self._events(self._lines())
             if is_last:
                 break
             self.close()
+            is_open = self._open()
         if self._held is not None:
             yield self._held
             self._held = None
+
+    def _events(self, lines: Iterator[str]) -> Iterator[Record]:
+        """Make events of lines; the last one is held back, for there may be more of it."""
+        for line in lines:
+            record = parse(line)
+            if record is None:
+                self._held = _joined(self._held, line)
+                continue
+            if self._held is not None:
+                yield self._held
+            self.whole_since = min(self.whole_since, record.time)
+            self._held = record
+
+    def _moved_away(self) -> list[Path]:
+        """The files that were moved away and are wanted, the oldest first."""
+        there = _moved_from(self._path, os.fstat(self._fd) if self._fd >= 0 else None)
+        if self._moved == 0:
+            chosen: list[Path] = []
+        else:
+            begins = sorted((begin, path) for path in there if (begin := _begin(path)) is not None)
+            # All in a file is older than the first in the next one.
+            ends = [begin for begin, _ in begins[1:]] + [math.inf]
+            wanted = [
+                path for (_, path), end in zip(begins, ends, strict=False) if end >= self._since
+            ]
+            chosen = wanted[-self._moved :] if self._moved is not None else wanted
+            there = wanted
+        if len(chosen) < len(there):
+            self.whole_since = math.inf
+        return chosen
 
     def _open(self) -> bool:
         try:
@@ -290,6 +343,57 @@ class Tail:
             self._fd, self._rest = -1, b""
 
 
+def _moved_from(path: Path, present: os.stat_result | None) -> list[Path]:
+    """The files that logrotate has moved away from a name, in no order."""
+    try:
+        names = {each.name for each in os.scandir(path.parent)}
+    except OSError:
+        return []
+    found = []
+    for name in names:
+        match = _MOVED.fullmatch(name, len(path.name)) if name.startswith(path.name) else None
+        # Where both are there, the one is just being compressed into the other.
+        if match is None or (match[2] and name.removesuffix(match[2]) in names):
+            continue
+        moved = path.with_name(name)
+        if present is None or not _is_same(moved, present):
+            found.append(moved)
+    return found
+
+
+def _is_same(path: Path, status: os.stat_result) -> bool:
+    try:
+        there = os.stat(path)
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino)
+
+
+def _begin(path: Path) -> float | None:
+    """When the first event in a file was; None: there is none, or it cannot be read."""
+    lines = _lines_of(path, _LINE_MAX)
+    return next((record.time for record in map(parse, lines) if record is not None), None)
+
+
+def _lines_of(path: Path, size_max: int | None = None) -> Iterator[str]:
+    """The lines of a whole file; what cannot be read is complained of, and is its end."""
+    try:
+        with _OPEN.get(path.suffix, open)(path, "rb") as file:
+            rest, size = b"", 0
+            while (size_max is None or size < size_max) and (chunk := file.read(_CHUNK)):
+                size += len(chunk)
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    yield line.decode("utf-8", "surrogateescape")
+                if len(rest) > _LINE_MAX:
+                    rest = b""
+    except FileNotFoundError:
+        pass  # it was old, and is just being removed
+    except _BROKEN as error:
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        print(harmless(f"psync: cannot read all of the log {path}: {why}"), file=sys.stderr)
+
+
 def _joined(record: Record | None, line: str) -> Record | None:
     """Add to an event a line that belongs to it."""
     if record is None:
@@ -302,11 +406,21 @@ def _joined(record: Record | None, line: str) -> Record | None:
 class _Logs:
     """The logs of one session or of all, however many there come to be."""
 
-    def __init__(self, state: Path, name: str | None, window: int | None = None) -> None:
+    def __init__(
+        self,
+        state: Path,
+        name: str | None,
+        since: float = 0.0,
+        window: int | None = None,
+        moved: int | None = None,
+    ) -> None:
         self._state = state
         self._name = name
+        self._since = since
         self._window = window
+        self._moved = moved
         self._tails: dict[Path, Tail] = {}
+        self._directories: set[Path] = set()
 
     def records(self) -> Iterator[Record]:
         """What has not been read yet, in the order of time."""
@@ -316,8 +430,9 @@ class _Logs:
         )  # fmt: skip
         for session in known:
             path = Path(session.described().get("log") or session.log_file)
+            self._directories |= {session.path, path.parent}
             if path not in self._tails:
-                self._tails[path] = Tail(path, self._window)
+                self._tails[path] = Tail(path, self._window, self._moved, self._since)
         return heapq.merge(
             *[tail.records() for tail in self._tails.values()], key=lambda each: each.time
         )
@@ -325,6 +440,11 @@ class _Logs:
     def last(self, lines: int, wanted: Filter) -> list[Record]:
         """The last so many that are wanted."""
         return list(deque(filter(wanted.wants, self.records()), maxlen=lines))
+
+    @property
+    def directories(self) -> set[Path]:
+        """Where something happens when there is more to read, or there are more sessions."""
+        return {self._state / "sessions", *self._directories}
 
     @property
     def whole_since(self) -> float:
@@ -335,6 +455,39 @@ class _Logs:
         """Let go of the files."""
         for tail in self._tails.values():
             tail.close()
+
+
+class _Bell:
+    """Wakes up who follows logs when there may be more of them."""
+
+    def __init__(self) -> None:
+        try:
+            from inotify_simple import INotify
+
+            self._inotify = INotify()
+        except OSError:  # too many of them
+            self._inotify = None
+        self._watched: set[Path] = set()
+
+    def wait(self, directories: set[Path]) -> None:
+        """Return when something has happened in a directory, or may have."""
+        if self._inotify is None:
+            time.sleep(_EVERY_S)
+            return
+        fresh = directories - self._watched
+        for directory in fresh:
+            try:
+                self._inotify.add_watch(directory, _WRITTEN)
+            except OSError:
+                continue  # it is not there yet, or there are too many watches: `_ANYWAY_S`
+            self._watched.add(directory)
+        if not fresh & self._watched:  # else it may have happened before
+            self._inotify.read(timeout=int(_ANYWAY_S * 1000), read_delay=_GATHER_MS)
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._inotify is not None:
+            self._inotify.close()
 
 
 # --- the verb -----------------------------------------------------------------------------
@@ -366,7 +519,8 @@ def show(
     if name is not None and not SessionDir(state, name).path.is_dir():
         there = ", ".join(each.name for each in sessions(state)) or "none"
         raise UsageError(f"no session {name!a} has run here (there are: {there})")
-    logs = _Logs(state, name)
+    logs = _Logs(state, name, wanted.since)
+    bell = _Bell() if follow else None
     if lines is None:
         found: Iterable[Record] = filter(wanted.wants, logs.records())
     else:
@@ -376,18 +530,22 @@ def show(
             for record in found:
                 _print(record, as_json=as_json)
             sys.stdout.flush()
-            if not follow:
+            if bell is None:
                 return 0
-            time.sleep(_EVERY_S)
+            bell.wait(logs.directories)
             found = filter(wanted.wants, logs.records())
     except KeyboardInterrupt:
         return 0
+    finally:
+        logs.close()
+        if bell is not None:
+            bell.close()
 
 
 def _last(state: Path, name: str | None, lines: int, wanted: Filter) -> tuple[_Logs, list[Record]]:
     """Find the last lines that are wanted without reading more of long files than that takes."""
-    for window in _WINDOWS:
-        logs = _Logs(state, name, window)
+    for window, moved in _STEPS:
+        logs = _Logs(state, name, wanted.since, window, moved)
         found = logs.last(lines, wanted)
         complete = len(found) == lines and (not found or found[0].time >= logs.whole_since)
         if complete or not logs.whole_since:

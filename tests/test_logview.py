@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import os
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +221,121 @@ class TestTail:
         assert only.text.splitlines() == [line(1).rstrip(), "  more\udcff"]
 
 
+class TestMovedAway:
+    """What logrotate has made of the log before."""
+
+    def rotate(self, path: Path, *names: str) -> None:
+        """Lay out files with a line each, numbered, the oldest first; the last is the present."""
+        for number, name in enumerate(names, 1):
+            text = line(number, second=number).encode()
+            packed = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+            pack = packed.get(name.rpartition(".")[2], bytes)
+            path.with_name(name).write_bytes(pack(text))
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ("psync.log.11.gz", "psync.log.10.bz2", "psync.log.2.xz", "psync.log.1"),
+            ("psync.log-20260301.gz", "psync.log-20260308", "psync.log-20260308-1772950000"),
+            ("psync.log.2026-03-01.gz",),
+            (),
+        ],
+    )
+    def test_comes_first(self, state: Path, capsys: Capture, names):
+        path = session(state, "home")
+        self.rotate(path, *names, path.name)
+
+        show(state, "home", Filter())
+
+        told = [each.rpartition("=")[2] for each in capsys.readouterr().out.splitlines()]
+        assert told == [str(number) for number in range(1, len(names) + 2)]
+
+    def test_is_told_from_what_only_looks_like_it(self, state: Path, capsys: Capture):
+        path = session(state, "home")
+        others = ("psync.log-2", "psync.log.old", "psync.log.1.zip", "xpsync.log.1")
+        self.rotate(path, *others, path.name)
+        path.with_name("psync.log.2").write_text("no log\n")
+
+        show(state, "home", Filter())
+
+        assert capsys.readouterr().out == line(5, second=5)
+
+    def test_is_read_once_while_it_is_being_compressed(self, state: Path, capsys: Capture):
+        path = session(state, "home")
+        self.rotate(path, "psync.log.1", path.name)
+        path.with_name("psync.log.1.gz").write_bytes(gzip.compress(b"half of it")[:15])
+
+        show(state, "home", Filter())
+
+        assert capsys.readouterr() == (line(1, second=1) + line(2, second=2), "")
+
+    def test_is_read_as_far_as_it_can_be(self, state: Path, capsys: Capture):
+        path = session(state, "home")
+        self.rotate(path, "psync.log.1", path.name)
+        path.with_name("psync.log.2.gz").write_bytes(b"\x1f\x8bbroken")
+
+        show(state, "home", Filter())
+
+        told, complaint = capsys.readouterr()
+        assert told == line(1, second=1) + line(2, second=2)
+        assert complaint.startswith(f"psync: cannot read all of the log {path}.2.gz: ")
+
+    @pytest.mark.parametrize(("second", "read"), [(0, 3), (2, 3), (3, 2), (4, 1), (9, 1)])
+    def test_is_left_alone_where_nobody_asks_for_it(
+        self, state: Path, monkeypatch: pytest.MonkeyPatch, second, read
+    ):
+        """Of what is older not more than its first event is read."""
+        path = session(state, "home")
+        self.rotate(path, "psync.log.3.gz", "psync.log.2.gz", "psync.log.1", path.name)
+        whole = []
+        lines_of = logview._lines_of
+        monkeypatch.setattr(
+            logview, "_lines_of",
+            lambda path, *most: lines_of(path, *most) if most else whole.append(path) or iter(()),
+        )  # fmt: skip
+        at = record().time - 0.125 + second
+
+        show(state, "home", Filter(since=at))
+
+        assert len(whole) == read
+
+    @pytest.mark.parametrize(("lines", "first"), [(1, 4), (2, 3), (3, 2), (9, 1)])
+    def test_is_counted_among_the_last_lines(
+        self, state: Path, capsys: Capture, lines: int, first: int
+    ):
+        path = session(state, "home")
+        self.rotate(path, "psync.log.3.gz", "psync.log.2.gz", "psync.log.1", path.name)
+
+        show(state, "home", Filter(), lines=lines)
+
+        told = [each.rpartition("=")[2] for each in capsys.readouterr().out.splitlines()]
+        assert told == [str(number) for number in range(first, 5)]
+
+    def test_just_now_is_missed_by_nobody(self, state: Path):
+        """The present file is held before the others are looked for."""
+        path = session(state, "home")
+        path.write_text(line(1))
+        tail = Tail(path, moved=None)
+        assert tail._open()
+        path.rename(path.with_name("psync.log.1"))
+        path.write_text(line(2))
+
+        assert numbers(tail) == ["1", "2"]
+        tail.close()
+
+    def test_goes_into_no_memory(self, tmp_path: Path):
+        path = tmp_path / "log"
+        with gzip.open(tmp_path / "log.2.gz", "wb", 1) as packed:
+            for _ in range(10):
+                packed.write(line(1, second=1).encode() * 2000)
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in Tail(path, moved=None).records()) == 20_000
+            assert tracemalloc.get_traced_memory()[1] < 2_000_000
+        finally:
+            tracemalloc.stop()
+
+
 class TestShow:
     def test_several_sessions_in_the_order_of_time(self, state: Path, capsys: Capture):
         session(state, "a").write_text(line(1, "a", 1) + line(4, "a", 9))
@@ -251,11 +370,14 @@ class TestShow:
 
         assert capsys.readouterr().out == ""
 
-    @pytest.mark.parametrize("windows", [(50, 600, None), (50, None), (10**6, None)])
+    @pytest.mark.parametrize(
+        "steps",
+        [((50, 0), (600, 0), (None, 0)), ((50, 0), (None, None)), ((10**6, 0), (None, None))],
+    )
     def test_the_last_lines_without_reading_all_of_a_long_file(
-        self, state: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, windows
+        self, state: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, steps
     ):
-        monkeypatch.setattr(logview, "_WINDOWS", windows)
+        monkeypatch.setattr(logview, "_STEPS", steps)
         session(state, "a").write_text("".join(line(n, "a", n) for n in range(10, 50)))
         session(state, "b").write_text("more\n" + line(1, "b", 5) + line(2, "b", 48))
 
@@ -269,7 +391,7 @@ class TestShow:
     def test_the_last_lines_of_all_files_and_not_of_the_shortest(
         self, state: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(logview, "_WINDOWS", (700, None))
+        monkeypatch.setattr(logview, "_STEPS", ((700, 0), (None, None)))
         session(state, "old").write_text("".join(line(n, "old", n) for n in range(6)))
         long = [line(n, "new", n).replace("n=", f"m={'x' * 500} n=") for n in range(30, 40)]
         session(state, "new").write_text("".join(long))
@@ -294,6 +416,38 @@ class TestShow:
             show(state, "hom", Filter())
 
 
+class TestBell:
+    """Nothing here is ever waited for in full."""
+
+    def test_wakes_up_who_waits_for_more(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(logview, "_ANYWAY_S", 600.0)
+        bell = logview._Bell()
+        places = {tmp_path, tmp_path / "not there yet"}
+        bell.wait(places)  # something may have happened before it listened
+        path = tmp_path / "log"
+
+        path.write_text("made")
+        bell.wait(places)
+        with path.open("a") as file:
+            file.write("more")
+        bell.wait(places)
+        path.rename(tmp_path / "log.1")
+        (tmp_path / "not there yet").mkdir()
+        bell.wait(places)
+        bell.close()
+
+    def test_does_without_inotify(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        def none_left():
+            raise OSError(24, "Too many open files")
+
+        monkeypatch.setattr("inotify_simple.INotify", none_left)
+        monkeypatch.setattr(logview, "_EVERY_S", 0.0)
+
+        bell = logview._Bell()
+        bell.wait({tmp_path})
+        bell.close()
+
+
 class TestCommand:
     def test_follows_filters_and_ends(self, state: Path):
         path = session(state, "home")
@@ -306,10 +460,15 @@ class TestCommand:
             assert process.stdout is not None
             for number in range(90, 100):
                 assert json.loads(process.stdout.readline())["n"] == str(number)
-            path.rename(path.with_suffix(".1"))
-            path.write_text(line(1) + line(2).replace("n=", "m=") + line(3))
-            for number in (1, 3):
-                assert json.loads(process.stdout.readline())["n"] == str(number)
+            for numbers in ((1, 3), (5, 7)):  # as logrotate does
+                moved = path.with_name("psync.log.1")
+                path.rename(moved)
+                moved.with_name("psync.log.1.gz").write_bytes(gzip.compress(moved.read_bytes()))
+                moved.unlink()
+                first, last = numbers
+                path.write_text(line(first) + line(2).replace("n=", "m=") + line(last))
+                for number in numbers:
+                    assert json.loads(process.stdout.readline())["n"] == str(number)
             newer = session(state, "newer")
             newer.write_text(line(7, "newer"))
             assert json.loads(process.stdout.readline())["session"] == "newer"

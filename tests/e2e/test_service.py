@@ -263,3 +263,5 @@ class TestLogrotate:
 
         assert log.stat().st_mode & 0o777 == 0o600
         assert list(service.directory.glob("psync.log.2.gz"))
+        told = service.pair.psync("log", "home", "--path", "before-0", "--side", "right").stdout
+        assert told.count("before-0") == 1  # from the oldest file
