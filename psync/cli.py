@@ -221,6 +221,7 @@ def _grammar() -> argparse.ArgumentParser:
         help="a loopback address and a port (127.0.0.1:9464), or the path of a unix socket",
     )
     web.add_argument("--group", help="who may use that socket, beside its owner")
+    web.add_argument("--config", metavar="FILE", help="what it names is missed when it has failed")
     flush = verb("flush", _flush, "Wait until everything done so far is on the other side.")
     flush.add_argument(
         "--timeout", metavar="S", type=_seconds, default=60.0, help="at most so long (%(default)g)"
@@ -1029,7 +1030,9 @@ def _log(chosen: argparse.Namespace) -> int:
 def _web(chosen: argparse.Namespace) -> int:
     from psync.web import serve
 
-    return serve(state_directory(chosen.state_dir), chosen.name, chosen.listen, chosen.group)
+    return serve(
+        state_directory(chosen.state_dir), chosen.name, chosen.listen, chosen.group, chosen.config
+    )
 
 
 def _names(chosen: argparse.Namespace) -> int:

@@ -131,6 +131,8 @@ def exposition(all_told: list[Told]) -> str:
     lines.append(_sample("psync_build_info", {"version": __version__}, 1))
     lines += _family("psync_up", "gauge", "Whether a session runs and answers.")
     lines += [_sample("psync_up", _labels(told), _answers(told)) for told in all_told]
+    lines += _family("psync_missed", "gauge", "Whether a session has failed that is to run.")
+    lines += [_sample("psync_missed", _labels(told), bool(told.get("missed"))) for told in all_told]
     lines += _family("psync_session_state", "gauge", "Whether a session is in a state.")
     for told in all_told:
         lines += [

@@ -11,7 +11,9 @@ Standard library only, because `psync status` runs every minute from cron.
     `starting`       it holds its lock and has no socket yet, or is about to end
     `unanswered`     it runs and does not answer
     `stopped`        it ended as it was told to
-    `failed`         it ended by itself, or was killed
+    `failed`         it ended by itself, or was killed; `missed` tells whether that is anybody's
+                     concern: the configuration names it, or, where that names none, both sides
+                     had agreed on something
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,17 @@ from psync.control import Call, NoSession, Refused, Unanswered
 from psync.effects.state import SessionDir, sessions
 from psync.errors import StoreError
 
-__all__ = ["AILING", "ENDED", "ask", "audit_in_words", "health", "names", "remembered", "survey"]
+__all__ = [
+    "AILING",
+    "ENDED",
+    "ask",
+    "audit_in_words",
+    "configured",
+    "health",
+    "names",
+    "remembered",
+    "survey",
+]
 
 ENDED = ("stopped", "failed")
 # Nothing is replicated, and nobody has asked for that.
@@ -55,12 +68,17 @@ def ask(state: Path, name: str | None, within: float) -> tuple[list[dict[str, An
     return list(answers.values()), list(silent.values())
 
 
-def survey(state: Path, name: str | None, within: float) -> list[dict[str, Any]]:
+def survey(
+    state: Path, name: str | None, within: float, configured: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Tell how each session is, also those that have ended; arguments and errors as of `ask`.
+
+    Args:
+        configured: the sessions that the configuration names.
 
     Returns:
         By name; of one that does not answer what is remembered: `name`, `state`, `pid`, `started`,
-        `state_since`, `exit`, and `host` and `root` of its sides.
+        `state_since`, `exit`, `missed`, and `host` and `root` of its sides.
     """
     known = [SessionDir(state, name)] if name is not None else sessions(state)
     answers, silent = _ask(known, within)
@@ -68,7 +86,7 @@ def survey(state: Path, name: str | None, within: float) -> list[dict[str, Any]]
     for each in known:
         answer = answers.get(each.name)
         if answer is None:
-            answer = remembered(each)
+            answer = remembered(each, configured)
             if each.name in silent:
                 answer |= {"state": "unanswered", "trouble": silent[each.name]}
         told.append(answer)
@@ -102,7 +120,7 @@ def _ask(
     return answers, silent
 
 
-def remembered(session: SessionDir) -> dict[str, Any]:
+def remembered(session: SessionDir, configured: Collection[str] = ()) -> dict[str, Any]:
     """Tell what the directory of a session that does not answer says of it, as `survey` does."""
     facts = session.described()
     here = "this host"
@@ -114,6 +132,7 @@ def remembered(session: SessionDir) -> dict[str, Any]:
         "exit": facts.get("exit"),
         "left": {"host": here, "root": facts.get("left", "")},
         "right": {"host": facts.get("host") or here, "root": facts.get("right", "")},
+        "missed": False,
     }
     if audit := session.described("audit.json"):
         told["audit"] = audit
@@ -124,7 +143,9 @@ def remembered(session: SessionDir) -> dict[str, Any]:
     failed = not session.stopped and (bool(pid) or bool(facts.get("exit")))
     if pid:
         told["state_since"] = None
-    return told | {"state": "failed" if failed else "stopped", "pid": pid}
+    concerns = session.name in configured if configured else session.agreed
+    state = "failed" if failed else "stopped"
+    return told | {"state": state, "pid": pid, "missed": failed and concerns}
 
 
 def _seconds(stamp: Any) -> float | None:
@@ -159,7 +180,8 @@ def _holds(pid: int, directory: Path) -> bool:
 def health(told: list[dict[str, Any]]) -> tuple[bool, list[str]]:
     """Judge what `survey` has told: all that runs replicates, and something does.
 
-    A session that was stopped or paused is as somebody wanted it. Problems at paths, and
+    A session that was stopped or paused is as somebody wanted it, and one that has failed and that
+    nobody misses is none of this host's any more. Problems at paths, and
     conflicts, are no illness either: the others are replicated, and `/metrics` counts them.
 
     Returns:
@@ -172,7 +194,8 @@ def health(told: list[dict[str, Any]]) -> tuple[bool, list[str]]:
         if state == "disconnected":
             sides = (each.get(side) or {} for side in ("left", "right"))
             why = next((s["trouble"] for s in sides if s.get("trouble")), why)
-        ill = ill or state in AILING or bool(each.get("trouble"))
+        ails = state in AILING and (state != "failed" or each.get("missed", True))
+        ill = ill or ails or bool(each.get("trouble"))
         lines.append(f"{each.get('name')}: {state}" + (f": {why}" if why else ""))
     runs = any(each.get("state") not in ENDED for each in told)
     if not runs:
@@ -200,10 +223,14 @@ def names(state: Path, config: Path | None) -> list[str]:
         found = {each.name for each in sessions(state)}
     except StoreError:
         found = set()
+    return sorted(found | configured(config))
+
+
+def configured(config: Path | None) -> set[str]:
+    """The sessions that a configuration names; what cannot be read names none."""
     try:
         text = config.read_text(errors="replace") if config is not None else ""
     except OSError:
-        text = ""
+        return set()
     # The whole of TOML would take longer to import than a person likes to wait for a word.
-    found |= {match[2] for match in map(_TABLE.match, text.splitlines()) if match}
-    return sorted(found)
+    return {match[2] for match in map(_TABLE.match, text.splitlines()) if match}

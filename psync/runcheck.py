@@ -241,7 +241,7 @@ def _ended(session: SessionDir) -> Finding:
     if told["state"] == "stopped":
         return Finding(session.name, OK, "ended in good order, and nobody has named it")
     how = f"with status {told['exit']}" if told["exit"] and not told["pid"] else "without a word"
-    if not session.agreed:
+    if not told["missed"]:
         return Finding(session.name, OK, f"ended {how}; its sides had never agreed on anything")
     return Finding(session.name, CRITICAL, f"down: it ended {how}")
 

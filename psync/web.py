@@ -41,10 +41,11 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from psync import __version__
+from psync.config import config_file
 from psync.effects.state import reason
-from psync.errors import PsyncError, UsageError
+from psync.errors import ConfigError, PsyncError, UsageError
 from psync.metrics import CONTENT_TYPE, exposition
-from psync.overview import health, survey
+from psync.overview import configured, health, survey
 
 __all__ = ["CONNECTIONS_MAX", "DEFAULT", "HEAD_MAX", "Address", "Web", "address", "serve"]
 
@@ -146,10 +147,17 @@ class _Answer(NamedTuple):
 class Web:
     """Answers requests; see the module's text."""
 
-    def __init__(self, state: Path, name: str | None = None) -> None:
-        """Show the sessions of a state directory, or one of them."""
+    def __init__(self, state: Path, name: str | None = None, config: str | None = None) -> None:
+        """Show the sessions of a state directory, or one of them.
+
+        Args:
+            state: the state directory.
+            name: only this session; None: all.
+            config: the file that says which of them are missed; None: where psync looks for it.
+        """
         self._state = state
         self._name = name
+        self._config = config
         self._told: list[dict[str, Any]] = []
         self._told_at = -FRESH_S
         self._asking = asyncio.Lock()
@@ -274,9 +282,16 @@ class Web:
         """How the sessions are; asked at most every `FRESH_S`."""
         async with self._asking:
             if time.monotonic() - self._told_at >= FRESH_S:
-                self._told = await asyncio.to_thread(survey, self._state, self._name, _WITHIN_S)
+                self._told = await asyncio.to_thread(self._look)
                 self._told_at = time.monotonic()
             return self._told
+
+    def _look(self) -> list[dict[str, Any]]:
+        try:
+            file: Path | None = config_file(self._config)
+        except ConfigError:
+            file = None
+        return survey(self._state, self._name, _WITHIN_S, configured(file))
 
 
 def _listener(where: Address, group: str | None) -> socket.socket:
@@ -400,7 +415,9 @@ def _encoded(answer: _Answer, *, has_body: bool = True) -> bytes:
 # --- the verb -----------------------------------------------------------------------------
 
 
-def serve(state: Path, name: str | None, listen: list[str], group: str | None) -> int:
+def serve(
+    state: Path, name: str | None, listen: list[str], group: str | None, config: str | None = None
+) -> int:
     """Serve until SIGTERM or Ctrl-C; return the exit code.
 
     Args:
@@ -408,6 +425,7 @@ def serve(state: Path, name: str | None, listen: list[str], group: str | None) -
         name: only this session; None: all.
         listen: the addresses; none: `DEFAULT`.
         group: may use the unix sockets.
+        config: the configuration file; None: where psync looks for it.
 
     Raises:
         PsyncError: it cannot begin; the message says why.
@@ -416,7 +434,7 @@ def serve(state: Path, name: str | None, listen: list[str], group: str | None) -
     if group is not None and not any(place.path for place in places):
         raise UsageError("--group says who may use a unix socket: --listen PATH")
     survey(state, name, 0.0)  # to find out now that it cannot be read
-    asyncio.run(_serve(Web(state, name), places, group))
+    asyncio.run(_serve(Web(state, name, config), places, group))
     return 0
 
 

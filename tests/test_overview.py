@@ -103,6 +103,24 @@ class TestSurvey:
 
         assert told["state"] == "failed"
 
+    @pytest.mark.parametrize(
+        ("configured", "agreed", "missed"),
+        [
+            pytest.param((), True, True, id="no configuration"),
+            pytest.param((), False, False, id="it never began"),
+            pytest.param(("lost",), False, True, id="configured"),
+            pytest.param(("other",), True, False, id="configured no more"),
+        ],
+    )
+    def test_tells_whether_what_failed_is_missed(self, state: Path, configured, agreed, missed):
+        session = known(state, "lost", exit=4)
+        if agreed:
+            session.mark_agreed()
+
+        (told,) = survey(state, None, 1.0, configured)
+
+        assert (told["state"], told["missed"]) == ("failed", missed)
+
     def test_takes_one_for_stopped_that_is_to_stay_away(self, state: Path):
         killed = known(state, "killed")
         (killed.path / "lock").write_text("2147483646\n")
@@ -163,6 +181,10 @@ class TestHealth:
             ([{"state": "stopped"}], False, "s: stopped"),
             ([{"state": "stopped"}, {"state": "watching"}], True, "s: stopped"),
             ([{"state": "failed"}, {"state": "watching"}], False, "s: failed"),
+            ([{"state": "failed", "missed": True}, {"state": "watching"}], False, "s: failed"),
+            ([{"state": "failed", "missed": False}, {"state": "watching"}], True, "s: failed"),
+            ([{"state": "failed", "missed": False}], False, "no session is running"),
+            ([{"state": "unanswered", "missed": False}], False, "s: unanswered"),
             ([{"state": "unanswered"}, {"state": "watching"}], False, "s: unanswered"),
         ],
     )

@@ -48,12 +48,16 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def serving(
-    where: Address, test: Callable[[Address, Web], Awaitable[Any]], group: str | None = None
+    where: Address,
+    test: Callable[[Address, Web], Awaitable[Any]],
+    group: str | None = None,
+    config: str | None = None,
+    state: str = "/nowhere",
 ) -> Any:
     """Run a test while the page is served."""
 
     async def run() -> Any:
-        served = Web(Path("/nowhere"))
+        served = Web(Path(state), None, config)
         try:
             return await test(await served.listen(where, group), served)
         finally:
@@ -390,9 +394,11 @@ class TestMetrics:
         ]
 
     def test_tell_of_one_that_does_not_answer_that_it_does_not(self):
-        found = families(told(), {"name": "off", "state": "failed", "audit": {"time": None}})
+        lost = {"name": "off", "state": "failed", "missed": True, "audit": {"time": None}}
+        found = families(told(), lost)
 
         assert found["psync_up"] == [({"session": "home"}, 1), ({"session": "off"}, 0)]
+        assert found["psync_missed"] == [({"session": "home"}, 0), ({"session": "off"}, 1)]
         assert ({"session": "off", "state": "failed"}, 1) in found["psync_session_state"]
         assert [labels for labels, _ in found["psync_lag_seconds"]] == [{"session": "home"}]
 
@@ -444,6 +450,27 @@ class TestCommand:
             process.send_signal(number)
             assert process.wait(30) == 0
         assert not path.exists()
+
+    def test_asks_the_configuration_who_is_missed(self, tmp_path: Path):
+        session = SessionDir(tmp_path / "state", "home")
+        session.lock()
+        session.describe({"exit": 4})
+        session.mark_agreed()
+        session.unlock()
+        config = tmp_path / "psync.toml"
+
+        async def missed(where: Address, web: Web) -> list[bool]:
+            found = []
+            for table in ("[session.other]", "[session.home]"):
+                config.write_text(f"{table}\n")
+                web._told_at = -1.0
+                answer = await say(where, get("/status.json"))
+                (told,) = json.loads(answer.partition(b"\r\n\r\n")[2])["sessions"]
+                found.append(told["missed"])
+            return found
+
+        state = str(session.path.parent.parent)
+        assert serving(LOOPBACK, missed, None, str(config), state) == [False, True]
 
     @pytest.mark.parametrize(
         ("args", "said"),

@@ -28,7 +28,7 @@ _psync() {
         sync) options='-h --help --state-dir -r --remote-host -d --debug -t --tempfiles -e --excludes --rsync-excludes -x --extra -b --banned -T --translate -n --dry-run -s --sync-only -k --skip-initial-sync -f --force --name --config --set' ;;
         status) options='-h --help --state-dir --json --watch' ;;
         log) options='-h --help --state-dir -f --follow -n --lines --since --level --side --grep --path --json' ;;
-        web) options='-h --help --state-dir --listen --group' ;;
+        web) options='-h --help --state-dir --listen --group --config' ;;
         flush) options='-h --help --state-dir --timeout' ;;
         pause) options='-h --help --state-dir' ;;
         resume) options='-h --help --state-dir --accept --accept-deletes' ;;
@@ -81,6 +81,7 @@ _psync() {
         web:--state-dir) kinds='directory' ;;
         web:--listen) kinds='any' ;;
         web:--group) kinds='group' ;;
+        web:--config) kinds='file' ;;
         flush:--state-dir) kinds='directory' ;;
         flush:--timeout) kinds='any' ;;
         pause:--state-dir) kinds='directory' ;;

@@ -78,6 +78,7 @@ complete -c psync -n '__fish_seen_subcommand_from web' -s h -l help -d 'show thi
 complete -c psync -n '__fish_seen_subcommand_from web' -l state-dir -x -a '(__fish_complete_directories)' -d 'where sessions keep their state'
 complete -c psync -n '__fish_seen_subcommand_from web' -l listen -x -d 'a loopback address and a port (127.0.0.1:9464), or the path of a unix socket'
 complete -c psync -n '__fish_seen_subcommand_from web' -l group -x -a '(__fish_complete_groups)' -d 'who may use that socket, beside its owner'
+complete -c psync -n '__fish_seen_subcommand_from web' -l config -r -F -d 'what it names is missed when it has failed'
 complete -c psync -n '__fish_seen_subcommand_from web' -a '(psync names 2>/dev/null)'
 complete -c psync -n '__fish_seen_subcommand_from flush' -s h -l help -d 'show this help message and exit'
 complete -c psync -n '__fish_seen_subcommand_from flush' -l state-dir -x -a '(__fish_complete_directories)' -d 'where sessions keep their state'

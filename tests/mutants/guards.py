@@ -1416,7 +1416,7 @@ _METRICS = [
 _OVERVIEW = [
     (
         "calls a host well whose session has failed",
-        "        ill = ill or state in AILING or bool(each.get(\"trouble\"))\n",
+        "        ill = ill or ails or bool(each.get(\"trouble\"))\n",
         "        ill = ill or bool(each.get(\"trouble\"))\n",
         "tests/test_overview.py -k TestHealth",
     ),

@@ -66,8 +66,8 @@ function audit(report, now) {
 }
 
 function mood(told) {
+  if (told.state === "stopped" || told.missed === false && told.state === "failed") return "idle";
   if (ILL.includes(told.state) || told.trouble) return "ill";
-  if (told.state === "stopped") return "idle";
   return told.state !== "watching" || told.problems || told.conflicts ? "busy" : "well";
 }
 
