@@ -533,6 +533,10 @@ class Brain:
 
     def _take_over(self) -> None:
         """Read the configuration again and serve by it, as far as that goes without a restart."""
+        with self._overseer.reloading():
+            self._reconfigure()
+
+    def _reconfigure(self) -> None:
         assert self._reread is not None
         try:
             new = self._reread()

@@ -1,7 +1,8 @@
 """What a session says of itself to who looks after it: to systemd, and to people.
 
 The brain gives a look at how things stand (`Facts`) as often as it is asked. To systemd goes
-READY when the session watches or is trying to, what it does (STATUS), and the watchdog's food,
+READY when the session watches or is trying to, RELOADING and READY again around another
+configuration, what it does (STATUS), and the watchdog's food,
 which is proof of progress: this loop runs, and every agent that should have answered a ping
 has. People are told at once when the session halts; of what has gone wrong for `lasting`
 seconds; of conflicts, gathered, every `every` seconds at most; and, of what they were told, when
@@ -18,9 +19,10 @@ It decides nothing about the session.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from psync.alerts import Alert, Alerts, deliver
@@ -235,6 +237,19 @@ class Overseer:
         if self.tells:
             pause = min(pause, max(0.1, self._alerts.lasting / 4))
         return pause
+
+    @contextlib.contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Say that another configuration is taken over, and after the block that this is done."""
+        if not self._is_ready:  # READY would be a lie, and it is said soon
+            yield
+            return
+        # The clock that systemd tells an earlier READY from this one by.
+        self._notifier.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            yield
+        finally:
+            self._notifier.tell("READY=1")
 
     def stopping(self) -> None:
         """Say that the session ends."""

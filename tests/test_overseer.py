@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,32 @@ class TestManager:
         assert await hear(line) == ["WATCHDOG=1"]
 
         await told.end()
+
+    async def test_hears_of_another_configuration_when_and_as_long_as_it_is_read(
+        self, tmp_path: Path, manager: Any
+    ) -> None:
+        line, env = manager
+        told = Told(overseer(tmp_path, Alerts(), env))
+        told.facts = FINE._replace(ready=False)
+        await hear(line)
+        with told.overseer.reloading():  # it has not said yet that it is ready
+            pass
+        told.facts = FINE
+        told.overseer.wake()
+        assert (await hear(line))[0] == "READY=1"
+        await told.end()
+
+        with pytest.raises(ZeroDivisionError), told.overseer.reloading():
+            begun = await hear(line)
+            with pytest.raises(BlockingIOError):
+                line.recv(4096)
+            raise ZeroDivisionError
+
+        assert begun[0] == "RELOADING=1"
+        name, _, stamp = begun[1].partition("=")
+        assert name == "MONOTONIC_USEC"
+        assert 0 <= time.clock_gettime(time.CLOCK_MONOTONIC) - int(stamp) / 1e6 < 60
+        assert await hear(line) == ["READY=1"]
 
     async def test_hears_of_the_end(self, tmp_path: Path, manager: Any) -> None:
         line, env = manager

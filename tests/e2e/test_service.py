@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.pair import WAIT_S, Pair, command, tree, until
+from tests.e2e.pair import WAIT_S, Pair, command, configured, tree, until
 from tests.e2e.test_runcheck import Service, made
 from tests.sshd import Sshd
 from tests.test_install import CRON
@@ -63,6 +63,21 @@ class TestManager:
         pair.launch()
 
         hear(manager, "READY=1")
+
+    def test_hears_when_another_configuration_has_been_taken_over(
+        self, pair: Pair, manager: socket.socket
+    ) -> None:
+        pair.run(*configured(pair))
+        hear(manager, "READY=1")
+        for values, said in (({"trash": "'1d'"}, "taken over: trash"), ({"trsh": "1"}, "trsh")):
+            configured(pair, **values)
+            assert pair.process is not None
+            pair.process.send_signal(signal.SIGHUP)
+
+            hear(manager, "RELOADING=1")
+            hear(manager, "READY=1")
+
+            assert said in pair.log()  # also when all stays as it was: systemd waits for it
 
     def test_hears_nothing_from_a_brain_that_hangs(
         self, pair: Pair, manager: socket.socket
