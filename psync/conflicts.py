@@ -77,7 +77,16 @@ class Conflicts:
         """Close it."""
         os.close(self._fd)
 
-    def take(self, from_fd: int, name: bytes, path: bytes, reason: str, entry: Entry) -> None:
+    def take(
+        self,
+        from_fd: int,
+        name: bytes,
+        path: bytes,
+        reason: str,
+        entry: Entry,
+        *,
+        beside: bool = True,
+    ) -> None:
         """Move something here from another directory of ours.
 
         Args:
@@ -86,11 +95,12 @@ class Conflicts:
             path: where its user had it; empty: nobody knows.
             reason: a word of `quarantine.Reason`.
             entry: what it is.
+            beside: it may go back, where `keep_both` says so.
 
         Raises:
             OSError: it is where it was.
         """
-        beside = self.keep_both and bool(path)
+        beside = beside and self.keep_both and bool(path)
         self._write(name, path, reason, entry, beside=beside)
         faults.at("noted")
         renameat2(from_fd, name, self._fd, name, NOREPLACE)

@@ -654,7 +654,7 @@ class Helpers:
         if st.st_ino != expected.ino:
             self._undo(None, intent, here, name, None)
             raise UnmetError(CHANGED)
-        return quarantine.keep(intent, Reason.LOSER)
+        return quarantine.keep(intent, Reason.FORCED)
 
     # --- what was displaced
 

@@ -52,6 +52,7 @@ class Reason:
     """Why something is in a store; the word stands in its note."""
 
     LOSER = "conflict"  # both replicas changed it, and the other version was taken
+    FORCED = "forced"  # a directory deleted with what is not replicated: no version of anything
     LATE_WRITE = "late-write"  # written through a descriptor that was open before
     DISPLACED = "displaced"  # saved in the very moment in which we replaced the file
     UNKNOWN = "unknown"  # found in quarantine, and no line of the journal tells of it
@@ -224,7 +225,9 @@ class Quarantine:
         """
         entry = entry or intent.expected
         try:
-            self.conflicts.take(self.fd, intent.name, intent.path, reason, entry)
+            # What was hidden in a directory might be so no more under its other name.
+            beside = reason != Reason.FORCED
+            self.conflicts.take(self.fd, intent.name, intent.path, reason, entry, beside=beside)
         except OSError as error:
             self._log(
                 logging.ERROR,

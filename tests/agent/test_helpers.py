@@ -589,7 +589,7 @@ class TestRemoveDirectory:
 
         assert outcome.status == APPLIED
         assert replica.tree() == {}
-        assert replica.conflicts() == {b"d": (b"/", "conflict")}
+        assert replica.conflicts() == {b"d": (b"/", "forced")}
         kept = replica.root / ".psync/conflicts" / outcome.kept.decode()
         assert (kept / "e/x.psync.ignore").read_bytes() == b"mine"
 

@@ -129,6 +129,27 @@ class TestForce:
         listed = pair.psync("conflicts").stdout
         assert "  d  " in listed and "  e  " in listed
 
+    def test_keeps_it_in_the_store_though_both_versions_of_a_conflict_stay(
+        self, local: Pair
+    ) -> None:
+        """It would be back at once, and what a rule by its path hides would be replicated."""
+        local.options = [*rules(excludes=["/d/secret"]), "-f", "--set", "conflict=keep-both"]
+        make(local.left, "d/f", "e")
+        local.start()
+        local.flush()
+        make(local.right, "d/secret")
+        (local.left / "d/f").unlink()
+        (local.left / "d").rmdir()
+
+        after = local.settle()
+
+        assert set(after) == {b"e"}
+        (kept,) = (local.right / ".psync/conflicts").glob("*/secret")
+        assert kept.read_text() == "d/secret"
+        assert "  forced  " in local.psync("conflicts").stdout
+        local.restart()
+        assert set(local.settle()) == {b"e"}
+
 
 class TestTemporaryFile:
     def test_that_is_renamed_counts_as_a_write_of_the_real_one(self, watching: Pair) -> None:
