@@ -5,10 +5,12 @@ streams are merged as one goes through two sorted lists: what is at the head of 
 other is missing there. A directory is entered when it has been found, those found last first.
 
 **Invariants.** What is held is bounded: the directories that were found and not listed yet (those
-on the way down to where the walk is, with their neighbours), `WINDOW` that were asked for,
-and listings for which a side had credit. What an agent says is checked: it lists what it was
-asked for, in order, with names that can be, and no more of it than it may; else it is an
-`AgentError`.
+on the way down to where the walk is, with their neighbours; `_WAITING_BYTES_MAX` of them),
+`WINDOW` that were asked for, and listings for which a side had credit. What an agent says is
+checked: it lists what it was asked for, in order, with names that can be, and no more of it than
+it may; else it is an `AgentError`. Nor does it invent names without end: after `_NAMES_MAX` of
+them it is over. That is not less because nothing tells how much there is: an honest side may have
+all of a tree while the other has nothing yet, and who lies about names lies about their number.
 
 Sans I/O: listings in; what was found, what to ask for and credit out. What a difference is, is
 not known here.
@@ -28,11 +30,16 @@ __all__ = ["WINDOW", "Found", "Merge", "check_entry"]
 
 WINDOW = 64  # directories that are asked for at once
 _HELD_MAX = 2 * AUDIT_CREDIT  # with the last listing, for which there was just enough
+_NAMES_MAX = 1 << 30  # of one side: a thousand times what a large server has
+_WAITING_BYTES_MAX = 1 << 30  # of directories: some five million of them
+_WAITING_BYTES = 150  # beside the path
 _TROUBLE_BYTES_MAX = 64 << 20  # of what a side cannot tell, until it is asked why
 _MESSAGE_MAX = 200
 _PATH_MAX = 65535
 _TARGET_MAX = 4096  # bytes of a symlink's text, on any file system
 _KINDS = frozenset(Kind)
+
+_Sides = tuple[Side, ...]
 
 
 class Found(NamedTuple):
@@ -53,16 +60,16 @@ class Found(NamedTuple):
 
 
 class _Job:
-    """A directory that is to be listed, on one side or on both."""
+    """A directory that is being listed, on one side or on both."""
 
-    def __init__(self, path: bytes, sides: tuple[Side, ...]) -> None:
+    def __init__(self, path: bytes, sides: _Sides) -> None:
         self.path = path
         self.sides = sides
         self.heads: list[deque[Item]] = [deque(), deque()]
         self.own: list[Entry | None] = [None, None]
         self.begun = [False, False]
         self.ended = [side not in sides for side in Side]
-        self.children: list[_Job] = []
+        self.children: list[tuple[bytes, _Sides]] = []
         self.stirred = False
         self.blind = False  # a side cannot list it: nothing can be told of what is in it
 
@@ -74,6 +81,7 @@ class _Stream:
         self.asked: deque[bytes] = deque()  # not listed to their end
         self.upto = b""  # of the first of them, so far
         self.listings: deque[tuple[Listing, int]] = deque()  # with their weights
+        self.names = 0
         self.held = 0
         self.freed = 0
         self.troubles: dict[bytes, Trouble] = {}
@@ -85,7 +93,8 @@ class Merge:
 
     def __init__(self, *, one_sided: bool = True) -> None:
         self._one_sided = one_sided
-        self._stack = [_Job(ROOT, tuple(Side))]
+        self._stack: list[tuple[bytes, _Sides]] = [(ROOT, tuple(Side))]
+        self._waiting_bytes = _waiting_bytes(ROOT)  # of the stack, and of what will be put there
         self._jobs: deque[_Job] = deque()
         self._streams = (_Stream(), _Stream())
 
@@ -103,7 +112,8 @@ class Merge:
         """The directories that each side is to be asked for now, in this order."""
         paths: tuple[list[bytes], list[bytes]] = ([], [])
         while self.can_ask:
-            job = self._stack.pop()
+            job = _Job(*self._stack.pop())
+            self._waiting_bytes -= _waiting_bytes(job.path)
             self._jobs.append(job)
             for side in job.sides:
                 paths[side].append(job.path)
@@ -160,6 +170,9 @@ class Merge:
             raise AgentError(f"its listing of {shown} is of nothing")
         if listing.upto is not None and (not listing.items or listing.upto != before):
             raise AgentError(f"its listing of {shown} does not go on")
+        stream.names += len(listing.items)
+        if stream.names > _NAMES_MAX:
+            raise AgentError(f"{shown}: by now it has named more than {_NAMES_MAX:,} files")
         weight = listing_weight(listing.items)
         stream.held += weight
         if stream.held > _HELD_MAX:
@@ -236,7 +249,11 @@ class Merge:
     def _enter(self, job: _Job, path: bytes, sides: tuple[Side, ...]) -> None:
         if len(path) > _PATH_MAX:
             raise AgentError(f"{printable(path[:100])}...: directories are nested without end")
-        job.children.append(_Job(path, sides))
+        self._waiting_bytes += _waiting_bytes(path)
+        if self._waiting_bytes > _WAITING_BYTES_MAX:
+            where = printable(job.path)
+            raise AgentError(f"{where}: there are more directories in it than can be held")
+        job.children.append((path, sides))
 
     def _finish(self, job: _Job) -> Iterator[Found]:
         """Tell of a directory that both sides have; the root's own metadata is nobody's."""
@@ -261,6 +278,10 @@ def _is_directory(item: Item | None) -> bool:
 
 def _is_unreadable(item: Item | None) -> bool:
     return item is not None and item.entry is None
+
+
+def _waiting_bytes(path: bytes) -> int:
+    return _WAITING_BYTES + len(path)
 
 
 def _trouble_bytes(trouble: Trouble) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Iterator
 from random import Random
 
@@ -241,6 +242,60 @@ class TestBounds:
                     merge.hear(side, Listing(path, directory(), b"", None, items))
                 list(merge.found())
                 path = join(path, b"d" * 255)
+
+
+    def crowd(self, entry: Entry, count: int) -> None:
+        """Hear so many names from one side, as fast as they are used."""
+        merge = Merge()
+        merge.ask()
+        merge.hear(LEFT, Listing(b"", directory(), b"", None, []))
+        after = b""
+        for begin in range(0, count, 100):
+            items = [Item(b"%010d" % (begin + i), entry) for i in range(100)]
+            merge.hear(RIGHT, Listing(b"", directory(), after, items[-1].path, items))
+            list(merge.found())
+            after = items[-1].path
+
+    def test_nobody_invents_names_without_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("psync.audit_merge._NAMES_MAX", 5000)
+
+        self.crowd(file(b""), 5000)
+        with pytest.raises(AgentError, match="named more than 5,000 files"):
+            self.crowd(file(b""), 5100)
+
+    def test_nor_directories_that_are_to_be_listed_later(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("psync.audit_merge._WAITING_BYTES_MAX", 160 * 1000)
+
+        self.crowd(directory(), 1000)
+        with pytest.raises(AgentError, match="more directories in it than can be held"):
+            self.crowd(directory(), 1100)
+
+    def test_what_has_been_listed_waits_no_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("psync.audit_merge._WAITING_BYTES_MAX", 3 * 160)
+        tree = {b"%d" % i: directory() for i in range(2)}
+        tree |= {b"%d/%d" % (i, j): directory() for i in range(2) for j in range(2)}
+        tree |= {b"1/0/%d" % i: directory() for i in range(2)}
+
+        assert walk(tree, tree).keys() == tree.keys()
+        assert walk(tree, {}).keys() == tree.keys()
+
+    def test_of_what_waits_next_to_nothing_is_held(self) -> None:
+        merge = Merge()
+        merge.ask()
+        after = b""
+        tracemalloc.start()
+        try:
+            for i in range(100):
+                items = [Item(b"%010d" % (100 * i + j), directory()) for j in range(100)]
+                for side in Side:
+                    merge.hear(side, Listing(b"", directory(), after, items[-1].path, items))
+                list(merge.found())
+                after = items[-1].path
+            assert tracemalloc.get_traced_memory()[0] < 10_000 * 200
+        finally:
+            tracemalloc.stop()
 
 
 def listing(*items: Item, after: bytes = b"", upto: bytes | None = None) -> Listing:

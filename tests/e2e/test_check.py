@@ -667,7 +667,7 @@ from psync import __version__
 from psync.core.entry import Entry
 from psync.wire import *
 from psync.wire import (PROTOCOL, Hello, Ready, Listing, Item, Observed, Results, Block, Pong,
-                        Ping, List_, Look, Start, Trouble)
+                        Ping, List_, Look, Start, Trouble, Credit, AUDIT_CREDIT, listing_weight)
 mode = sys.argv[1]
 out = lambda *ms: os.write(1, b"".join(encode(m) for m in ms))
 f = Entry(1, 0o644, 0, 0, 3, 1, b"", b"", 5, 5)
@@ -681,6 +681,8 @@ def answer(message):
         out(Ready(message.root, 1, 1, "", "", False, "ext4"))
     elif isinstance(message, Ping):
         out(Pong(message.token, 1))
+    elif isinstance(message, Look) and mode in ("crowd", "maze"):
+        out(Observed([item(path) for path in message.paths]))
     elif isinstance(message, List_):
         for path in message.paths:
             lie(path)
@@ -706,6 +708,18 @@ def lie(path):
             n += 1000
             out(Listing(path, d, after, items[-1].path, items))
             after = items[-1].path
+    elif mode in ("crowd", "maze"):
+        after, n, credit = b"", 0, AUDIT_CREDIT
+        while True:
+            items = [item(b"%020d" % (n + i), d if mode == "maze" else f) for i in range(1000)]
+            while credit < listing_weight(items):
+                for message in framer.feed(os.read(0, 65536) or sys.exit()):
+                    credit += message.size if isinstance(message, Credit) else 0
+                    answer(message)
+            credit -= listing_weight(items)
+            n += 1000
+            out(Listing(path, d, after, items[-1].path, items))
+            after = items[-1].path
     elif mode == "looks":
         out(Observed([item(b"a")]))
     elif mode == "acts":
@@ -724,8 +738,15 @@ while True:
     data = os.read(0, 65536)
     if not data:
         break
-    for message in framer.feed(data):
+    for message in list(framer.feed(data)):
         answer(message)
+"""
+# The command, where little is very much.
+BOUNDED = """
+import sys
+from psync import audit_merge, cli
+audit_merge._NAMES_MAX, audit_merge._WAITING_BYTES_MAX = 20_000, 1_000_000
+sys.exit(cli.main())
 """
 
 
@@ -770,6 +791,24 @@ class TestHostileAgent:
         assert code == FAILED, printed
         assert said in printed
         assert printed.splitlines()[-1].startswith("psync: ")
+
+    @pytest.mark.parametrize(
+        ("mode", "said"),
+        [("crowd", "named more than 20,000 files"), ("maze", "more directories in it")],
+    )
+    def test_does_not_invent_names_for_ever(
+        self, breakable: Pair, liar: Callable[[str], None], sshd: Sshd, mode: str, said: str
+    ) -> None:
+        """Though it keeps to the protocol, and tells no more than it has credit for."""
+        liar(mode)
+        done = subprocess.run(
+            [sys.executable, "-c", BOUNDED, "check", "--json", "-r", sshd.alias,
+             str(breakable.left), str(breakable.right)],
+            env=breakable.env, capture_output=True, text=True, timeout=WAIT_S, check=False,
+        )  # fmt: skip
+
+        assert done.returncode == FAILED, done.stderr
+        assert said in done.stdout + done.stderr
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_that_says_nothing_is_left_by_a_signal(

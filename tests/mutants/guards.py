@@ -1040,6 +1040,18 @@ _ARCHIVE = [
 
 _AUDIT_MERGE = [
     (
+        "hears names without end",
+        "        if stream.names > _NAMES_MAX:\n",
+        "        if False:\n",
+        "tests/test_audit_merge.py -k without_end",
+    ),
+    (
+        "holds directories without end",
+        "        if self._waiting_bytes > _WAITING_BYTES_MAX:\n",
+        "        if False:\n",
+        "tests/test_audit_merge.py -k listed_later",
+    ),
+    (
         "believes in an audit whatever names an agent names",
         "            _check_name(item.path, listing.path)\n",
         "",
