@@ -70,8 +70,10 @@ class Moves:
             self._forget(replica, old)
             self._pending.touch(old)
             old = earlier.old
+        else:
+            earlier = None
         base = self._archive.get(old)
-        if base is None and self._is_on_its_way(replica, old, item):
+        if base is None and self._is_on_its_way(replica, old, item, earlier):
             return
         if base is None or hides(old, entry) or not self._is_agreed(replica, old, base, entry):
             if entry.kind == Kind.DIRECTORY:
@@ -80,7 +82,8 @@ class Moves:
         was = replica.view(old, base)
         agreed = base.on(replica.side)
         same = entry.size == agreed.size and entry.mtime_ns == agreed.mtime_ns
-        intact = bool(item.flags & META_ONLY) and was.intact and same
+        listed = parent(old) not in replica.survey.pending  # else there may be news of it
+        intact = bool(item.flags & META_ONLY) and was.intact and same and listed
         self._remember(replica, new, Move(old, entry, intact, hinted=True))
         if was.entry is not None and was.entry.ino == entry.ino:
             replica.views.set(old, View(None))
@@ -91,17 +94,27 @@ class Moves:
             if not self._may_wait(replica, old, new):
                 self.wait_no_more(replica)
 
-    def _is_on_its_way(self, replica: Replica, old: bytes, item: Item) -> bool:
-        """Remember a further rename of what is just being renamed over there."""
+    def _is_on_its_way(
+        self, replica: Replica, old: bytes, item: Item, earlier: Move | None
+    ) -> bool:
+        """Remember a further rename of what is just being renamed over there.
+
+        Whoever wrote to it in between may have put the time back: it must show what it showed
+        when it was renamed last.
+        """
         op = self._flights.find(lambda op: op.path == old and op.side != replica.side)
         entry = item.entry
         if op is None or not op.is_rename or op.shown is None or entry is None:
             return False
         if op.shown.kind != Kind.FILE or op.shown.ino != entry.ino:
             return False
-        same = entry.size == op.shown.size and entry.mtime_ns == op.shown.mtime_ns
-        intact = bool(item.flags & META_ONLY) and op.intact and same
+        last, intact = (earlier.entry, earlier.intact) if earlier else (op.shown, op.intact)
+        shown = replica.shows(item.moved_from)
+        same = entry.size == last.size and entry.mtime_ns == last.mtime_ns
+        intact = intact and bool(item.flags & META_ONLY) and same and last.same_identity(shown)
         self._remember(replica, item.path, Move(old, entry, intact, hinted=True))
+        if shown is not None and shown.ino == entry.ino:
+            replica.views.set(item.moved_from, View(None))  # it may be told as gone later
         return True
 
     def _is_agreed(self, replica: Replica, old: bytes, base: Agreed, entry: Entry) -> bool:

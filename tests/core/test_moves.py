@@ -209,6 +209,45 @@ class TestFile:
         assert duo.shape(RIGHT) == {b"i": b"one"}
         assert [(t.verb, t.path) for t in duo.sent()] == [(RENAME, b"g"), (RENAME, b"i")]
 
+    def test_again_before_its_name_was_told_as_gone_follows(self) -> None:
+        """As an agent does that has found a name of the chain gone, and waited for its event."""
+        duo = Duo({b"f": b"one"})
+        duo.move(LEFT, b"f", b"g")
+        duo.left.rename(b"g", b"i")
+        duo.say(LEFT, Observed([duo.left.item(b"i", moved_from=b"g", flags=META_ONLY)]))
+
+        duo.settle()
+        assert duo.looked(LEFT) == []
+        duo.see(LEFT, b"g", b"h")
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"i": b"one"}
+        assert [(t.verb, t.path) for t in duo.sent()] == [(RENAME, b"g"), (RENAME, b"i")]
+
+    @pytest.mark.parametrize("heard", ["of it", "with the next name"])
+    def test_again_does_not_hide_an_edit_that_kept_the_time(self, heard: str) -> None:
+        duo = Duo({b"f": b"one"})
+        duo.move(LEFT, b"f", b"g")
+        duo.left.edit(b"g", b"two", mtime_ns=duo.left.tree[b"g"].mtime_ns)
+        if heard == "of it":
+            duo.see(LEFT, b"g")
+        duo.move(LEFT, b"g", b"h", flags=0 if heard == "with the next name" else META_ONLY)
+        duo.move(LEFT, b"h", b"i")
+
+        duo.settle()
+        assert duo.shape(RIGHT) == {b"i": b"two"}
+
+    def test_out_of_a_directory_that_is_to_be_listed_does_not_hide_an_edit(self) -> None:
+        """It was scanned after the edit, of which nobody has told."""
+        duo = Duo({b"d/f": b"one", b"e": None}, start=False)
+        duo.left.edit(b"d/f", b"two", mtime_ns=duo.left.tree[b"d/f"].mtime_ns)
+        for side in Side:
+            duo.up(side)
+            duo.say(side, *duo.hands[side].scan())
+        duo.move(LEFT, b"d/f", b"e/g")
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"d": None, b"e": None, b"e/g": b"two"}
+
     def test_of_another_file_to_that_name_while_it_is_being_renamed_is_not_taken_for_it(
         self,
     ) -> None:

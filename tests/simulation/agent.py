@@ -400,7 +400,9 @@ class Agent:
             self.credit -= len(content)
         # Said of the events that were heard; what was written since shows in the mtime. (Who
         # puts that back as well, between an event and a look, is beyond an agent.)
-        if not d.mask & _CONTENT and not node.stealthy:
+        if d.mask & _CONTENT and not flags & BUSY:
+            node.stealthy = False  # what was put back is told
+        elif not d.mask & _CONTENT and not node.stealthy:
             flags |= META_ONLY
         self._tell_of(path)
         items.append(Item(path, entry, content, d.moved_from, flags))
