@@ -830,8 +830,10 @@ class Filter:
         None: nothing is told, because a directory has just been moved on from there.
         """
         path, mask = d.path, d.mask
-        meta_only = d.meta_only and path not in self._unread
-        want = bool(mask & _CONTENT) or (d.meta_only and not meta_only)
+        unread = path in self._unread
+        # While the watcher scans, it may be because it has lost what was written before.
+        meta_only = d.meta_only and not unread and not self._scanning
+        want = bool(mask & _CONTENT) or (d.meta_only and unread)
         ours = self._known.ours(path)
         looker = self._looker
         in_database = d.force and self._is_in_database(path)

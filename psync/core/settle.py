@@ -65,6 +65,7 @@ HELD = 2048  # given out once and taken back (`hold`, `put_back`)
 PASSED = 4096  # a directory was renamed to here and on, to `Due.onward`: a ring is told in order
 
 _GONE = DELETED | MOVED_OUT
+_META = ATTRIBUTES | MOVED
 _WRITING = CREATED | MODIFIED
 _AT_ONCE = CLOSED | _GONE | MOVED_IN | LIST | DIRECTORY
 _BACKOFF_MIN = 0.001  # a close is reported a moment before the kernel lets go of the file
@@ -76,7 +77,7 @@ class Due(NamedTuple):
 
     Attributes:
         path: where.
-        meta_only: nothing but attributes has changed since it was given out last.
+        meta_only: nothing but attributes, or its name, has changed since it was given out last.
         force: it has waited for `max_delay` (or a flush does not wait): take it as it is.
         mask: all that happened to it; `DELETED` or `MOVED_OUT` only if that was the last.
         moved_from: where it was renamed from, or empty.
@@ -89,6 +90,10 @@ class Due(NamedTuple):
     mask: int
     moved_from: bytes
     onward: bytes = b""
+
+
+def _is_meta(mask: int) -> bool:
+    return bool(mask & _META) and not mask & ~(_META | DIRECTORY | HELD)
 
 
 class _Record:
@@ -218,7 +223,8 @@ class Settle:
         if was is not None and was.mask & PASSED:
             was.forget_move()
         if was is not None:
-            record.mask |= was.mask & ~_GONE
+            # A file that is gone from here, too, has been renamed further: waited for once more.
+            record.mask |= was.mask & ~(_GONE if directory else _GONE | HELD)
             record.moved_from = was.moved_from or old
             record.first = was.first
             passed = self._ready.get(was.moved_from)
@@ -378,7 +384,7 @@ class Settle:
                 del self._ready[path]
         self._given = given
         return [
-            Due(path, r.mask & ~DIRECTORY == ATTRIBUTES, r.force, r.mask, r.moved_from, r.onward)
+            Due(path, _is_meta(r.mask), r.force, r.mask, r.moved_from, r.onward)
             for path, r in given.items()
         ]
 

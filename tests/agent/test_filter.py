@@ -322,6 +322,17 @@ class TestLateRenames:
         assert items[0].moved_from == b"a"
         assert {i.path: i.entry for i in items[1:]} == {b"a": None, b"b": None}
 
+    def test_c13_waits_anew_for_each_rename_of_a_chain(self, bench: Bench) -> None:
+        bench.hear(("M", False, b"a", b"b"))
+        assert bench.items() == []
+        bench.hear(("M", False, b"b", b"c"))
+        assert [i.path for i in bench.items() if i.path == b"c"] == []
+        (bench.root / "d").write_bytes(b"x")
+        bench.hear(("M", False, b"c", b"d"))
+        item = bench.items()[0]
+
+        assert (item.path, item.moved_from, item.flags) == (b"d", b"a", wire.META_ONLY)
+
     @pytest.mark.parametrize("new", [False, True])
     def test_waits_a_moment_for_what_took_the_place_of_a_directory(
         self, bench: Bench, new: bool
@@ -951,6 +962,20 @@ class TestMetadata:
 
         assert item.flags == 0
         assert item.content == b"secret"
+
+    @pytest.mark.parametrize("scanning", [False, True])
+    @pytest.mark.parametrize("event", [("E", ATTRIBUTES, b"g"), ("M", False, b"f", b"g")])
+    def test_or_the_name_is_all_that_changed_unless_events_were_lost(
+        self, bench: Bench, event: Event, scanning: bool
+    ) -> None:
+        (bench.root / "g").write_bytes(b"x")
+        if scanning:
+            bench.hear(("O",))
+        bench.hear(event)
+        item = bench.items()[0]
+
+        assert item.flags == (0 if scanning else wire.META_ONLY)
+        assert item.content is None
 
     def test_of_a_directory_follows_what_happened_in_it(self, bench: Bench) -> None:
         (bench.root / "d").mkdir()

@@ -111,6 +111,18 @@ class TestDue:
 
         assert [d.meta_only for d in settle.due(10.0)] == [True, True, False]
 
+    def test_tells_when_only_the_name_changed(self, settle: Settle) -> None:
+        settle.note(b"b", ATTRIBUTES, 10.0)
+        settle.rename(b"a", b"aa", False, 10.0)
+        settle.rename(b"b", b"bb", False, 10.0)
+        settle.rename(b"c", b"cc", False, 10.0)
+        settle.note(b"cc", CLOSED, 10.0)
+        settle.note(b"d", MODIFIED, 10.0)
+        settle.rename(b"d", b"dd", False, 10.0)
+        due = {d.path: d.meta_only for d in settle.due(10.0) if d.moved_from}
+
+        assert due == {b"aa": True, b"bb": True, b"cc": False, b"dd": False}
+
     def test_remembers_only_the_last_word_on_being_gone(self, settle: Settle) -> None:
         settle.note(b"gone", CLOSED, 10.0)
         settle.note(b"gone", DELETED, 10.0)
@@ -161,7 +173,7 @@ class TestRename:
         settle.rename(b"a", b"b", False, 10.0)
 
         assert settle.due(10.0) == [
-            Due(b"b", False, False, MOVED, b"a"),
+            Due(b"b", True, False, MOVED, b"a"),
             Due(b"a", False, False, MOVED_OUT, b""),
         ]
 
@@ -386,9 +398,22 @@ class TestTakingBack:
 
         assert settle.due(10.004) == []
         assert settle.due(10.005) == [
-            Due(b"b", False, False, MOVED | HELD, b"a"),
+            Due(b"b", True, False, MOVED | HELD, b"a"),
             Due(b"a", False, False, MOVED_OUT | HELD, b""),
         ]
+
+    @pytest.mark.parametrize("directory", [False, True])
+    def test_holds_what_is_renamed_further_anew_if_it_is_a_file(
+        self, settle: Settle, directory: bool
+    ) -> None:
+        settle.rename(b"a", b"b", directory, 10.0)
+        settle.due(10.0)
+        settle.hold(b"b", 10.0, 0.005)
+        settle.rename(b"b", b"c", directory, 10.001)
+        due = settle.due(10.001)[0]
+
+        assert (due.path, due.moved_from, due.meta_only) == (b"c", b"a", True)
+        assert bool(due.mask & HELD) == directory
 
     def test_holds_what_is_due_and_only_gone(self, settle: Settle) -> None:
         settle.rename(b"a", b"b", False, 10.0)
