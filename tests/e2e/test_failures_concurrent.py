@@ -243,7 +243,7 @@ class TestRenames:
         watching.settle()
         inode = (there / "a").stat().st_ino
         before = watching.status()[SIDES[side == "left"]]["applied"]
-        with watching.unheard():
+        with watching.deaf(side):
             for old, new in ("ab", "bc", "cd"):
                 (here / old).rename(here / new)
 
@@ -252,7 +252,7 @@ class TestRenames:
         assert watching.status()[SIDES[side == "left"]]["applied"] - before == 1
 
     def test_c13_of_a_file_while_it_is_moved_arrive(self, watching: Pair, side: str) -> None:
-        """Nobody waits for the next rename: step by step, or as a copy under the last name."""
+        """Nobody waits for the next rename: step by step, or as a copy if one is heard of late."""
         here, _ = watching.sides(side)
         (here / "a").write_text("c13")
         watching.settle()
