@@ -209,11 +209,14 @@ class TestFile:
         assert duo.shape(RIGHT) == {b"i": b"one"}
         assert [(t.verb, t.path) for t in duo.sent()] == [(RENAME, b"g"), (RENAME, b"i")]
 
-    def test_again_before_its_name_was_told_as_gone_follows(self) -> None:
+    @pytest.mark.parametrize("told", [False, True])
+    def test_again_before_its_name_was_told_as_gone_follows(self, told: bool) -> None:
         """As an agent does that has found a name of the chain gone, and waited for its event."""
         duo = Duo({b"f": b"one"})
         duo.move(LEFT, b"f", b"g")
         duo.left.rename(b"g", b"i")
+        if told:  # after all
+            duo.see(LEFT, b"g")
         duo.say(LEFT, Observed([duo.left.item(b"i", moved_from=b"g", flags=META_ONLY)]))
 
         duo.settle()
