@@ -470,7 +470,7 @@ class Agent:
         if self._start is not None:
             raise AgentError("Examine came after Start")
         try:
-            self._open_root(question.root, for_audit=True)
+            self._open_root(question.root, for_audit=False)
         except _Refusal as refusal:
             self._send(examine(question.token, -1, question.root, str(refusal)))
             return

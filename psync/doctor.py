@@ -16,6 +16,7 @@ It does not mend anything, and it compares no trees: that is `psync check`.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import time
@@ -26,10 +27,11 @@ from psync.config import Options
 from psync.control import Call, NoSession, Unanswered
 from psync.core.entry import Side, printable
 from psync.effects.console import quantity
-from psync.effects.state import SessionDir
+from psync.effects.state import SessionDir, reason
 from psync.effects.transport import Host, LocalHost
 from psync.errors import PsyncError, StoreError, TransportError
 from psync.filter import is_remote
+from psync.host import filesystem, holds_files
 from psync.peer import Peer
 from psync.wire import Examine, Examined, Fatal, Hello, Message, Stop
 
@@ -194,6 +196,9 @@ def _root(where: str, answer: Examined) -> list[Check]:
 
 def _file_system(where: str, answer: Examined) -> list[Check]:
     kind = answer.filesystem or "of unknown type"
+    if not holds_files(kind):
+        text = f"{kind} holds no files, it shows what the kernel knows"
+        return [Check(where, "file system", BAD, text, "choose another root")]
     checks = []
     if is_remote(kind):
         text = f"{kind}: changes that other hosts make are not reported, but looked for"
@@ -201,7 +206,8 @@ def _file_system(where: str, answer: Examined) -> list[Check]:
         checks.append(Check(where, "file system", WARN, text, todo))
     if not answer.able and not answer.unable:
         text = f"{kind}: what it can do could not be tried (it has no files without a name)"
-        return [*checks, Check(where, "file system", OK, text)]
+        todo = "a trial with two empty directories shows whether psync can write there"
+        return [*checks, Check(where, "file system", WARN, text, todo)]
     lacking = [name for name in answer.unable if name in _MISSING]
     if lacking:
         told = "; ".join(f"no {name}: {_MISSING[name]}" for name in lacking)
@@ -308,13 +314,25 @@ def _here(session: SessionDir, runs: bool, alerts: Alerts, exposed: str) -> list
 
 
 def _state(session: SessionDir) -> Check:
-    """See whether the state directory can be written, with room for an archive."""
+    """See whether the state directory can be written, with room for an archive.
+
+    It is tried with a file without a name, in the directory itself or where it would be made.
+    """
     place = session.path
-    while not place.exists() and place != place.parent:
+    while not os.path.lexists(place) and place != place.parent:
         place = place.parent
-    if not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
-        todo = "run it as another user, or name another place with --state-dir"
-        return Check("", "state directory", BAD, f"{place} cannot be written", todo)
+    elsewhere = "run it as another user, or name another place with --state-dir"
+    kind = filesystem(os.fsencode(place))
+    try:
+        os.close(os.open(place, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR) or not holds_files(kind):
+            text = f"{place} cannot be written: {reason(error)}"
+            return Check("", "state directory", BAD, text, elsewhere)
+        if not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
+            return Check("", "state directory", BAD, f"{place} cannot be written", elsewhere)
+        text = f"{session.path}: {kind} has no files without a name to try it with"
+        return Check("", "state directory", WARN, text, "a disk of this host is better for it")
     space = os.statvfs(place)
     free, total = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
     text = f"{session.path}, {quantity(free)} free"

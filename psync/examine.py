@@ -16,7 +16,7 @@ import struct
 import time
 from typing import Callable, Dict, List, Tuple
 
-from psync.core.entry import CONTROL_NAME
+from psync.core.entry import CONTROL_NAME, printable
 from psync.host import filesystem, read_text
 from psync.syscalls import clone_file
 from psync.wire import Examined
@@ -65,7 +65,10 @@ def examine(token: int, root_fd: int, root: bytes, trouble: str = "") -> Examine
             free, total = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
             inodes_free, inodes = space.f_favail, space.f_files
         directories, all_counted = _count_directories(root)
-        able, unable = _abilities(root_fd)
+        try:
+            able, unable = _abilities(root_fd)
+        except OSError as error:
+            trouble = f"{printable(root)} may not be written: {error.strerror}"
     return Examined(
         token=token,
         root=real,
@@ -133,12 +136,19 @@ def _count_directories(root: bytes) -> Tuple[int, bool]:
 
 
 def _abilities(root_fd: int) -> Tuple[List[str], List[str]]:
-    """Try what replication uses; names of what works, and of what does not."""
+    """Try what replication uses; names of what works, and of what does not.
+
+    Raises OSError: nothing may be written there.
+    """
     try:
-        fd, other = _nameless(root_fd), _nameless(root_fd)
-    except OSError:
+        fd = _nameless(root_fd)
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EPERM, errno.EACCES):
+            raise
         return [], []
+    other = -1
     try:
+        other = _nameless(root_fd)
         os.write(fd, b"x" * 4096)
         able: List[str] = []
         unable: List[str] = []
@@ -155,7 +165,8 @@ def _abilities(root_fd: int) -> Tuple[List[str], List[str]]:
         return [], []
     finally:
         os.close(fd)
-        os.close(other)
+        if other >= 0:
+            os.close(other)
 
 
 def _nameless(root_fd: int) -> int:

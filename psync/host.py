@@ -14,7 +14,20 @@ import time
 from psync.lock import COMM
 from psync.syscalls import mount_id
 
-__all__ = ["booted_ns", "filesystem", "mounted", "prepare_process", "read_text", "rsync_version"]
+__all__ = [
+    "booted_ns",
+    "filesystem",
+    "holds_files",
+    "mounted",
+    "prepare_process",
+    "read_text",
+    "rsync_version",
+]
+
+_KERNELS_OWN = frozenset(
+    ("proc", "sysfs", "cgroup", "cgroup2", "devpts", "debugfs", "tracefs", "securityfs", "configfs",
+     "bpf", "pstore", "mqueue", "efivarfs", "autofs", "binfmt_misc", "fusectl", "nsfs")
+)  # fmt: skip
 
 
 def read_text(path: str) -> str:
@@ -74,6 +87,11 @@ def filesystem(path: bytes) -> str:
     except OSError:
         pass
     return found
+
+
+def holds_files(kind: str) -> bool:
+    """Tell whether a file system, by its type, can hold files, and does not show the kernel."""
+    return kind not in _KERNELS_OWN
 
 
 def mounted(fd: int, kind: str) -> str:

@@ -58,6 +58,8 @@ class TestJudge:
             pytest.param({"all_counted": False}, "inotify", WARN, "watches", id="uncounted"),
             pytest.param({"queue_max": 64}, "inotify", WARN, "max_queued_events", id="queue"),
             pytest.param({"filesystem": "nfs4"}, "file system", WARN, "nfs4: changes", id="nfs"),
+            pytest.param({"able": [], "unable": []}, "file system", WARN, "not be", id="untried"),
+            pytest.param({"filesystem": "proc"}, "file system", BAD, "no files", id="kernel's"),
             pytest.param({"unable": ["ACLs"]}, "file system", WARN, "no ACLs", id="no ACLs"),
         ],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,19 @@ class TestExamine:
         told = look(Path("/proc/self"))
 
         assert told.able == told.unable == []
+
+    @pytest.mark.parametrize("number", [errno.EROFS, errno.EPERM, errno.EACCES])
+    def test_says_that_nothing_may_be_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        def refuse(root_fd: int) -> int:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(module, "_nameless", refuse)
+
+        told = look(tmp_path)
+
+        assert told.trouble == f"{tmp_path} may not be written: {os.strerror(number)}"
 
     def test_counts_watches_in_use(self, tmp_path: Path, watched: int) -> None:
         assert look(tmp_path).watches_used >= watched

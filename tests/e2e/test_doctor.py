@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.e2e.pair import Pair, command
 from tests.sshd import Sshd
@@ -69,6 +72,51 @@ class TestDoctor:
         assert told["right", "root"]["level"] == "bad"
         assert f"{pair.right} does not exist" in told["right", "root"]["text"]
         assert told["left", "root"]["level"] == "ok"
+
+    @pytest.mark.parametrize("how", ["immutable", "read-only"])
+    def test_finds_a_root_that_may_not_be_written(
+        self, local: Pair, how: str, request: pytest.FixtureRequest
+    ) -> None:
+        right = str(local.right)
+        do, undo = {
+            "immutable": ([["chattr", "+i", right]], [["chattr", "-i", right]]),
+            "read-only": (
+                [["mount", "--bind", right, right], ["mount", "-o", "remount,bind,ro", right]],
+                [["umount", right]],
+            ),
+        }[how]
+        request.addfinalizer(
+            lambda: [subprocess.run(each, capture_output=True, check=False) for each in undo]
+        )
+        for argv in do:
+            if subprocess.run(argv, capture_output=True, check=False).returncode:
+                pytest.skip(f"{' '.join(argv)} cannot be done here")
+
+        code, told = examined(local)
+
+        assert code == 1
+        assert told["right", "root"]["level"] == "bad"
+        assert told["right", "root"]["text"] == f"{right} may not be written"
+        assert told["left", "root"]["level"] == "ok"
+        assert local.psync("run", str(local.left), right).returncode == 2
+
+    def test_finds_a_root_that_holds_no_files(self, local: Pair) -> None:
+        local.left = Path("/proc")
+
+        code, told = examined(local)
+
+        assert code == 1
+        assert told["left", "file system"]["level"] == "bad"
+
+    @pytest.mark.parametrize("place", ["/proc/nope", "file/state"])
+    def test_finds_a_state_directory_that_cannot_be_used(self, local: Pair, place: str) -> None:
+        (local.base / "file").write_text("")
+
+        code, told = examined(local, "--state-dir", str(local.base / place))
+
+        assert code == 1
+        assert told["", "state directory"]["level"] == "bad"
+        assert "cannot be written" in told["", "state directory"]["text"]
 
     def test_finds_a_root_inside_the_other(self, local: Pair) -> None:
         inner = local.left / "inner"
