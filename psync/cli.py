@@ -772,6 +772,7 @@ def _start(chosen: argparse.Namespace) -> int:
     import asyncio
     from pathlib import Path
 
+    from psync.configure import faults
     from psync.launch import find_unit, is_answered, start
 
     state = state_directory(chosen.state_dir)
@@ -779,22 +780,28 @@ def _start(chosen: argparse.Namespace) -> int:
     if file is None:
         raise UsageError("there is no configuration file: psync start starts what is in it")
     code = 0
+    wrong = faults(file)
     for name in chosen.names or names:
-        session = SessionDir(state, name)
-        if name not in names:
-            code = _complain(f"{file}: no session {name!a}", Exit.FAILED)
-        elif is_answered(session):
-            print(f"{harmless(name)}: runs already")
-        elif session.stopped and not chosen.names:
-            print(f"{harmless(name)}: stopped on purpose; psync start {harmless(name)} starts it")
-        else:
-            try:
+        try:
+            if name not in names:
+                raise ConfigError(f"{file}: no session {name!a}")
+            if not SessionDir.is_name(name):
+                raise ConfigError(wrong[name])
+            session = SessionDir(state, name)
+            if is_answered(session):
+                print(f"{harmless(name)}: runs already")
+            elif session.stopped and not chosen.names:
+                shown = harmless(name)
+                print(f"{shown}: stopped on purpose; psync start {shown} starts it")
+            elif name in wrong:
+                raise ConfigError(wrong[name])
+            else:
                 unit = asyncio.run(find_unit(name))
                 config = Path(chosen.config).absolute() if chosen.config else None
                 asyncio.run(start(session, config, unit))
                 print(f"{harmless(name)}: started")
-            except PsyncError as error:
-                code = _complain(str(error), Exit.FAILED)
+        except PsyncError as error:  # that is no reason not to start the others
+            code = _complain(str(error), Exit.FAILED)
     return code
 
 
@@ -806,13 +813,15 @@ def _runcheck(chosen: argparse.Namespace) -> int:
     import msgspec
 
     from psync.alerts import exposed, load_alerts
-    from psync.runcheck import UNKNOWN, WORDS, load_rules, runcheck
+    from psync.configure import faults
+    from psync.runcheck import UNKNOWN, WORDS, Finding, load_rules, runcheck
 
     try:
         state = state_directory(chosen.state_dir)
         file, names = _configured(chosen)
         known = names or [each.name for each in sessions(state)]
         wanted = chosen.names or known
+        wrong = faults(file) if file is not None else {}
         for name in wanted:
             if name not in known and not SessionDir(state, name).path.is_dir():
                 raise UsageError(f"no session {name!a} is configured, or has run here")
@@ -823,9 +832,11 @@ def _runcheck(chosen: argparse.Namespace) -> int:
         if file is not None and (warning := exposed(file, alerts)):
             _complain(warning, 0)
         config = Path(chosen.config).absolute() if chosen.config else None
-        dirs = [SessionDir(state, name) for name in wanted]
+        dirs = [SessionDir(state, name) for name in wanted if SessionDir.is_name(name)]
         named = chosen.names or names
-        found, failed = asyncio.run(runcheck(dirs, rules, alerts, config, names, named))
+        found, failed = asyncio.run(runcheck(dirs, rules, alerts, config, names, named, wrong))
+        nameless = [name for name in wanted if not SessionDir.is_name(name)]
+        found = [Finding(name, UNKNOWN, wrong[name]) for name in nameless] + found
     except PsyncError as error:
         print(f"UNKNOWN: {harmless(str(error))}")
         return UNKNOWN

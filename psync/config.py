@@ -422,7 +422,8 @@ def load_session(file: Path, name: str) -> tuple[dict[str, Any], str]:
         its keys and values, and what to call the place in a message.
 
     Raises:
-        ConfigError: the file cannot be read, is no TOML, or has no such session.
+        ConfigError: the file cannot be read, is no TOML, or has no such session, or a session
+            cannot have this name.
     """
     tables = load_file(file)
     if name not in tables:
@@ -436,6 +437,10 @@ def load_session(file: Path, name: str) -> tuple[dict[str, Any], str]:
         raise ConfigError(f"{where} is no table")
     if "name" in table:
         raise ConfigError(f"{where}: unknown key name: the table's name is the session's")
+    try:
+        SessionDir(file, name)
+    except UsageError as error:
+        raise ConfigError(f"{where}: {error}") from None
     return table, where
 
 

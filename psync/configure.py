@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from typing import Any
 from psync.config import REPLACED, Options, config_file, load_file, load_session, make_options
 from psync.errors import ConfigError
 
-__all__ = ["check", "import_", "show"]
+__all__ = ["as_toml", "check", "faults", "import_", "show"]
 
 _KEYS = [key for key in Options.__struct_fields__ if key != "name"]
 # What is a regular expression for sure, and a pattern that finds nothing people have.
@@ -43,21 +44,71 @@ def check(file: str | None) -> tuple[list[str], list[str]]:
         ConfigError: the file cannot be read at all.
     """
     path = config_file(file)
-    told, wrong = [], []
-    names = load_file(path)
-    for name in names:
+    sound, faults = _sort_out(path, os.path.realpath)
+    told = [
+        f"{path}: [session.{options.name}]: {line}" for options in sound for line in _odd(options)
+    ]
+    wrong = list(faults.values())
+    if not sound and not faults:
+        wrong.append(f"{path}: no session is in it: sessions are [session.NAME]")
+    if not wrong:
+        told.append(f"{path}: {len(sound)} session{'s' * (len(sound) > 1)}, nothing wrong")
+    return told, wrong
+
+
+def faults(path: Path) -> dict[str, str]:
+    """Say of each session of a file that cannot run why not.
+
+    Of two that cannot run side by side it is the later one. Roots are compared as they are written,
+    not looked at: who asks whether sessions are alive must not wait for a disk that hangs.
+
+    Raises:
+        ConfigError: the file cannot be read at all.
+    """
+    return _sort_out(path, str)[1]
+
+
+def _sort_out(path: Path, real: Callable[[str], str]) -> tuple[list[Options], dict[str, str]]:
+    """Tell the sessions that can run from those that cannot; of these, why not.
+
+    Args:
+        path: the file.
+        real: what a path on this host leads to.
+    """
+    sound: list[Options] = []
+    faults: dict[str, str] = {}
+    taken: dict[tuple[str | None, str], str] = {}  # whose each root is
+    for name in load_file(path):
         try:
             table, where = load_session(path, name)
             options = make_options({**table, "name": name}, where)
+            right = real(options.right) if options.host is None else options.right
+            left = real(options.left)
+            roots = {"left": (None, left), "right": (options.host, right)}
+            if options.host is None:
+                _refuse_nested(left, right, where)
+            for side, root in roots.items():
+                if root in taken:
+                    raise ConfigError(
+                        f"{where}: {side}: {root[1]} is the {taken[root]}, too: "
+                        "no root belongs to two sessions"
+                    )
         except ConfigError as error:
-            wrong.append(str(error))
+            faults[name] = str(error)
             continue
-        told += [f"{where}: {line}" for line in _odd(options)]
-    if not names:
-        wrong.append(f"{path}: no session is in it: sessions are [session.NAME]")
-    if not wrong:
-        told.append(f"{path}: {len(names)} session{'s' * (len(names) > 1)}, nothing wrong")
-    return told, wrong
+        taken |= {root: f"{side} of [session.{name}]" for side, root in roots.items()}
+        sound.append(options)
+    return sound, faults
+
+
+def _refuse_nested(left: str, right: str, where: str) -> None:
+    """Raise ConfigError: of two directories one is in the other, or they are the same."""
+    for inner, outer in ((left, right), (right, left)):
+        if os.path.commonpath((inner, outer)) == outer:
+            raise ConfigError(
+                f"{where}: {inner} is {outer}, or inside it: "
+                "a tree cannot be replicated into itself"
+            )
 
 
 def _odd(options: Options) -> list[str]:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -116,6 +116,7 @@ async def runcheck(
     config: Path | None,
     startable: Collection[str],
     named: Collection[str],
+    faults: Mapping[str, str],
 ) -> tuple[list[Finding], list[str]]:
     """Look at sessions, at all of them at once; start what is dead; tell people.
 
@@ -126,6 +127,7 @@ async def runcheck(
         config: the file that the user has named for them; None: where psync looks for it.
         startable: the names of those that are configured, so that they can be started.
         named: the names of those that are to run; the others may have ended.
+        faults: why those cannot be started that are not configured as they should be.
 
     Returns:
         what was found, the worst first; and what went wrong while people were told.
@@ -135,7 +137,7 @@ async def runcheck(
         *(
             _see_to(
                 each, rules if each.name in startable else stays, alerts, config,
-                is_named=each.name in named,
+                is_named=each.name in named, fault=faults.get(each.name, ""),
             )
             for each in sessions
         )
@@ -146,7 +148,13 @@ async def runcheck(
 
 
 async def _see_to(
-    session: SessionDir, rules: Rules, alerts: Alerts, config: Path | None, *, is_named: bool
+    session: SessionDir,
+    rules: Rules,
+    alerts: Alerts,
+    config: Path | None,
+    *,
+    is_named: bool,
+    fault: str,
 ) -> tuple[Finding, list[str]]:
     memory = session.described("runcheck.json")
     before = int(memory.get("times") or 0)
@@ -155,7 +163,7 @@ async def _see_to(
     finding = await asyncio.to_thread(_look, session, rules, unit, is_named=is_named)
     times = before + 1 if finding.code and not finding.is_told else 0
     if rules.restart and (finding.is_dead or (finding.is_hung and times >= rules.after)):
-        finding = await _start_again(session, finding, config, unit)
+        finding = await _start_again(session, finding, config, unit, fault)
     told = int(memory.get("told") or 0)
     failed: dict[str, str] = {}
     alert = None
@@ -324,10 +332,12 @@ def _when(value: object) -> float:
 
 
 async def _start_again(
-    session: SessionDir, finding: Finding, config: Path | None, unit: Unit | None
+    session: SessionDir, finding: Finding, config: Path | None, unit: Unit | None, fault: str
 ) -> Finding:
-    """Start what was found dead, or end what hangs and start it."""
+    """Start what was found dead, or end what hangs and start it; but not what is at `fault`."""
     try:
+        if fault:
+            raise ConfigError(fault)
         if finding.is_hung and unit is None:
             await asyncio.to_thread(end_hung, session)
         await start(session, config, unit)

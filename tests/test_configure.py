@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -77,7 +78,7 @@ class TestCheck:
         path = file(
             tmp_path,
             '[session.a]\nleft="/a"\nright="/b"\nsettl_ms=1\n[session.b]\nleft="/a"\n'
-            '[session.c]\nleft="/a"\nright="/c"\n[session."d e"]\nleft="/l"\n'
+            '[session.c]\nleft="/c"\nright="/d"\n[session."d/e"]\nleft="/l"\n'
             'right="/r"\nname="x"\n',
         )
 
@@ -87,8 +88,60 @@ class TestCheck:
         assert wrong == [
             f"{path}: [session.a]: unknown key settl_ms: did you mean settle_ms?",
             f"{path}: [session.b]: missing key right",
-            f"{path}: [session.d e]: unknown key name: the table's name is the session's",
+            f"{path}: [session.d/e]: unknown key name: the table's name is the session's",
         ]
+
+    @pytest.mark.parametrize("name", ["a/b", "..", "x" * 101, "d e"])
+    def test_finds_a_name_that_no_session_can_have(self, tmp_path: Path, name: str) -> None:
+        path = file(tmp_path, f'[session."{name}"]\nleft="/a"\nright="/b"\n')
+
+        told, (wrong,) = configure.check(path)
+
+        assert told == []
+        assert wrong.startswith(f"{path}: [session.{name}]: {name!a} is no name for a session: ")
+
+    @pytest.mark.parametrize(
+        ("first", "second", "trouble"),
+        [
+            pytest.param("/a /b", "/c /a", "right: /a is the left of [session.one]", id="crossed"),
+            pytest.param("/a h:/b", "/c h:/b", "right: /b is the right of [session.one]", id="far"),
+            pytest.param("/a h:/b", "LINK /c", "left: /a is the left of", id="by a link"),
+            pytest.param("/a h:/b", "/c /b", "", id="another host's"),
+            pytest.param("/a h:/b", "/c i:/b", "", id="two hosts"),
+            pytest.param("/x /y", "/a /a/b", "/a/b is /a, or inside it", id="right in left"),
+            pytest.param("/x /y", "/a/b /", "/a/b is /, or inside it", id="left in right"),
+            pytest.param("/x /y", "LINK /a", "/a is /a, or inside it", id="same by a link"),
+            pytest.param("/x /y", "/a h:/a/b", "", id="as if nested, on another host"),
+        ],
+    )
+    def test_finds_roots_that_overlap(
+        self, tmp_path: Path, first: str, second: str, trouble: str
+    ) -> None:
+        (tmp_path / "link").symlink_to("/a")
+        text = ""
+        for name, roots in (("one", first), ("two", second)):
+            left, right = roots.replace("LINK", str(tmp_path / "link")).split()
+            host, _, path = right.rpartition(":")
+            text += f'[session.{name}]\nleft="{left}"\nright="{path}"\n'
+            text += f'host="{host}"\n' if host else ""
+
+        _, wrong = configure.check(file(tmp_path, text))
+
+        assert len(wrong) == bool(trouble)
+        assert trouble in "".join(wrong)
+        assert all("[session.two]: " in line for line in wrong)
+
+    def test_does_not_wait_for_a_disk_to_say_what_can_be_started(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = file(
+            tmp_path,
+            '[session.a]\nleft="/a"\nright="/b"\n[session.b]\nleft="/b"\nright="/c"\n'
+            '[session.c]\nleft="/d/e"\nright="/d"\n[session.d]\nleft="/f"\nright="/g"\n',
+        )
+        monkeypatch.setattr(os.path, "realpath", lambda path: pytest.fail("looked at a root"))
+
+        assert list(configure.faults(Path(path))) == ["b", "c"]
 
     def test_wonders_at_patterns_that_look_like_expressions(self, tmp_path: Path) -> None:
         path = file(

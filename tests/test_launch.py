@@ -100,7 +100,8 @@ class TestRuncheck:
 
     async def look(self, session: SessionDir) -> tuple[int, str]:
         names = ["home"]
-        (found,), failed = await runcheck([session], Rules(after=1), Alerts(), None, names, names)
+        rules, faults = Rules(after=1), dict[str, str]()
+        (found,), failed = await runcheck([session], rules, Alerts(), None, names, names, faults)
         assert failed == []
         return found.code, found.text
 

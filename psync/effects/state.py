@@ -85,6 +85,11 @@ class SessionDir:
         self._lock: int | None = None
 
     @staticmethod
+    def is_name(text: str) -> bool:
+        """Whether a session can be called so."""
+        return _NAME.fullmatch(text) is not None
+
+    @staticmethod
     def name_for(host: str | None, left: str, right: str) -> str:
         """Name a pair that has no name: readable, and the same at every start."""
         pair = "\0".join((host or "", left, right)).encode("utf-8", "surrogateescape")

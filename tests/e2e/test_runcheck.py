@@ -153,6 +153,37 @@ class TestDead:
         assert f"not started: session home ended at once: {plainly.pair.right} does not" in line
 
 
+class TestBesideABadOne:
+    def test_others_are_started_and_looked_at(self, plainly: Service) -> None:
+        good = plainly.config.read_text()
+        plainly.config.write_text('[session."a/b"]\nleft = "/l"\nright = "/r"\n' + good)
+
+        started = plainly.psync("start")
+        plainly.pair.flush()
+        looked = plainly.psync("runcheck")
+
+        assert (started.returncode, started.stdout) == (2, "home: started\n")
+        assert "'a/b' is no name for a session" in started.stderr
+        assert looked.returncode == UNKNOWN
+        bad, home = looked.stdout.splitlines()
+        assert bad.startswith("UNKNOWN: a/b: ")
+        assert home.startswith("OK: home: ")
+
+    def test_it_is_not_started_on_the_root_of_another(self, plainly: Service) -> None:
+        second = f'[session.second]\nleft = "{plainly.pair.right}"\nright = "{plainly.mail}"\n'
+        plainly.config.write_text(plainly.config.read_text() + second)
+
+        started = plainly.psync("start")
+        looked = plainly.psync("runcheck")
+
+        assert (started.returncode, started.stdout) == (2, "home: started\n")
+        assert "no root belongs to two sessions" in started.stderr
+        bad, home = looked.stdout.splitlines()
+        assert bad.startswith("CRITICAL: second: down: no process of it answers; not started: ")
+        assert home.startswith(("OK: home: ", "WARNING: home: "))
+        assert looked.returncode == CRITICAL
+
+
 class TestHung:
     def test_is_ended_and_started_when_it_is_found_so_in_a_row(self, plainly: Service) -> None:
         plainly.configure(checks="after = 2")
