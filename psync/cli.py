@@ -1130,7 +1130,9 @@ def _config(chosen: argparse.Namespace) -> int:
     elif chosen.action == "import":
         if chosen.what is None:
             raise UsageError("which one? psync config import FILE")
-        lines = configure.import_(chosen.what)
+        lines, left_out = configure.import_(chosen.what)
+        for line in left_out:
+            _complain(line, 0)
     else:
         shown = configure.show(chosen.config, chosen.what)
         lines = [line for each in shown for line in configure.as_toml(each)]

@@ -5,8 +5,8 @@
     psync config import FILE        the original's `libs/config.py` as a table for psync.toml
 
 **Invariants.** The original's file is a program; it is read, never run: what is not a plain value
-is left out, and said so. Everything in it is answered for, by a key or by a comment. What is
-printed is TOML that psync takes.
+is left out, and said so. Everything in it is answered for, by a key or by a comment; what may have
+set a parameter and was not understood is told beside. What is printed is TOML that psync takes.
 
 It writes no file.
 """
@@ -32,6 +32,7 @@ _KEYS = [key for key in Options.__struct_fields__ if key != "name"]
 # What is a regular expression for sure, and a pattern that finds nothing people have.
 _EXPRESSION_LIKE = re.compile(r"\\\.|\$$|^\^|\|")
 _LITERALS_MAX = 100
+_SHOWN_MAX = 80  # characters of a line
 
 
 def check(file: str | None) -> tuple[list[str], list[str]]:
@@ -181,13 +182,16 @@ def _comment(text: str) -> str:
 # --- the original's ---------------------------------------------------------------------
 
 
-def import_(file: str) -> list[str]:
+def import_(file: str) -> tuple[list[str], list[str]]:
     """Make a session's table of the original's configuration.
+
+    Returns:
+        the table, a string a line; and what of the file is not in it and may have to be, likewise.
 
     Raises:
         ConfigError: it cannot be read, or is no Python.
     """
-    assigned = _assignments(file)
+    assigned, left_out = _assignments(file)
     lines = [
         f"# from {_comment(file)}",
         "[session.NAME]",
@@ -206,30 +210,77 @@ def import_(file: str) -> list[str]:
             lines.append(f"# {key} = {_python(value)}: {REPLACED[key]}")
         else:
             lines.append(f"# {key} = {_python(value)}: no parameter of psync")
-    return lines
+    lines += [f"# {each}" for each in left_out]
+    return lines, [f"{file}: {each}" for each in left_out]
 
 
 def _python(value: Any) -> str:
     return ascii(value)
 
 
-def _assignments(file: str) -> dict[str, tuple[Any, str]]:
-    """What is assigned to each name at the top of a file: a value, or why it is not taken."""
+_Known = dict[str, tuple[Any, str]]  # what names stand for: a value, or why it is not taken
+_COMPUTED = "it is computed: not taken over"
+# What sets no parameter, whatever is in it.
+_HARMLESS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.Pass)
+
+
+def _assignments(file: str) -> tuple[_Known, list[str]]:
+    """What is assigned to each name at the top of a file; and a line each of what else may be."""
     try:
-        source = Path(file).read_bytes().decode("utf-8", "replace")
+        source = Path(file).read_bytes().decode("utf-8-sig", "replace")
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from None
-    found: dict[str, tuple[Any, str]] = {}
+    source = source.replace("\r\n", "\n").replace("\r", "\n")
+    lines = source.split("\n")
+    found: _Known = {}
+    left_out = []
     for statement in _parse(source, file).body:
-        if isinstance(statement, ast.Assign):
-            for target in statement.targets:
-                if isinstance(target, ast.Name):
-                    try:
-                        found[target.id] = (_value(statement.value, found), "")
-                    except ValueError:
-                        why = REPLACED.get(target.id, "it is computed: not taken over")
-                        found[target.id] = (None, why)
-    return found
+        if not _understand(statement, found):
+            text = _comment(lines[statement.lineno - 1].strip()[:_SHOWN_MAX])
+            left_out.append(f"line {statement.lineno}: not taken over: {text}")
+    return found, left_out
+
+
+def _understand(statement: ast.stmt, found: _Known) -> bool:
+    """Take in what a statement assigns; tell whether that is all that it can do to a parameter."""
+    targets: list[ast.expr] = []
+    value: ast.expr | None = None
+    if isinstance(statement, ast.Assign):
+        targets, value = statement.targets, statement.value
+    elif isinstance(statement, ast.AnnAssign):
+        targets, value = [statement.target], statement.value
+        if value is None:
+            return True  # it says only of what type it is
+    elif isinstance(statement, ast.AugAssign):
+        targets = [statement.target]
+        if isinstance(statement.target, ast.Name):
+            present = ast.Name(statement.target.id, ast.Load())
+            value = ast.BinOp(present, statement.op, statement.value)
+    elif isinstance(statement, ast.ImportFrom):
+        return not any((each.asname or each.name) in ("*", *_IMPORTS) for each in statement.names)
+    elif isinstance(statement, _HARMLESS):
+        return True
+    elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+        return True  # a comment, as a string
+    names = [target.id for target in targets if isinstance(target, ast.Name)]
+    if value is not None and len(names) == len(targets):
+        try:
+            found |= dict.fromkeys(names, (_value(value, found), ""))
+            return True
+        except ValueError:
+            pass
+    changed = [
+        node.id
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
+    ]
+    is_plain = isinstance(statement, ast.Assign) and len(changed) == len(targets)
+    found |= {
+        name: (None, REPLACED.get(name, _COMPUTED))
+        for name in changed
+        if is_plain or name in found or name in _IMPORTS
+    }
+    return is_plain and not any(name in _IMPORTS for name in changed)
 
 
 def _parse(source: str, file: str) -> ast.Module:
@@ -266,7 +317,7 @@ _NUMBERS_MAX = 1e12
 _LENGTH_MAX = 100_000
 
 
-def _value(node: ast.expr, known: dict[str, tuple[Any, str]]) -> Any:
+def _value(node: ast.expr, known: _Known) -> Any:
     """Work out a plain value. Raises ValueError: it is none."""
     if isinstance(node, ast.Constant):
         if isinstance(node.value, str):

@@ -64,7 +64,7 @@ def file(tmp_path: Path, text: str, name: str = "psync.toml") -> str:
 
 
 def imported(tmp_path: Path, text: str) -> list[str]:
-    return configure.import_(file(tmp_path, text, "config.py"))
+    return configure.import_(file(tmp_path, text, "config.py"))[0]
 
 
 class TestCheck:
@@ -237,6 +237,10 @@ class TestImport:
             ("debug = open('x')", "# debug: it is computed: not taken over"),
             ("debug = other", "# debug: it is computed: not taken over"),
             ("excludes = 'ab' * 3", "# excludes: it is computed: not taken over"),
+            ("timeout: int = 30", "timeout = 30"),
+            ("excludes = 'a'\nexcludes += '|b'", 'excludes = ["re:a", "re:b"]'),
+            ("timeout = 5\ntimeout *= 2", "timeout = 10"),
+            ("a = b = 'mysqld'\nbanned = b", 'banned = "mysqld"'),
             ("mine = 'x'", "# mine = 'x': no parameter of psync"),
             ("banned = 'a\\nb'", 'banned = "a\\nb"'),
             ("mine = 'a\\nb'", "# mine = 'a\\nb': no parameter of psync"),
@@ -247,6 +251,55 @@ class TestImport:
 
         assert any(each.startswith(line) for each in lines), lines
         tomllib.loads("\n".join(lines))
+
+    @pytest.mark.parametrize(
+        ("text", "number", "shown"),
+        [
+            ("timeout = 1\nif True:\n  timeout = 10\nelse:\n  timeout = 20", 2, "if True:"),
+            ("\n\nfor timeout in (1, 2): pass", 3, "for timeout in (1, 2): pass"),
+            ("timeout = 1\ntimeout += f()", 2, "timeout += f()"),
+            ("timeout, debug = 1, 2", 1, "timeout, debug = 1, 2"),
+            ("timeout = x[0] = 1", 1, "timeout = x[0] = 1"),
+            ("timeout: int = f()", 1, "timeout: int = f()"),
+            ("timeout = f()", 1, "timeout = f()"),
+            ("timeout = 1\ndel timeout", 2, "del timeout"),
+            ("timeout = 1; timeout -= 'x'", 1, "timeout = 1; timeout -= 'x'"),
+            ("from base import *", 1, "from base import *"),
+            ("from base import t as timeout", 1, "from base import t as timeout"),
+            ("excludes = ['a']\nexcludes.append('b')", 2, "excludes.append('b')"),
+            ("globals()['timeout'] = 1", 1, "globals()['timeout'] = 1"),
+            ("try:\n  import site_config\nexcept: pass", 1, "try:"),
+            ("print('" + "x" * 200 + "')", 1, "print('" + "x" * 73),
+            ("print('\x0b')", 1, r"print('\x0b')"),
+        ],
+    )
+    def test_says_what_it_did_not_take_over(
+        self, tmp_path: Path, text: str, number: int, shown: str
+    ) -> None:
+        path = file(tmp_path, text, "config.py")
+
+        lines, left_out = configure.import_(path)
+
+        assert f"# line {number}: not taken over: {shown}" in lines
+        assert left_out == [f"{path}: line {number}: not taken over: {shown}"]
+        assert not any(line.startswith("timeout") for line in lines)
+
+    @pytest.mark.parametrize(
+        "text",
+        ["'words'", "import os, x", "from os import path", "def f():\n  timeout = 1", "pass",
+         "timeout: int", "class A:\n  timeout = 1", "basedir = f()", ORIGINAL],
+    )  # fmt: skip
+    def test_has_nothing_to_say_of_what_sets_no_parameter(self, tmp_path: Path, text: str) -> None:
+        assert configure.import_(file(tmp_path, text, "config.py"))[1] == []
+
+    def test_reads_what_an_editor_of_windows_writes(self, tmp_path: Path) -> None:
+        path = tmp_path / "config.py"
+        path.write_bytes(b"\xef\xbb\xbf# words\r\ntimeout = 30\r\nexcludes = ('a' +\r\n  '|b')\r\n")
+
+        lines, left_out = configure.import_(str(path))
+
+        assert {"timeout = 30", 'excludes = ["re:a", "re:b"]'} <= set(lines)
+        assert left_out == []
 
     def test_runs_nothing(self, tmp_path: Path) -> None:
         mark = tmp_path / "mark"
@@ -287,6 +340,7 @@ class TestImport:
             st.lists(
                 st.tuples(
                     st.sampled_from([*REPLACED, *Options.__struct_fields__, "mine", "x\u00e9"]),
+                    st.sampled_from([" = ", " += ", ": int = ", ", x = ", " *= 2 or "]),
                     st.one_of(
                         st.sampled_from(
                             [
@@ -300,7 +354,7 @@ class TestImport:
                         st.text(max_size=8).map(repr),
                         st.integers().map(str),
                     ),
-                ).map(" = ".join),
+                ).map("".join),
                 max_size=6,
             ).map("\n".join),
             st.text(max_size=60),
@@ -312,7 +366,7 @@ class TestImport:
         path = tmp_path_factory.getbasetemp() / "any.py"
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
         try:
-            lines = configure.import_(str(path))
+            lines, _ = configure.import_(str(path))
         except ConfigError:
             return
         table = tomllib.loads("\n".join(lines))["session"]["NAME"]
