@@ -884,16 +884,20 @@ def _install(chosen: argparse.Namespace) -> int:
     import asyncio
     from pathlib import Path
 
-    from psync.install import install, tell_systemd, uninstall
+    from psync.install import doubled, install, tell_systemd, uninstall
 
     root = Path(chosen.root).absolute()
+    state = chosen.state_dir or os.environ.get("PSYNC_STATE_DIR")
+    state = os.path.abspath(state) if state else None
     if chosen.removes:
         done = uninstall(root)
     else:
         systemd = True if chosen.systemd else False if chosen.cron else None
-        done = install(root, systemd=systemd, command=chosen.command)
+        done = install(root, systemd=systemd, command=chosen.command, state=state)
     for each in done:
         print(harmless(str(each)))
+    if not chosen.removes and (warning := doubled(root)):
+        _complain(warning, 0)
     if root == Path("/"):
         asyncio.run(tell_systemd())
     if not any(each.path.suffix == ".timer" for each in done):

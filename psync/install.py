@@ -4,7 +4,8 @@
     psync uninstall
 
 The files are in the package (`psync/_share`), in a checkout in `conf`. Where they name
-`/usr/local/bin/psync` they get the path of the psync that installs them.
+`/usr/local/bin/psync` they get the path of the psync that installs them, and where sessions are to
+keep their state elsewhere than in `/var/lib/psync`, that place; it is remembered for the next time.
 
 **Invariants.** What was written is in a manifest, with a digest; `uninstall`
 removes exactly that, and leaves what has been edited since. `install` never writes over a file
@@ -30,9 +31,11 @@ from psync.effects.spawn import run_to_end
 from psync.effects.state import reason
 from psync.errors import StoreError, UsageError
 
-__all__ = ["Done", "install", "tell_systemd", "uninstall"]
+__all__ = ["Done", "doubled", "install", "tell_systemd", "uninstall"]
 
 _COMMAND = "/usr/local/bin/psync"  # as the files have it
+_STATE = "/var/lib/psync"  # likewise
+_PATH = re.compile(r"/[\w./+@-]+", re.ASCII)  # what needs no quotes in any of them
 _MANIFEST = "var/lib/psync/installed.json"
 _SYSTEMCTL_S = 60.0
 
@@ -60,13 +63,16 @@ class Done(NamedTuple):
         return f"{self.what}: {self.path}"
 
 
-def install(root: Path, *, systemd: bool | None, command: str | None) -> list[Done]:
+def install(
+    root: Path, *, systemd: bool | None, command: str | None, state: str | None = None
+) -> list[Done]:
     """Write the files to their places.
 
     Args:
         root: below which; `/`, or what becomes it (a packager's).
         systemd: units, or a cron file; None: as this machine needs.
         command: the path of psync there; None: of the one that runs.
+        state: the state directory there; None: the one of the last time, or else the usual one.
 
     Returns:
         what was done, a line a file.
@@ -78,18 +84,48 @@ def install(root: Path, *, systemd: bool | None, command: str | None) -> list[Do
     if systemd is None:
         systemd = root != Path("/") or os.path.isdir("/run/systemd/system")
     command = command or _own_path()
-    if not re.fullmatch(r"/[\w./+@-]+", command, re.ASCII):
-        raise UsageError(f"{command!a} is no path that a unit or a cron file can name: --command")
     manifest = _read_manifest(root)
+    state = os.path.normpath(state or manifest["settings"].get("state", _STATE))
+    for path, option in ((command, "--command"), (state, "--state-dir")):
+        if not _PATH.fullmatch(path):
+            raise UsageError(f"{path!a} is no path that a unit or a cron file can name: {option}")
+    manifest["settings"]["state"] = state
     done = []
     for source, target in _files(root, (*_ALWAYS, *(_UNITS if systemd else _CRON))):
-        content = source.read_bytes().replace(_COMMAND.encode(), os.fsencode(command))
+        content = source.read_bytes().replace(_COMMAND.encode(), command.encode())
+        if state != _STATE:
+            content = _with_state(content, source.parent.name, state)
         done.append(Done(target, _put(root, target, content, manifest)))
         # After each: what is there and not in it is taken for ours the next time, by its content.
         _make_parents(root / _MANIFEST, root, manifest)
-        text = {"files": manifest["files"], "directories": list(manifest["directories"])}
+        text = {**manifest, "directories": list(manifest["directories"])}
         _write(root / _MANIFEST, json.dumps(text, indent=1).encode() + b"\n")
     return done
+
+
+def _with_state(content: bytes, kind: str, state: str) -> bytes:
+    """Let a file name another state directory: a unit, a cron file, or logrotate's."""
+    setting = f"PSYNC_STATE_DIR={state}"
+    text = content.decode()
+    if kind == "systemd":  # what systemd makes is below /var/lib: this one psync makes itself
+        text = re.sub("(?m)^StateDirectory.*\n", "", text)
+        text = text.replace("\n[Service]\n", f"\n[Service]\nEnvironment={setting}\n")
+    elif kind == "cron":
+        text = text.replace("\nSHELL=", f"\n{setting}\nSHELL=")
+    elif kind == "logrotate":
+        text = text.replace(f"{_STATE}/sessions/", f"{state}/sessions/")
+    return text.encode()
+
+
+def doubled(root: Path) -> str:
+    """Say that both a timer and cron are to do the same, if they are; else empty."""
+    cron, timer = root / "etc/cron.d/psync", root / "etc/systemd/system/psync-runcheck.timer"
+    if not (cron.exists() and timer.exists()):
+        return ""
+    return (
+        f"{cron} and the units beside {timer} are both there, and would do the same twice: remove "
+        "one of them (psync uninstall removes both)"
+    )
 
 
 def uninstall(root: Path) -> list[Done]:
@@ -169,14 +205,16 @@ def _own_path() -> str:
 
 
 def _read_manifest(root: Path) -> dict[str, dict[str, str]]:
-    """What was written before: digests by path below the root; and directories made for it."""
+    """What was written before: digests by path below the root, directories made for it; and how."""
     path = root / _MANIFEST
     try:
         known = json.loads(path.read_bytes())
         files = {str(k): str(v) for k, v in known["files"].items()}
-        return {"files": files, "directories": dict.fromkeys(known["directories"], "")}
+        directories = dict.fromkeys(known["directories"], "")
+        settings = {str(k): str(v) for k, v in known.get("settings", {}).items()}
+        return {"files": files, "directories": directories, "settings": settings}
     except FileNotFoundError:
-        return {"files": {}, "directories": {}}
+        return {"files": {}, "directories": {}, "settings": {}}
     except OSError as error:
         raise StoreError(f"cannot read {path}: {reason(error)}") from None
     except (ValueError, TypeError, KeyError, AttributeError):

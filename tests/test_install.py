@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from psync.cli import VERBS
 from psync.errors import StoreError, UsageError
-from psync.install import install, uninstall
+from psync.install import doubled, install, uninstall
 
 COMMAND = "/opt/psync/bin/psync"
 CRON_FIELD = r"\*(?:/\d+)?|\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*"
@@ -102,6 +103,51 @@ class TestInstall:
         assert link.is_symlink()
         assert not (tmp_path / "elsewhere").exists()
 
+    def test_names_another_state_directory(self, tmp_path: Path) -> None:
+        for systemd in (True, False):
+            install(tmp_path, systemd=systemd, command=COMMAND, state="/srv/state")
+
+        units = sorted((tmp_path / "etc/systemd/system").glob("*.service"))
+        assert len(units) == 4
+        for unit in units:
+            text = unit.read_text()
+            assert "\n[Service]\nEnvironment=PSYNC_STATE_DIR=/srv/state\n" in text, unit
+            assert "StateDirectory" not in text
+        assert "\nPSYNC_STATE_DIR=/srv/state\n" in (tmp_path / "etc/cron.d/psync").read_text()
+        rotated = (tmp_path / "etc/logrotate.d/psync").read_text()
+        assert "\n/srv/state/sessions/*/psync.log /var/log/psync/*.log {\n" in rotated
+        for path, content in everything(tmp_path / "etc").items():
+            assert b"/var/lib/psync" not in content or path == "psync/psync.toml.example", path
+
+    def test_keeps_to_the_state_directory_until_another_is_named(self, tmp_path: Path) -> None:
+        unit = tmp_path / "etc/systemd/system/psync@.service"
+        install(tmp_path, systemd=True, command=COMMAND)
+        usual = unit.read_text()
+        install(tmp_path, systemd=True, command=COMMAND, state="/srv/state/")
+        done = install(tmp_path, systemd=True, command=COMMAND)
+        assert {each.what for each in done} == {"unchanged"}
+
+        install(tmp_path, systemd=True, command=COMMAND, state="/var/lib/psync")
+
+        assert unit.read_text() == usual
+
+    @pytest.mark.parametrize("state", ["state", "/a b", "/x\n/y", "/100%", "/*"])
+    def test_refuses_a_state_directory_that_a_unit_cannot_name(
+        self, tmp_path: Path, state: str
+    ) -> None:
+        with pytest.raises(UsageError, match="--state-dir"):
+            install(tmp_path, systemd=True, command=COMMAND, state=state)
+
+        assert everything(tmp_path) == {}
+
+    def test_says_that_cron_and_units_would_do_the_same(self, tmp_path: Path) -> None:
+        install(tmp_path, systemd=True, command=COMMAND)
+        assert doubled(tmp_path) == ""
+
+        install(tmp_path, systemd=False, command=COMMAND)
+
+        assert "would do the same twice" in doubled(tmp_path)
+
     @pytest.mark.parametrize("command", ["psync", "/a b/psync", "/x\n/psync", "/100%/psync"])
     def test_refuses_a_command_that_a_unit_cannot_name(self, tmp_path: Path, command: str) -> None:
         with pytest.raises(UsageError, match="--command"):
@@ -177,14 +223,28 @@ class TestCommand:
         assert "systemctl disable" in gone.stdout
 
 
+    @pytest.mark.parametrize("how", ["--state-dir", "PSYNC_STATE_DIR"])
+    def test_tells_units_where_the_state_is(self, tmp_path: Path, how: str) -> None:
+        option = ["--state-dir", "/srv/state"] if how == "--state-dir" else []
+        done = subprocess.run(
+            [sys.executable, "-m", "psync", "install", "--root", str(tmp_path), "--cron", *option],
+            env={**os.environ, **({} if option else {how: "/srv/state"})},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "\nPSYNC_STATE_DIR=/srv/state\n" in (tmp_path / "etc/cron.d/psync").read_text()
+
+
 class TestUnits:
     @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
-    def test_are_accepted_by_systemd(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("state", [None, "/srv/state"])
+    def test_are_accepted_by_systemd(self, tmp_path: Path, state: str | None) -> None:
         program = tmp_path / "bin" / "psync"
         program.parent.mkdir()
         program.write_text("#!/bin/sh\n")
         program.chmod(0o755)
-        install(tmp_path, systemd=True, command=str(program))
+        install(tmp_path, systemd=True, command=str(program), state=state)
         units = tmp_path / "etc/systemd/system"
         (units / "psync@home.service").symlink_to("psync@.service")
 
