@@ -22,8 +22,8 @@
 
 **Invariants.** Whatever is wrong with the input, the answer is one line on stderr that starts
 with `psync:` and an exit code that says which kind of wrong; never a traceback. A verb
-that asks a session reads and writes nothing but its socket. `check` has exit codes of its own:
-whatever keeps it from an answer is 1.
+that asks a session reads and writes nothing but its socket. `check` and `runcheck` have exit codes
+of their own: whatever keeps them from an answer is 1, and 3.
 
 What a verb needs is imported when it runs: `psync status` from cron costs no more than Python
 itself. This file also runs on Python 3.9 (`psync agent` on an old host).
@@ -74,6 +74,7 @@ _WITH_VALUE = {
 }  # fmt: skip
 _WITH_VALUE |= {long: long for long in _WITH_VALUE.values()}
 _LEVELS = ("debug", "info", "warning", "error", "critical")
+_NO_ANSWER = {"check": 1, "runcheck": 3}  # their exit code, whatever the reason
 _BEFORE_VERB = ("--state-dir", "--config")
 
 
@@ -81,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     _have_standard_files()
-    is_check = arguments[_verb_at(arguments) :][:1] == ["check"]
+    no_answer = _NO_ANSWER.get("".join(arguments[_verb_at(arguments) :][:1]))
     try:
         if arguments[:1] == ["agent"]:
             from psync.agent import main as agent
@@ -94,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except PsyncError as error:
-        return _complain(str(error), 1 if is_check else error.exit_code)
+        return _complain(str(error), no_answer or error.exit_code)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:  # psync status | head
@@ -103,15 +104,15 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         _discard_stdout()
         where = f"{error.filename}: " if error.filename is not None else ""
-        return _complain(f"{where}{error.strerror or error}", 1)
+        return _complain(f"{where}{error.strerror or error}", no_answer or 1)
     except ImportError as error:
         return _complain(
             f"{error}: a package that psync needs is missing; install psync again",
-            1 if is_check else Exit.FAILED,
+            no_answer or Exit.FAILED,
         )
     except Exception as error:  # noqa: BLE001  # the last line of defence
         told = f"internal error: {type(error).__name__}: {error}"
-        return _complain(told, 1 if is_check else Exit.INTERNAL)
+        return _complain(told, no_answer or Exit.INTERNAL)
     return code
 
 
@@ -152,7 +153,14 @@ class _Parser(argparse.ArgumentParser):
 def _parse(argv: list[str]) -> argparse.Namespace:
     if not argv:
         raise UsageError("nothing to do: psync -r HOST LEFT RIGHT, or a verb (see psync --help)")
-    return _grammar().parse_args(_legacy(argv))
+    parser = _grammar()
+    chosen, rest = parser.parse_known_args(_legacy(argv))
+    # argparse takes a word that may be left out for left out when an option comes before it.
+    if rest and getattr(chosen, "what", "") is None and not rest[0].startswith("-"):
+        chosen.what = rest.pop(0)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return chosen
 
 
 def _verb_at(argv: list[str]) -> int:
@@ -302,8 +310,8 @@ def _runcheck_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("names", metavar="NAME", nargs="*", help="else all that are configured")
     add("--config", metavar="FILE", help="where they are configured")
-    add("--lag", metavar="S", type=_seconds, help="seconds that a change may take")
-    add("--after", metavar="N", type=int, help="so many times in a row before people are told")
+    add("--lag", metavar="S", type=_lag, help="seconds that a change may take")
+    add("--after", metavar="N", type=_times, help="so many times in a row before people are told")
     add("--no-restart", action="store_true", help="only look")
     add("--json", action="store_true", help="for programs")
 
@@ -350,7 +358,7 @@ def _check_options(parser: argparse.ArgumentParser) -> None:
         "-b", "--backup", action="store_true",
         help="save both versions of what differs, in the session's state directory",
     )  # fmt: skip
-    add("--alert-threshold", metavar="N", type=int, help="so many differences are an alert")
+    add("--alert-threshold", metavar="N", type=_count, help="so many differences are an alert")
     add("--json", action="store_true", help="for programs")
     add("-r", "--remote-host", dest="host", metavar="HOST", help="where RIGHT is; as for ssh")
     add("-t", "--tempfiles", metavar="RE", action="append", help="names of temporary files")
@@ -400,7 +408,23 @@ def _minutes(text: str) -> float:
     return value
 
 
+def _times(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 1000:
+        raise ValueError
+    return value
+
+
+def _lag(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 86400:
+        raise ValueError
+    return value
+
+
 _count.__name__ = "number"
+_lag.__name__ = "number of seconds, above 0 and within a day,"
+_times.__name__ = "number from 1 to 1000"
 _minutes.__name__ = "number of minutes"
 _seconds.__name__ = "number of seconds"  # argparse names it: "invalid ... value"
 
@@ -1009,6 +1033,8 @@ def _status(chosen: argparse.Namespace) -> int:
     from psync.overview import ask
 
     state = state_directory(chosen.state_dir)
+    if chosen.name is not None:
+        _refuse_unknown(state, chosen.name)
     if chosen.watch:
         from psync.watchview import watch
 
@@ -1023,6 +1049,23 @@ def _status(chosen: argparse.Namespace) -> int:
     for problem in problems:
         _complain(problem, 1)
     return 1 if problems else 0
+
+
+def _refuse_unknown(state: Path, name: str) -> None:
+    """Raise UsageError: no session of this name has ever run, or is configured."""
+    if os.path.isdir(SessionDir(state, name).path):
+        return
+    from psync.config import config_file
+    from psync.overview import configured
+
+    try:
+        config = config_file(None)
+    except ConfigError:
+        config = None
+    known = {each.name for each in sessions(state)} | configured(config)
+    if name not in known:
+        told = f"there are: {', '.join(sorted(known))}" if known else f"none has run in {state}"
+        raise UsageError(f"no session {name!a}; {told}")
 
 
 def _log(chosen: argparse.Namespace) -> int:
@@ -1122,15 +1165,9 @@ def _config(chosen: argparse.Namespace) -> int:
     wrong: list[str] = []
     if chosen.action == "check":
         from psync.alerts import load_alerts
-        from psync.config import config_file
         from psync.runcheck import load_rules
 
-        lines, wrong = configure.check(chosen.what or chosen.config)
-        for load in (load_alerts, load_rules):
-            try:
-                load(config_file(chosen.what or chosen.config))
-            except ConfigError as error:
-                wrong.append(str(error))
+        lines, wrong = configure.check(chosen.what or chosen.config, (load_alerts, load_rules))
     elif chosen.action == "import":
         if chosen.what is None:
             raise UsageError("which one? psync config import FILE")

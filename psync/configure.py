@@ -18,7 +18,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,14 @@ _LITERALS_MAX = 100
 _SHOWN_MAX = 80  # characters of a line
 
 
-def check(file: str | None) -> tuple[list[str], list[str]]:
+def check(
+    file: str | None, others: Iterable[Callable[[Path], object]] = ()
+) -> tuple[list[str], list[str]]:
     """Check every session of a file.
+
+    Args:
+        file: its path; None: where psync looks for it.
+        others: what reads its other tables, and raises ConfigError.
 
     Returns:
         what is right or looks odd, and what is wrong: a line each.
@@ -52,6 +58,11 @@ def check(file: str | None) -> tuple[list[str], list[str]]:
     wrong = list(faults.values())
     if not sound and not faults:
         wrong.append(f"{path}: no session is in it: sessions are [session.NAME]")
+    for load in others:
+        try:
+            load(path)
+        except ConfigError as error:
+            wrong.append(str(error))
     if not wrong:
         told.append(f"{path}: {len(sound)} session{'s' * (len(sound) > 1)}, nothing wrong")
     return told, wrong

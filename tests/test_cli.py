@@ -193,6 +193,8 @@ class TestGrammar:
             (["status", "../x"], "is no name for a session"),
             (["flush", "--timeout", "soon"], "invalid number of seconds value: 'soon'"),
             (["flush", "--timeout", "nan"], "invalid number of seconds value: 'nan'"),
+            (["config", "show", "--json", "a", "b"], "unrecognized arguments: b"),
+            (["config", "show", "a", "--bogus"], "unrecognized arguments: --bogus"),
             (["trust"], "the following arguments are required: HOST"),
             (["trust", "-oProxyCommand=x"], "the following arguments are required: HOST"),
             (["trust", "no such host"], "'no such host' is no host name"),
@@ -200,6 +202,35 @@ class TestGrammar:
     )
     def test_refuses_in_one_line(self, psync, args, said):
         assert said in refused(psync(*args))
+
+    @pytest.mark.parametrize(
+        ("args", "code", "said"),
+        [
+            (["runcheck", "--bogus"], 3, "unrecognized arguments: --bogus"),
+            (["runcheck", "--after", "0"], 3, "invalid number from 1 to 1000 value: '0'"),
+            (["runcheck", "--lag", "0"], 3, "invalid number of seconds, above 0"),
+            (["--state-dir", "x", "runcheck", "--lag", "x"], 3, "invalid number of seconds"),
+            (["check", "--alert-threshold", "-1"], 1, "invalid number value: '-1'"),
+        ],
+    )
+    def test_refuses_with_the_code_that_a_monitoring_system_understands(
+        self, psync, args, code, said
+    ):
+        assert said in refused(psync(*args), code)
+
+    @pytest.mark.parametrize(
+        "args",
+        [["--json", "--config", "FILE", "home"], ["--config", "FILE", "home", "--json"],
+         ["home", "--config", "FILE", "--json"]],
+    )  # fmt: skip
+    def test_takes_a_word_before_and_after_options(self, psync, tmp_path, args):
+        file = tmp_path / "psync.toml"
+        file.write_text("[session.home]\nleft='/l'\nright='/r'\n[session.b]\nleft='/b'\nright='/c'")
+
+        done = psync("config", "show", *(str(file) if a == "FILE" else a for a in args))
+
+        assert done.stderr == ""
+        assert [s["name"] for s in json.loads(done.stdout)["sessions"]] == ["home"]
 
     def test_refuses_roots_that_are_not_there(self, psync, tmp_path):
         (tmp_path / "file").write_text("")
@@ -249,6 +280,20 @@ class TestQuestions:
         for verb in ("flush", "pause", "resume", "stop", "conflicts", "trash"):
             assert "no session is running" in refused(psync(verb))
             assert "session home is not running" in refused(psync(verb, "home"))
+
+    @pytest.mark.parametrize("more", [[], ["--json"], ["--watch"]])
+    def test_find_no_session_that_there_never_was(self, psync, state, tmp_path, more):
+        assert "no session 'nosuch'; none has run in" in refused(psync("status", "nosuch", *more))
+        config = tmp_path / "config/psync/psync.toml"
+        config.parent.mkdir(parents=True)
+        config.write_text("[session.home]\n")
+        SessionDir(state, "old").make()
+
+        said = refused(psync("status", "nosuch", *more))
+
+        assert said == "psync: no session 'nosuch'; there are: home, old\n"
+        for name in ("home", "old"):
+            assert psync("status", name).stdout.startswith("no session is running")
 
     def test_pass_by_a_session_that_is_dead(self, psync, state, session):
         session("home")

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psync import configure
+from psync.alerts import load_alerts
 from psync.config import REPLACED, Options, load_session, make_options
 from psync.errors import ConfigError
+from psync.runcheck import load_rules
 
 EXAMPLE = Path(__file__).parents[1] / "conf" / "psync.toml"
 
@@ -154,6 +156,15 @@ class TestCheck:
         assert wrong == []
         assert len(told) == 2
         assert "excludes: '\\\\.o$' looks like a regular expression" in told[0]
+
+    @pytest.mark.parametrize("table", ["[alerts]\nevry = 1", "[runcheck]\nafter = 0"])
+    def test_finds_what_is_wrong_with_another_table(self, tmp_path: Path, table: str) -> None:
+        path = file(tmp_path, f"[session.a]\nleft='/a'\nright='/b'\n{table}\n")
+
+        told, (wrong,) = configure.check(path, (load_alerts, load_rules))
+
+        assert told == []
+        assert wrong.startswith(f"{path}: {table.split()[0]}: ")
 
     @pytest.mark.parametrize("text", ["", "[session]\n"])
     def test_of_nothing_is_no_success(self, tmp_path: Path, text: str) -> None:
