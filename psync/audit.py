@@ -228,7 +228,7 @@ class _Audit:
         told = await self._knowledge.tell([each.path for each in suspects])
         undecided: list[tuple[_Suspect, Told]] = []
         for suspect, items, each in zip(suspects, looked, told, strict=True):
-            if any(item.flags & UNREADABLE for item in items):
+            if self._is_unreadable(suspect, items, each):
                 await self._cannot_read(suspect, items)
                 continue
             left, right = (item.entry for item in items)
@@ -240,13 +240,33 @@ class _Audit:
         await self._decide(undecided)
 
     async def _look_again(self, suspects: Sequence[_Suspect]) -> list[tuple[Item, Item]]:
-        """What both sides have there now; with digests, if content is to be compared."""
-        wants = [2 if self._modes.checksum and _are_files(*each.sides) else 0 for each in suspects]
+        """What both sides have there now; see `_want`."""
+        wants = [self._want(each) for each in suspects]
         found: dict[bytes, tuple[Item, Item]] = {}
         for want in set(wants):
             paths = [each.path for each, w in zip(suspects, wants, strict=True) if w == want]
             found.update(zip(paths, await self._sides.look(want, paths), strict=True))
         return [found[each.path] for each in suspects]
+
+    def _want(self, suspect: _Suspect) -> int:
+        """What to ask at the second look: 2, the content; 1, whether it can be read; 0, neither.
+
+        Where more than metadata differs psync has to read it.
+        """
+        left, right = suspect.sides
+        if self._modes.checksum and _are_files(left, right):
+            return 2
+        if left is None or right is None:
+            return 1
+        return int((left.size, left.mtime_ns) != (right.size, right.mtime_ns))
+
+    def _is_unreadable(self, suspect: _Suspect, items: tuple[Item, Item], told: Told) -> bool:
+        """Tell whether nobody can tell what a side has there, nor bring it over."""
+        flawed = [item for item in items if item.flags & UNREADABLE]
+        if not flawed or self._want(suspect) == 2 or any(item.entry is None for item in flawed):
+            return bool(flawed)
+        left, right = (item.entry for item in items)
+        return told.word != "pending" and bool(self._difference(suspect, (left, right)))
 
     def _verdict(
         self, suspect: _Suspect, sides: Entries, told: Told, *, settled: bool

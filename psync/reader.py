@@ -152,7 +152,7 @@ class Reader:
         """Answer a `Look`, in order, as the answers are known; blocks.
 
         Args:
-            want: 2: with the digest; else without content.
+            want: 2: with the digest; 1: only told whether it may be read; else without content.
             paths: what to look at.
             stopped: tells that nobody wants to know any more.
         """
@@ -168,7 +168,7 @@ class Reader:
                 elif want == 2:
                     seen = look_whole(self._root_fd, looker, path, stopped)
                 else:
-                    seen = looker.look(path)
+                    seen = looker.look(path, -1 if want == 1 else None)
             except OSError as error:
                 yield _trouble(path, error)
                 seen = Seen(None, None, UNREADABLE)

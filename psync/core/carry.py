@@ -423,7 +423,7 @@ class Carrier:
             return
         self._flights.end(op)
         if event.torn:
-            self._pair.look(op.side.other, op.path, 0)
+            self._pair.look(op.side.other, op.path, 1)  # tells, too, if it cannot be read
         else:
             self._pair.fail(op.path, op.side, event.message)
         self._pending.release(op.path)

@@ -355,7 +355,7 @@ class News:
             return
         if entry is None or entry.kind != Kind.FILE or item.flags & BUSY:
             return
-        if want == 2 and item.flags & UNREADABLE:
+        if item.flags & UNREADABLE:  # that may last
             self._pair.fail(item.path, replica.side, "it cannot be read")
         elif want == 1 and item.content is None and 0 < entry.size <= self._pair.limits.inline_max:
             self._pair.fail(item.path, replica.side, "its content cannot be read", soon=True)

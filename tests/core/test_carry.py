@@ -11,6 +11,7 @@ from psync.core.events import (
     Said,
     Transferred,
 )
+from psync.core.pending import LASTING_ATTEMPTS
 from psync.errors import AgentError
 from psync.wire import (
     APPLIED,
@@ -24,6 +25,7 @@ from psync.wire import (
     NOT_EMPTY,
     PUT,
     RMDIR,
+    UNREADABLE,
     Apply,
     Item,
     Observed,
@@ -559,11 +561,31 @@ class TestTransfer:
     def test_that_was_torn_has_the_source_looked_at(self) -> None:
         duo, op = self.begun()
         duo.receive(Transferred(op, b"", torn=True))
-        assert duo.looked(LEFT) == [(0, b"f")]
+        assert duo.looked(LEFT) == [(1, b"f")]
         duo.obey(LEFT)
         again = duo.transfers()[-1]
         assert again.op != op
         duo.receive(Transferred(again.op, b"2/7"))
+
+        duo.assert_rest()
+
+    def test_that_cannot_be_read_is_a_problem_that_keeps_nobody(self) -> None:
+        duo, _ = self.begun()
+        for attempt in range(1, LASTING_ATTEMPTS + 1):
+            duo.receive(Transferred(duo.transfers()[-1].op, b"", torn=True))
+            duo.left.inbox.clear()
+            duo.say(LEFT, Observed([duo.left.item(b"f", read=False, flags=UNREADABLE)]))
+            assert len(duo.transfers()) == attempt  # not again at once
+            if attempt < LASTING_ATTEMPTS:
+                duo.wait()
+
+        (problem,) = duo.session.stuck(duo.session.mark())
+        assert (problem.path, problem.message) == (b"f", "it cannot be read")
+        assert duo.session.oldest() is None
+
+        duo.left.edit(b"f", mode=0o640)
+        duo.see(LEFT, b"f", read=False)
+        duo.receive(Transferred(duo.transfers()[-1].op, b"1/7"))
 
         duo.assert_rest()
 

@@ -393,6 +393,31 @@ class TestAnswer:
         assert [n.path for n in duo.notes("problem.raised")] == [b"f"]
         duo.assert_rest()
 
+    @pytest.mark.parametrize("agreed", [True, False], ids=["an edit", "a new file"])
+    def test_that_a_file_cannot_be_read_keeps_no_flush(self, agreed: bool) -> None:
+        duo = Duo({b"f": b"one"} if agreed else {})
+        if agreed:
+            duo.left.remove(b"f")
+        duo.left.make(b"f", b"other")
+        duo.see(LEFT, b"f", read=False, flags=UNREADABLE)
+        for attempt in range(LASTING_ATTEMPTS):
+            if attempt:
+                duo.wait()
+            assert duo.looked(LEFT) == [(1, b"f")]
+            duo.left.inbox.clear()
+            assert duo.session.stuck(duo.session.mark()) == []
+            duo.see(LEFT, b"f", read=False, flags=UNREADABLE)
+
+        (problem,) = duo.session.stuck(duo.session.mark())
+        assert (problem.path, problem.message) == (b"f", "it cannot be read")
+        assert duo.session.oldest() is None
+        assert duo.session.explain(b"f") == ("problem", "it cannot be read")
+
+        duo.left.edit(b"f", mode=0o640)
+        duo.see(LEFT, b"f", read=False)
+
+        duo.assert_rest()
+
     def test_without_the_content_asked_for_is_a_problem(self) -> None:
         duo = Duo()
         duo.left.make(b"f", b"one")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.e2e.pair import Pair, tree, until
@@ -62,6 +64,41 @@ class TestUnreadableFiles:
         assert plain.contents() == {
             b"d/f": b"2\n", b"d/g": b"2\n", b"d/h": b"2\n", b"edited": b"1\n",
         }  # fmt: skip
+        assert plain.status()["conflicts"] == 0
+
+    @pytest.mark.parametrize(
+        ("when", "size"), [("before", 3_000_000), ("live", 4), ("replaced", 4)]
+    )
+    def test_a01_keep_no_flush_and_come_by_themselves(
+        self, plain: Pair, when: str, size: int
+    ) -> None:
+        new = "left/.psync.ignore"
+        make = f"head -c {size} /dev/urandom >{new}; chmod 0 {new}; mv {new} left/f"
+        plain.shell("echo 1 >left/g" + "; echo 1 >left/f" * (when == "replaced"))
+        if when != "before":
+            plain.start()
+        plain.shell(make)
+        if when == "before":
+            told = plain.psync("sync", str(plain.left), str(plain.right))
+            assert (told.returncode, told.stdout.count("watching: both")) == (2, 0)
+            assert "1 path could not be replicated: f: it cannot be read" in told.stderr
+            plain.launch()
+            plain.wait_for("watching")
+
+        with pytest.raises(AssertionError, match="f: it cannot be read; see psync status"):
+            plain.flush()
+
+        status = plain.status()
+        assert status["lag_s"] == 0
+        assert [each["message"] for each in status["problem_list"]] == ["it cannot be read"]
+        told = plain.psync("check", "--json")
+        (found,) = json.loads(told.stdout)["sessions"][0]["differences"]
+        assert (found["path"], found["kind"]) == ("f", "unreadable")
+
+        plain.shell("chmod 0644 left/f")
+
+        until(lambda: not plain.status()["problems"], "the end of all problems")
+        assert plain.settle().keys() == {b"f", b"g"}
         assert plain.status()["conflicts"] == 0
 
 

@@ -1006,8 +1006,14 @@ _CARRY = [
     ),
     (
         "sends a file that changed while it was transferred",
-        "        if event.torn:\n            self._pair.look(op.side.other, op.path, 0)\n",
-        "        if False:\n            pass\n",
+        "        if event.torn:\n            self._pair.look(op.side.other, op.path, 1)",
+        "        if False:\n            pass",
+        "tests/core/test_carry.py",
+    ),
+    (
+        "transfers a large file that cannot be read again and again",
+        "            self._pair.look(op.side.other, op.path, 1)  # tells, too",
+        "            self._pair.look(op.side.other, op.path, 0)  # tells, too",
         "tests/core/test_carry.py",
     ),
 ]
