@@ -118,6 +118,11 @@ _BANNED_S = 5.0
 _HOUR_LOOK_S = 30.0  # a clock that is set, or a machine that sleeps, tells nobody
 _UNWRITTEN_S = 1.0  # between tries to write down what is to be done
 _TRIED_MAX = 8
+_TO_ACCEPT = (
+    "it has halted, and ends: see what is wrong with that root. What is missing is deleted only "
+    "by a session that stays (psync run, psync start) and is told: psync resume --accept-deletes"
+)
+_WOULD_HALT = "this was a dry run: any other would halt, for the reason that was given"
 _ROOT_GONE = frozenset(("no-root", "not-a-directory", "root-lost"))
 
 
@@ -127,6 +132,13 @@ class _Refusal(PsyncError):
     def __init__(self, message: str, exit_code: Exit) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class _HaltedError(PsyncError):
+    """Nothing goes on until a person has spoken."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the session has halted: {why}")
 
 
 class _StaleError(PsyncError):
@@ -211,6 +223,7 @@ class Brain:
         self._commit_soon = asyncio.Event()
         self._started = time.time()
         self._last_change: float | None = None
+        self._would_halt = False  # if it were no dry run
         self._full_syncs = 0  # under way
         self._full_synced = time.time()  # when the last began; a start compares everything, too
         self._in_sync_once = False
@@ -627,6 +640,8 @@ class Brain:
             peer.lose(RefusedError(f"{peer.name}: {message.message}"))
 
     def _halt(self, peer: Peer, reason: str) -> None:
+        if self._options.dry_run:  # which must not touch that root
+            self._fail(_Refusal("nothing is planned for a root that is not as it was", Exit.FAILED))
         self._session.halt(peer.side, reason)
         self._pump()
 
@@ -759,6 +774,9 @@ class Brain:
             self._overseer.conflict(message)
         elif note.event == "session.halted":
             self._overseer.wake()
+            if self._options.dry_run:  # nothing is lost by going on, and people see what it is
+                self._would_halt = True
+                asyncio.get_running_loop().call_soon(self._go_on, Resumed(accept=True))
 
     def _report_progress(self) -> None:
         """Show how far the first synchronization is; say so when it is over."""
@@ -952,8 +970,9 @@ class Brain:
         """Compare everything at the hours that the user wants it at."""
         while True:
             due = latest(self._options.fullsync, datetime.now())  # noqa: DTZ005  # on the wall
-            if due is not None and due.timestamp() > self._full_synced:
-                await self._full_sync(f"it is past {due:%H:%M}")
+            if due is not None and due.timestamp() > self._full_synced and not self._session.halted:
+                with contextlib.suppress(_HaltedError):  # it is tried again after that
+                    await self._full_sync(f"it is past {due:%H:%M}")
             await asyncio.sleep(_until_hour() if self._options.fullsync else _HOUR_LOOK_S)
 
     def _tell(self, event: Paused | Resumed | Retry | FullSync) -> None:
@@ -981,7 +1000,7 @@ class Brain:
                 while had_halted and session.state in _UNDECIDED:  # noqa: ASYNC110  # no event
                     await asyncio.sleep(0.05)
         if session.halted:
-            raise PsyncError(f"the session has halted: {session.halted}")
+            raise _HaltedError(session.halted)
 
     def status(self) -> dict[str, Any]:
         """Say how things stand, as `psync status --json` prints it."""
@@ -1079,13 +1098,13 @@ class Brain:
                 await asyncio.gather(*asked)
                 beaten = loop.time() - began
                 await self._until_settled(self._session.mark())
-        except (TimeoutError, TransportError):
+        except (TimeoutError, TransportError, _HaltedError):
             return {"heartbeat_s": beaten, "lag_s": None}
         return {"heartbeat_s": beaten, "lag_s": loop.time() - began}
 
     def _check_going(self) -> None:
         if self._session.halted:
-            raise PsyncError(f"the session has halted: {self._session.halted}")
+            raise _HaltedError(self._session.halted)
 
     async def _flush_within(self, seconds: float | None) -> None:
         self._check_going()
@@ -1105,7 +1124,7 @@ class Brain:
         try:
             async with asyncio.timeout(seconds):
                 await self.flush()
-        except TimeoutError:
+        except (TimeoutError, _HaltedError):
             return False
         return True
 
@@ -1114,6 +1133,9 @@ class Brain:
 
         Returns:
             What cannot be, however long one waits.
+
+        Raises:
+            _HaltedError: nothing goes on, in a session that is more than a dry run.
         """
         while True:
             self._tell(Retry())
@@ -1133,6 +1155,9 @@ class Brain:
         """Wait until everything observed up to `mark` is on both sides (and both are watched).
 
         Or until only problems are left that do not pass: these are returned.
+
+        Raises:
+            _HaltedError: see `flush`.
         """
         waiting = _Waiting(mark, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
@@ -1146,15 +1171,23 @@ class Brain:
         for waiting in self._waiting:
             if waiting.done.done():
                 continue
+            if self._session.halted and not self._options.dry_run:
+                waiting.done.set_exception(_HaltedError(self._session.halted))
+                continue
             stuck = self._session.stuck(waiting.mark)
             if stuck or self._session.settled(waiting.mark):
                 waiting.done.set_result(stuck)
 
     async def _end_when_in_sync(self) -> None:
-        stuck = await self.flush()
+        try:
+            stuck = await self.flush()
+        except _HaltedError:  # the reason has been told
+            raise _Refusal(_TO_ACCEPT, Exit.FAILED) from None
         await self._commit()
         if stuck:
             self._fail(_Refusal(_told(stuck), Exit.FAILED))
+        if self._would_halt:
+            self._fail(_Refusal(_WOULD_HALT, Exit.FAILED))
         self._stop("done")
 
     async def _watch_for_banned(self) -> None:

@@ -206,6 +206,27 @@ class TestOneShot:
         assert not (pair.right / "a").exists()
         assert not (pair.left / "b").exists()
 
+    @pytest.mark.parametrize("how", [["-s"], ["-n"], ["-s", "-k"], ["sync"]])
+    @pytest.mark.parametrize("gone", ["most", "all"])
+    def test_ends_when_it_has_halted(self, local: Pair, gone: str, how: list[str]) -> None:
+        for number in range(120):
+            (local.left / f"{number}").write_text("f")
+        local.start()
+        local.stop()
+        for number in range(120 if gone == "all" else 110):
+            (local.left / f"{number}").unlink()
+
+        done = local.psync(*how, str(local.left), str(local.right))
+
+        assert done.returncode == 2
+        why = "shows 10 entries where 120 were agreed" if gone == "most" else "is empty, but 12"
+        assert "HALTED: left" in done.stderr
+        assert why in done.stderr
+        assert done.stderr.count("\n") == 2
+        assert ("a session that stays" in done.stderr) == ("-n" not in how)
+        assert done.stdout.count("would remove") == (110 if gone == "most" and "-n" in how else 0)
+        assert len(tree(local.right)) == 120
+
     def test_ends_when_something_can_never_be_the_same(self, pair: Pair) -> None:
         (pair.left / "d").mkdir()
         (pair.left / "f").touch()

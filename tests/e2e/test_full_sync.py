@@ -6,6 +6,8 @@ import mmap
 import os
 import time
 
+import pytest
+
 from tests.e2e.pair import Pair, configured, tree, until
 from tests.sshd import Sshd
 
@@ -95,6 +97,21 @@ class TestOnDemand:
         assert done.returncode == 2
         assert "build: what is there is not replicated, and stands in the way" in done.stderr
         assert done.stderr.count("\n") == 1
+
+    @pytest.mark.parametrize("verb", ["sync", "flush"])
+    def test_ends_when_the_session_halts(self, local: Pair, verb: str) -> None:
+        name = configured(local)
+        for number in range(120):
+            (local.left / f"{number}").write_text("f")
+        local.run(*name)
+        for number in range(110):
+            (local.left / f"{number}").unlink()
+
+        done = local.psync(verb, *(name if verb == "sync" else name[-1:]))
+
+        assert done.returncode == (2 if verb == "sync" else 1)
+        assert "the session has halted: left has lost" in done.stderr
+        assert local.status()["state"] == "halted"
 
     def test_says_what_it_would_do_and_does_nothing(self, pair: Pair) -> None:
         name = configured(pair, excludes='["*.o"]')
