@@ -224,6 +224,7 @@ class Brain:
         self._started = time.time()
         self._last_change: float | None = None
         self._would_halt = False  # if it were no dry run
+        self._is_seen_going = False  # by the overseer, since it has begun or halted
         self._full_syncs = 0  # under way
         self._full_synced = time.time()  # when the last began; a start compares everything, too
         self._in_sync_once = False
@@ -359,7 +360,7 @@ class Brain:
         lacking = self._disaster(peer)
         if lacking:
             # Until then it is not touched: a marker would make it ours.
-            self._halt(peer, lacking)
+            self._halt(peer, "empty" if peer.ready.empty else "unmarked", lacking)
             peer.trouble = lacking
             self._accepting.clear()
             await peer.until(self._accepting)
@@ -624,10 +625,12 @@ class Brain:
     def _on_fatal(self, peer: Peer, message: Fatal) -> None:
         """An agent says that it cannot serve."""
         if message.code in _ROOT_GONE and peer.was_up:
-            self._halt(peer, f"{peer.name}: {message.message}; when it is back: psync resume")
+            why = f"{peer.name}: {message.message}; when it is back: psync resume"
+            self._halt(peer, "gone", why)
         if message.code == "not-durable":
             self._halt(
                 peer,
+                "disk",
                 f"{peer.name}: {message.message}: see to its disk, then psync resume: all that "
                 "was not known to be stored is read again",
             )
@@ -639,10 +642,10 @@ class Brain:
         else:
             peer.lose(RefusedError(f"{peer.name}: {message.message}"))
 
-    def _halt(self, peer: Peer, reason: str) -> None:
+    def _halt(self, peer: Peer, kind: str, reason: str) -> None:
         if self._options.dry_run:  # which must not touch that root
             self._fail(_Refusal("nothing is planned for a root that is not as it was", Exit.FAILED))
-        self._session.halt(peer.side, reason)
+        self._session.halt(peer.side, kind, reason)
         self._pump()
 
     def _pump(self) -> None:
@@ -671,6 +674,9 @@ class Brain:
             at_rest=not session.pending,
         )  # fmt: skip
         pace.is_in(session.state, time.time())
+        if not self._is_seen_going and session.state is State.WATCHING:
+            self._is_seen_going = True
+            self._overseer.look(self._facts())  # lest it takes another halt for the last one
         if not self._in_sync_once:
             self._report_progress()
         if self._archive.uncommitted > _UNCOMMITTED_MAX:
@@ -773,6 +779,7 @@ class Brain:
         if note.event.startswith("conflict."):
             self._overseer.conflict(message)
         elif note.event == "session.halted":
+            self._is_seen_going = False
             self._overseer.wake()
             if self._options.dry_run:  # nothing is lost by going on, and people see what it is
                 self._would_halt = True
@@ -1071,6 +1078,7 @@ class Brain:
             state=told["state"],
             told=f"{told['state']}: {', '.join(counts)}",
             halted=session.halted,
+            halts=session.halts,
             troubles=troubles,
             alive=all(not p.up or now - p.heard <= 2 * self._options.timeout for p in self._peers),
             ready=all(p.was_up for p in self._peers) or any(p.trouble for p in self._peers),

@@ -37,6 +37,7 @@ _LOOK_S = 15.0
 _RETRY_MIN_S, _RETRY_MAX_S = 60.0, 3600.0  # between two tries to deliver
 _UNSENT_MAX = 20
 _LISTED_MAX = 20  # lines of a kind in an alert
+_HALTED = ("halted", "halts")  # what people know of a halt: in words, and as keys
 _SEEN_MAX = 1000  # problems whose age is known, or that people know of
 
 
@@ -47,6 +48,7 @@ class Facts(NamedTuple):
         state: as in `psync status`.
         told: the same in one line, with figures.
         halted: why; empty: it has not.
+        halts: the same as keys, which stay the same however it is put.
         troubles: what is wrong now and may pass: a key, and a line.
         alive: every agent that should answer does.
         ready: both replicas are watched, or a side is away and tried again.
@@ -55,6 +57,7 @@ class Facts(NamedTuple):
     state: str
     told: str
     halted: str
+    halts: frozenset[str]
     troubles: list[tuple[str, str]]
     alive: bool
     ready: bool
@@ -67,7 +70,7 @@ class Reporter:
     """
 
     def __init__(self, session: str, alerts: Alerts, told: dict[str, str]) -> None:
-        """Begin with what people know already: by key, in words; `halted` is one."""
+        """Begin with what people know already: by key, in words; `_HALTED` are two."""
         self._session = session
         self.alerts = alerts
         self.told = told
@@ -89,8 +92,8 @@ class Reporter:
 
     def _halt(self, facts: Facts) -> list[Alert]:
         known = self.told.get("halted", "")
-        if facts.halted and not known:
-            self.told["halted"] = facts.halted
+        if facts.halted and not facts.halts & set(self.told.get("halts", "").split("; ")):
+            self.told["halted"], self.told["halts"] = facts.halted, "; ".join(sorted(facts.halts))
             text = [
                 f"Session {self._session} has halted and replicates nothing:",
                 "",
@@ -101,7 +104,8 @@ class Reporter:
             ]
             return [self._alert("halted", f"session {self._session} has HALTED", text)]
         if known and not facts.halted and facts.state == "watching":
-            del self.told["halted"]
+            for key in _HALTED:
+                self.told.pop(key, None)
             text = [f"Session {self._session} replicates again. It had halted:", "", f"  {known}"]
             return [self._alert("recovered", f"session {self._session} goes on", text)]
         return []
@@ -125,7 +129,7 @@ class Reporter:
             lasts = f"{_count(len(due), 'problem')} that last{'s' * (len(due) == 1)}"
             subject = f"session {self._session}: {lasts}"
             alerts.append(self._alert("problems", subject, text))
-        known = [key for key in self.told if key != "halted"]
+        known = [key for key in self.told if key not in _HALTED]
         if known and not due and not any(key in present for key in known):
             if facts.state != "watching":  # nothing is known of what is not watched
                 return alerts
@@ -201,6 +205,11 @@ class Overseer:
     def wake(self) -> None:
         """Look at the session now: something has happened that somebody waits for."""
         self._look_now.set()
+
+    def look(self, facts: Facts) -> None:
+        """Take notice of how things stand, which may be otherwise soon."""
+        if self.tells:
+            self._tell_people(facts)
 
     def take_over(self, alerts: Alerts) -> None:
         """Tell other people, or otherwise, from now on."""

@@ -17,7 +17,8 @@ from psync.effects.notify import Notifier
 from psync.effects.state import SessionDir
 from psync.overseer import Facts, Overseer, Reporter
 
-FINE = Facts("watching", "watching: 0 pending", "", [], alive=True, ready=True)
+FINE = Facts("watching", "watching: 0 pending", "", frozenset(), [], alive=True, ready=True)
+EMPTY = FINE._replace(state="halted", halted="left: it is empty", halts=frozenset(("left empty",)))
 ALERTS = Alerts(mail="root", lasting=600, every=3600)
 
 
@@ -28,20 +29,34 @@ def troubled(*paths: str) -> Facts:
 class TestHalt:
     def test_is_told_at_once_and_once(self) -> None:
         reporter = Reporter("home", ALERTS, {})
-        halted = FINE._replace(state="halted", halted="left: it is empty")
 
-        (alert,) = reporter.look(halted, 0)
+        (alert,) = reporter.look(EMPTY, 0)
 
         assert alert.event == "halted"
         assert "session home has HALTED" in alert.subject
         assert "  left: it is empty" in alert.lines
-        assert reporter.look(halted, 10_000) == []
+        assert reporter.look(EMPTY._replace(halted="left: no file is there"), 10_000) == []
 
     def test_is_told_once_whatever_else_is_found_meanwhile(self) -> None:
         reporter = Reporter("home", ALERTS, {})
-        reporter.look(FINE._replace(state="halted", halted="one"), 0)
+        reporter.look(EMPTY, 0)
+        both = EMPTY._replace(halted="one; two", halts=frozenset(("left empty", "right gone")))
 
-        assert reporter.look(FINE._replace(state="halted", halted="one; two"), 1) == []
+        assert reporter.look(both, 1) == []
+
+    def test_for_another_reason_is_told_again(self) -> None:
+        told: dict[str, str] = {}
+        Reporter("home", ALERTS, told).look(EMPTY, 0)
+        gone = EMPTY._replace(halted="left: it is gone", halts=frozenset(("left gone",)))
+        reporter = Reporter("home", ALERTS, told)  # after a restart
+
+        (alert,) = reporter.look(gone, 0)
+        assert alert.event == "halted"
+        assert "  left: it is gone" in alert.lines
+        assert reporter.look(gone, 1) == []
+        (alert,) = reporter.look(FINE, 2)
+        assert "  left: it is gone" in alert.lines
+        assert told == {}
 
     def test_that_is_over_is_told_when_it_watches_again(self) -> None:
         reporter = Reporter("home", ALERTS, {"halted": "left: it is empty"})
@@ -259,7 +274,7 @@ class TestPeople:
         box.mkdir()
         program = tmp_path / "tell"
         program.write_text(
-            f'#!/bin/sh\n[ ! -e {tmp_path}/broken ] || exit 1\n'
+            f"#!/bin/sh\n[ ! -e {tmp_path}/broken ] || exit 1\n"
             f'cat >{box}/new\nmv {box}/new "{box}/$PSYNC_EVENT"\n'
         )
         program.chmod(0o755)
@@ -278,12 +293,12 @@ class TestPeople:
         self, tmp_path: Path, mailbox: Path
     ) -> None:
         told = Told(overseer(tmp_path, self.alerts(tmp_path), {}))
-        told.facts = FINE._replace(state="halted", halted="left: it is empty")
+        told.facts = EMPTY
         told.overseer.wake()
         assert "left: it is empty" in await self.arrives(mailbox, "halted")
         await told.end()
         kept = json.loads((tmp_path / "state/sessions/home/alerts.json").read_text())
-        assert kept == {"halted": "left: it is empty"}
+        assert kept == {"halted": "left: it is empty", "halts": "left empty"}
 
         again = Told(overseer(tmp_path, self.alerts(tmp_path), {}))
 

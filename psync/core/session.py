@@ -142,7 +142,7 @@ class Session:
         self._carrier = Carrier(self._pair, self._moves)
         self._news = News(self._pair, self._moves, self._carrier)
         self._guard = Guard(self._pair)
-        self._halts: dict[Side, str] = {}
+        self._halts: dict[Side, tuple[str, str]] = {}  # kind and reason
         self._paused = False
 
     # --- the five verbs ------------------------------------------------------------------
@@ -165,7 +165,7 @@ class Session:
             elif isinstance(message, Scanned):
                 why = self._guard.scanned(event.side, message.entries)
                 if why:
-                    self.halt(event.side, why)
+                    self.halt(event.side, "deletions", why)
         elif isinstance(event, SideUp):
             self._side_down(event.side, Link.SCANNING)
             self._pair.forget_kept(event.side)
@@ -268,7 +268,12 @@ class Session:
     @property
     def halted(self) -> str:
         """Why the session has halted; empty: it has not."""
-        return "; ".join(self._halts.values())
+        return "; ".join(reason for _, reason in self._halts.values())
+
+    @property
+    def halts(self) -> frozenset[str]:
+        """The same for programs: which side, and a word; however it is put for people."""
+        return frozenset(f"{side.name.lower()} {kind}" for side, (kind, _) in self._halts.items())
 
     @property
     def pending(self) -> int:
@@ -452,10 +457,10 @@ class Session:
                 remains[name] = remains.get(name, 0) + count
         return remains
 
-    def halt(self, side: Side, reason: str) -> None:
-        """Begin nothing new until a person says `Resumed(accept=True)`."""
-        if self._halts.get(side) != reason:
-            self._halts[side] = reason
+    def halt(self, side: Side, kind: str, reason: str) -> None:
+        """Begin nothing new until a person says `Resumed(accept=True)`; `kind`: see `halts`."""
+        if self._halts.get(side) != (kind, reason):
+            self._halts[side] = (kind, reason)
             self._pair.note("session.halted", None, ROOT, reason)
 
     # --- sides that go and come ----------------------------------------------------------
@@ -573,7 +578,8 @@ class Session:
         """Halt if too much is gone; tell whether somebody need not wait for that any more."""
         found = self._guard.count()
         if found is not None:
-            self.halt(*found)
+            side, why = found
+            self.halt(side, "deletions", why)
         return bool(self._pending.dirty)
 
     def _walk_on(self) -> bool:
@@ -699,7 +705,7 @@ class Session:
         elif not emptied and self._guard.holds(path, decision, views):
             pass  # how much goes with it is to be counted first
         elif verb is Verb.COPY and (why := self._guard.stops(path, decision, views)):
-            self.halt(decision.source, why)
+            self.halt(decision.source, "rewrites", why)
         elif verb is Verb.COPY:
             self._carrier.copy(path, decision, *views, emptied=emptied)
         elif verb is Verb.REMOVE:

@@ -2221,12 +2221,13 @@ class TestHalt:
     def test_is_told_with_its_reason(self) -> None:
         duo = Duo()
 
-        duo.session.halt(LEFT, "the disk is full")
-        duo.session.halt(LEFT, "the disk is full")
-        duo.session.halt(RIGHT, "the root is gone")
+        duo.session.halt(LEFT, "disk", "the disk is full")
+        duo.session.halt(LEFT, "disk", "the disk is full")
+        duo.session.halt(RIGHT, "gone", "the root is gone")
         duo.pump()
 
         assert duo.session.halted == "the disk is full; the root is gone"
+        assert duo.session.halts == {"left disk", "right gone"}
         told = [n.text for n in duo.notes("session.halted")]
         assert told == ["the disk is full", "the root is gone"]
 

@@ -142,6 +142,34 @@ class TestAlerts:
         assert first.endswith("session home: 1 problem that lasts")
         assert second.endswith("session home: 1 problem solved")
 
+    def test_of_each_halt(self, service: Service) -> None:
+        """Also of one right after a resume, and of one for another reason after a restart."""
+        service.configure(alerts=self.ALERTS.replace("0.5", "600"))
+        pair = service.pair
+        for name in "ab":
+            (pair.left / name).write_text("f")
+        service.start()
+        aside = pair.base / "aside"
+
+        def halts() -> None:
+            until(lambda: pair.status().get("state") == "halted", "the halt")
+
+        for _ in range(2):
+            pair.left.rename(aside)
+            halts()
+            aside.rename(pair.left)
+            assert pair.psync("resume", "home").returncode == 0
+        pair.left.rename(aside)
+        halts()
+        assert pair.psync("stop", "home").returncode == 0
+        pair.left.mkdir()
+        assert service.psync("start", "home").returncode == 0
+        until(lambda: len(service.subjects()) == 6, "all alerts")
+
+        last = [subject.rpartition(" ")[2] for subject in service.subjects()]
+        assert last == ["HALTED", "on", "HALTED", "on", "HALTED", "HALTED"]
+        assert "is empty, but" in (service.mail / "5").read_text().replace("=\n", "")
+
     def test_of_a_host_that_is_away_and_is_back(self, breakable: Pair, sshd: Sshd) -> None:
         for service in made(breakable):
             service.configure(alerts=self.ALERTS)
