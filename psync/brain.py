@@ -169,6 +169,7 @@ class Brain:
         self._overseer = overseer
         self._reread = reread
         self._awaiting_restart: list[str] = []  # keys that are configured to be something else
+        self._misconfigured = ""  # what is wrong with the configuration, if it is not taken over
         self._log = log
         self._console = console
         self._state = state
@@ -552,9 +553,11 @@ class Brain:
 
     def _reconfigure(self) -> None:
         assert self._reread is not None
+        alerts = self._overseer.alerts
         try:
             new = self._reread()
         except PsyncError as error:
+            self._misconfigured = str(error)
             self._log.warning("session.misconfigured", message=f"{error}: all stays as it was")
             return
         except Exception as error:  # noqa: BLE001  # nobody else would hear of it
@@ -563,14 +566,15 @@ class Brain:
         old = self._options
         changed = [key for key in new.__struct_fields__ if getattr(new, key) != getattr(old, key)]
         kept = {key: getattr(old, key) for key in changed if key in FIXED}
-        self._awaiting_restart = list(kept)
+        self._awaiting_restart, self._misconfigured = list(kept), ""
         self._options = options = msgspec.structs.replace(new, **kept)
         live = [key for key in changed if key not in kept]
         if live:
             self._serve_by(options, old)
+        taken = live + ["alerts"] * (self._overseer.alerts != alerts)
         told = "; ".join(
             f"{what}: {', '.join(keys)}"
-            for what, keys in (("taken over", live), ("needs a restart", list(kept)))
+            for what, keys in (("taken over", taken), ("needs a restart", list(kept)))
             if keys
         )
         tell = self._log.warning if kept else self._log.info
@@ -1047,6 +1051,7 @@ class Brain:
             "last_change": self._last_change,
             "changes": pace.last_changes(),
             "awaiting_restart": self._awaiting_restart,
+            "misconfigured": self._misconfigured,
             "full_sync": self._full_syncs > 0,
             "full_synced": self._full_synced,
             "conflict_list": [printable(path) for path, _, _ in session.asked()[:100]],

@@ -160,6 +160,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         chosen.what = rest.pop(0)
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    at = _verb_at(argv)
+    chosen.has_verb = at < len(argv) and argv[at] in VERBS
     return chosen
 
 
@@ -487,7 +489,7 @@ def _options(chosen: argparse.Namespace) -> Options:
         try:
             values, where = load_session(config_file(chosen.config), name)
         except ConfigError as error:
-            if chosen.config:
+            if chosen.config or chosen.has_verb:
                 raise
             raise UsageError(
                 f"{name!a} is neither a verb ({', '.join(VERBS)}) nor a session: {error}"
@@ -550,6 +552,7 @@ def _run(chosen: argparse.Namespace) -> int:
     # Until the brain minds its signals there is nothing that an end would have to tidy up.
     signal.signal(signal.SIGTERM, _end_at_once)
     options = _options(chosen)
+    chosen.has_verb = True  # it is a session's name: a later fault is the file's
     session_dir = SessionDir(state_directory(chosen.state_dir), options.name)
     _check_places(options, session_dir)
     session_dir.lock()
@@ -1130,6 +1133,8 @@ def _describe(answer: dict[str, Any]) -> list[str]:
         lines.append("  a full sync is under way")
     if answer.get("awaiting_restart"):
         lines.append(f"  needs a restart: {', '.join(answer['awaiting_restart'])}")
+    if answer.get("misconfigured"):
+        lines.append(f"  configuration: {answer['misconfigured']}: all stays as it was")
     if answer.get("audit"):
         from psync.overview import audit_in_words
 

@@ -192,6 +192,11 @@ class Overseer:
         self._look_now = asyncio.Event()
 
     @property
+    def alerts(self) -> Alerts:
+        """Who is told by now, and how."""
+        return self._alerts
+
+    @property
     def tells(self) -> bool:
         """Whether people are told by the session itself."""
         return self._alerts.enabled

@@ -167,7 +167,7 @@ def _wrongs(all_told: list[dict[str, Any]]) -> list[Row]:
     paths: list[Row] = []
     for told in all_told:
         name = told.get("name")
-        for key in ("halted", "trouble"):
+        for key in ("halted", "trouble", "misconfigured"):
             if told.get(key):
                 ills.append((f"{name}: {key}: {told[key]}", _RED))
         for side in ("left", "right"):

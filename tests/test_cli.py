@@ -186,6 +186,7 @@ class TestGrammar:
             (["--set", "settl_ms=1", "/l", "/r"], "unknown key settl_ms: did you mean settle_ms?"),
             (["--set", "left=/x", "--bogus"], "unrecognized arguments: --bogus"),
             (["statsu"], "neither a verb (run, sync, start"),
+            (["sync", "statsu"], "psync: there is no configuration file"),
             (["run", "--config", "/nowhere", "home"], "cannot read /nowhere"),
             (["/same", "/same/"], "left and right are the same directory"),
             (["a\nb\x1b[2J", "/r"], "does not exist"),

@@ -290,9 +290,10 @@ class Carrier:
                 self._pair.look(side.other, path, 0)
         elif status == NOT_EMPTY:
             self._replicas[side].survey.ask(path)
-            self._pair.fail(path, side, "the directory holds entries that are not replicated")
-            if self._pair.limits.force:
+            if self._pair.limits.force and path not in self._pair.forced:
                 self._pair.forced.add(path)
+                self._pending.problems.pop(path, None)  # the next try is another one: soon
+            self._pair.fail(path, side, "the directory holds entries that are not replicated")
         elif status == NO_PARENT:
             self._pair.look(side, parent(path), 0)
             if self._replicas[side].lacks_parent(path):

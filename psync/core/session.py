@@ -504,12 +504,13 @@ class Session:
     # --- other rules and limits ----------------------------------------------------------
 
     def take_over(self, limits: Limits) -> None:
-        """Decide by these from now on; what waits for a person's word is asked anew."""
+        """Decide by these from now on: what waits for a person, or is put off, may go on now."""
         self._limits = self._pair.limits = limits
         self._guard.take_over(limits)
         for replica in self._replicas:
             replica.take_over(limits)
         self._pending.ask_anew()
+        self._pending.hurry_all()
 
     def hide(self, ignored: Ignored) -> int:
         """Replicate by other rules from now on; return how many agreed entries that leaves out.

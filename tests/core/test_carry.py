@@ -287,6 +287,28 @@ class TestRemoval:
         duo.assert_rest()
         assert duo.right.content.get(b"d") == what
 
+    def test_is_forced_soon_once_that_may_be(self) -> None:
+        duo = Duo({b"d": None})
+        duo.delete(LEFT, b"d")
+        for attempt in range(LASTING_ATTEMPTS):
+            if attempt:
+                duo.wait()
+            duo.reply(RIGHT, NOT_EMPTY)
+            duo.obey(RIGHT)
+        assert duo.transitions(RIGHT) == []
+
+        duo.session.take_over(TINY._replace(force=True))
+        duo.pump()
+        began = duo.now
+        assert [t.keep for t in duo.transitions(RIGHT)] == [False]
+        duo.reply(RIGHT, NOT_EMPTY)
+        duo.obey(RIGHT)
+        duo.wait()
+
+        assert [(t.verb, t.keep) for t in duo.transitions(RIGHT)] == [(RMDIR, True)]
+        assert duo.now - began < 1
+        duo.assert_rest()
+
     def test_is_not_forced_where_something_new_is_found(self) -> None:
         duo = Duo({b"d": None}, TINY._replace(force=True))
         duo.delete(LEFT, b"d")

@@ -237,6 +237,29 @@ class TestFile:
         local.flush()
         assert names(local.right) == {"f"}
 
+    def test_that_is_broken_is_told_of_until_it_is_mended(self, local: Pair) -> None:
+        configured(local)
+        file, place = local.base / "psync.toml", local.base / "config/psync/psync.toml"
+        place.parent.mkdir(parents=True)
+        place.symlink_to(file)
+        local.env["XDG_CONFIG_HOME"] = str(local.base / "config")
+        local.run("home")
+        file.write_text("[session")
+
+        told = hang_up(local, "all stays as it was")
+
+        assert "neither a verb" not in told
+        assert "is no TOML" in local.status()["misconfigured"]
+        (line,) = (x for x in local.psync("status").stdout.splitlines() if "as it was" in x)
+        assert line.startswith("  configuration: ")
+
+        configured(local)
+        file.write_text(file.read_text() + "[alerts]\nmail = 'root'\n")
+        assert "configuration: taken over: alerts" in hang_up(local)
+        assert local.status()["misconfigured"] == ""
+        assert local.status()["alerts"]
+        assert "configuration: nothing has changed" in hang_up(local)
+
     def test_is_read_by_no_session_of_the_command_line(self, local: Pair) -> None:
         local.start()
         configured(local, excludes='["*.o"]')
