@@ -110,6 +110,7 @@ __all__ = ["run"]
 
 _BACKOFF_MIN_S = 0.2
 _BACKOFF_MAX_S = 30.0
+_PING_MAX_S = 15.0  # an agent that has not been told to start ends after a minute
 _STOP_S = 4.0
 _RESUME_S = 8.0  # to see whether it halts again; whoever asks waits for 10
 _UNDECIDED = (State.STARTING, State.DISCONNECTED, State.SCANNING)
@@ -527,17 +528,17 @@ class Brain:
         )
 
     async def _ping(self) -> None:
-        """Notice a link that carries nothing any more."""
+        """Notice a link that carries nothing any more; keep an agent that waits for the other."""
         loop = asyncio.get_running_loop()
         while True:
             timeout = self._options.timeout
-            await asyncio.sleep(timeout / 4)
+            await asyncio.sleep(min(timeout / 4, _PING_MAX_S))
             for peer in self._peers:
                 if not peer.connected:
                     continue
                 if peer.up and loop.time() - peer.heard > timeout:
                     peer.lose(TransportError(f"no sign of life for {timeout:.0f} s"))
-                elif peer.owners is not None:  # it has been told to start
+                else:
                     peer.send(Ping(self._number()))
 
     def _number(self) -> int:
@@ -1031,7 +1032,7 @@ class Brain:
                 "bytes": moved[peer.side],
                 "changes_per_s": round(rates[peer.side][0], 2),
                 "bytes_per_s": round(rates[peer.side][1]),
-                "trouble": peer.trouble,
+                "trouble": peer.trouble or self._waited_for(peer),
             }
             for peer in self._peers
         }
@@ -1060,6 +1061,13 @@ class Brain:
                 for side, path, message in problems[:100]
             ],
         }
+
+    def _waited_for(self, peer: Peer) -> str:
+        """Say that a side with an agent is not up because the other one has none; else nothing."""
+        other = self._peers[peer.side.other]
+        if peer.up or not peer.connected or other.connected:
+            return ""
+        return f"it waits for the {other.side.name.lower()}"
 
     def _facts(self) -> Facts:
         """Say how things stand, to who looks after the session."""

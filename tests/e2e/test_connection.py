@@ -72,6 +72,8 @@ class TestDrop:
         pair.launch()
         pair.wait_for("disconnected")
         assert pair.psync("flush", "--timeout", "0.2").returncode == 1
+        until(lambda: pair.status()["left"]["trouble"] == "it waits for the right", "the left")
+        assert "refuses connections" in pair.status()["right"]["trouble"]
 
         sshd.restart()
         pair.wait_for("watching")
