@@ -7,28 +7,32 @@
 What is worth an alert is decided by who sends it: `overseer` for a session that runs,
 `runcheck` for one that does not. Every way is a program that reads a text: `sendmail -t`, the
 user's own, and for URLs a child of ours with apprise in it, so that a server that hangs keeps
-nobody but that child, and that neither apprise nor what it imports is in the brain.
+nobody but that child, and that neither apprise nor what it imports is in the brain. Each URL is a
+way of its own, so that what one did not take is not told again to those that did.
 
 **Invariants.** What is sent has a subject of one line, and no name of a file makes a line of
-its own in it. A URL may hold a password or a token: none is in a message, in a log, or on a
-command line. Delivery ends within `_WITHIN_S` a way; what fails is returned, not raised, as one
-line a way.
+its own in it. A URL may hold a password or a token: none is in a message, in a log, in a state
+file, or on a command line; where it has to be known again it goes by a short hash. All ways are
+tried at once, and delivery ends within `_WITHIN_S`; what fails is returned, not raised, as one line
+a way.
 
 It does not decide, collect or repeat anything.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
 import shutil
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from email.message import EmailMessage
 from email.utils import formatdate
+from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -43,15 +47,20 @@ __all__ = [
     "Alert",
     "Alerts",
     "audit_alert",
+    "check_alerts",
     "deliver",
     "exposed",
     "has_apprise",
     "load_alerts",
+    "misunderstood",
+    "ways",
 ]
 
 _WITHIN_S = 60.0
 _TEXT_MAX = 64 * 1024  # characters
 _NO_APPRISE = 3  # exit code of `effects.push`
+_INSTALL_IT = "apprise is not installed: pip install 'psync[alerts]'"
+_HASH_SIZE = 4  # enough to tell one's URLs apart, too little to confirm a guess at a password
 MORE_PATH = ":/usr/sbin:/usr/lib"  # where sendmail is, which cron's and a user's PATH may lack
 
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=31_536_000)]
@@ -138,27 +147,40 @@ def has_apprise() -> bool:
     return importlib.util.find_spec("apprise") is not None
 
 
-async def deliver(
-    alerts: Alerts, alert: Alert, ways: Collection[str] | None = None
-) -> dict[str, str]:
-    """Tell people by every way that is configured.
+def ways(alerts: Alerts) -> list[str]:
+    """By which ways people are told: names that can be remembered, and are the same tomorrow."""
+    named = [("mail", alerts.addresses), ("command", alerts.command)]
+    return [*(way for way, given in named if given), *_places(alerts)]
+
+
+def _places(alerts: Alerts) -> dict[str, int]:
+    """The URLs, without those that are there twice: their numbers by their ways."""
+    places: dict[str, int] = {}
+    for number, url in enumerate(alerts.urls, 1):
+        digest = blake2b(url.encode("utf-8", "replace"), digest_size=_HASH_SIZE).hexdigest()
+        places.setdefault(f"url {digest}", number)
+    return places
+
+
+async def deliver(alerts: Alerts, alert: Alert, told: Collection[str] = ()) -> dict[str, str]:
+    """Tell people by every way that is configured, by all at once.
 
     Args:
         alerts: who is to be told.
         alert: what.
-        ways: by these only, of `mail`, `command` and `urls`.
+        told: not by these, of `ways`.
 
     Returns:
         a line for each way that failed, by its name; empty: all went well.
     """
     subject = harmless(f"psync {socket.gethostname()}: {alert.subject}")
     text = "\n".join(harmless(line) for line in alert.lines)[:_TEXT_MAX] + "\n"
-    failed = {}
-    if alerts.addresses and (ways is None or "mail" in ways):
+    tries: list[Coroutine[Any, Any, dict[str, str]]] = []
+    if alerts.addresses and "mail" not in told:
         sendmail = shutil.which("sendmail", path=os.environ.get("PATH", "") + MORE_PATH)
         argv = [sendmail or "sendmail", "-t", "-oi"]
-        failed["mail"] = await _run(argv, "mail", _letter(alerts, subject, text))
-    if alerts.command and (ways is None or "command" in ways):
+        tries.append(_run(argv, "mail", _letter(alerts, subject, text)))
+    if alerts.command and "command" not in told:
         env = {
             **os.environ,
             "PSYNC_SUBJECT": subject,
@@ -166,11 +188,61 @@ async def deliver(
             "PSYNC_SESSION": alert.session,
         }
         content = text.encode("utf-8", "replace")
-        failed["command"] = await _run(alerts.command, "command", content, env)
-    if alerts.urls and (ways is None or "urls" in ways):
-        request = json.dumps({"urls": alerts.urls, "title": subject, "body": text}).encode()
-        failed["urls"] = await _run(own_command("psync.effects.push"), "urls", request)
-    return {way: line for way, line in failed.items() if line}
+        tries.append(_run(alerts.command, "command", content, env))
+    places = {way: number for way, number in _places(alerts).items() if way not in told}
+    if places:
+        tries.append(_push(alerts, places, title=subject, body=text))
+    async with asyncio.TaskGroup() as group:  # unlike `gather` it sees to the end of all
+        tasks = [group.create_task(each) for each in tries]
+    return {way: line for task in tasks for way, line in task.result().items()}
+
+
+async def misunderstood(alerts: Alerts) -> list[str]:
+    """Say of which URLs apprise knows nothing to do, a line each; nothing is sent.
+
+    Where apprise is missing, or does not answer, that is one line for all of them.
+    """
+    failed = await _push(alerts, _places(alerts)) if alerts.urls else {}
+    return list(dict.fromkeys(failed.values()))
+
+
+def check_alerts(file: Path) -> None:
+    """Look at all of `[alerts]`, also at its URLs as far as apprise is there to know them.
+
+    Raises:
+        ConfigError: there is something wrong with it; no value of it is in the message.
+    """
+    alerts = load_alerts(file)
+    if has_apprise() and (unknown := asyncio.run(misunderstood(alerts))):
+        raise ConfigError(f"{file}: {'; '.join(unknown)}")
+
+
+async def _push(alerts: Alerts, places: dict[str, int], **text: str) -> dict[str, str]:
+    """Tell URLs, or without a text only see whether apprise knows them; a line for each bad one."""
+    urls = [alerts.urls[number - 1] for number in places.values()]
+    request = json.dumps({"urls": urls, **text}).encode()
+    try:
+        status, said = await run_to_end(
+            own_command("psync.effects.push"), request, within=_WITHIN_S
+        )
+    except OSError as error:
+        return dict.fromkeys(places, f"[alerts] urls: cannot be told: {error.strerror}")
+    if status == _NO_APPRISE:
+        return dict.fromkeys(places, f"[alerts] urls: {_INSTALL_IT}")
+    words = [line.split() for line in said.splitlines()]  # what libraries print is of no interest
+    fates = {each[0]: each[1] for each in words if len(each) == 2 and each[0].isdecimal()}
+    means = {
+        "unknown": "is none that apprise knows how to tell",
+        "failed": "did not take it",
+        "": f"gave no answer (it has {_WITHIN_S:.0f} s)",
+    }
+    failed = {}
+    for at, (way, number) in enumerate(places.items(), 1):
+        fate = fates.get(str(at), "")
+        if fate != "ok":
+            scheme = harmless(alerts.urls[number - 1].partition("://")[0])
+            failed[way] = f"[alerts] urls: number {number} ({scheme}) {means.get(fate, means[''])}"
+    return failed
 
 
 def _letter(alerts: Alerts, subject: str, text: str) -> bytes:
@@ -185,21 +257,21 @@ def _letter(alerts: Alerts, subject: str, text: str) -> bytes:
     return letter.as_bytes()
 
 
-async def _run(argv: list[str], way: str, text: bytes, env: dict[str, str] | None = None) -> str:
-    """Run the program of a way; return what went wrong, empty: nothing."""
+async def _run(
+    argv: list[str], way: str, text: bytes, env: dict[str, str] | None = None
+) -> dict[str, str]:
+    """Run the program of a way; return what went wrong under its name, nothing if all went well."""
     what = f"[alerts] {way}: {os.path.basename(argv[0])}"
     try:
         status, said = await run_to_end(argv, text, within=_WITHIN_S, env=env)
     except OSError as error:
-        return harmless(f"{what} cannot be started: {error.strerror}")
-    if way == "urls" and status == _NO_APPRISE:
-        return "[alerts] urls: apprise is not installed: pip install 'psync[alerts]'"
+        return {way: harmless(f"{what} cannot be started: {error.strerror}")}
     if status < 0:
-        return harmless(f"{what} was killed by signal {-status} (it has {_WITHIN_S:.0f} s)")
+        return {way: harmless(f"{what} was killed by signal {-status} (it has {_WITHIN_S:.0f} s)")}
     if status:
         line = " ".join(said.split())[:200]
-        return harmless(f"{what} failed ({status}){': ' + line if line else ''}")
-    return ""
+        return {way: harmless(f"{what} failed ({status}){': ' + line if line else ''}")}
+    return {}
 
 
 def audit_alert(session: str, verdict: str, lines: list[str]) -> Alert:

@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from psync.alerts import Alert, Alerts, audit_alert, deliver
+from psync.alerts import Alert, Alerts, audit_alert, deliver, ways
 from psync.audit_knowledge import Knowledge
 from psync.audit_merge import Found
 from psync.audit_rules import (
@@ -537,27 +537,29 @@ def tell_people(
 
     Args:
         alerts: who is told.
-        session: its `audit.json` says afterwards that people know.
+        session: its `audit.json` says afterwards by which ways people know.
         before: what that said before this audit.
         report: this audit's.
 
     Returns:
         A line for each way to them that failed.
     """
-    known, is_alert = bool(before.get("alerted")), report["exit"] == ALERT
+    told, all_ways = before.get("alerted"), ways(alerts)
+    known = [way for way in told if way in all_ways] if isinstance(told, list) else []
+    unknown = [way for way in all_ways if way not in known]
     failed: dict[str, str] = {}
-    if not alerts.enabled:
-        pass
-    elif is_alert and not known:
+    if report["exit"] == ALERT and unknown:
         counts = [f"{count:,} {kind}" for kind, count in report["counts"].items() if count]
         some = report["differences"][:_TOLD_MAX]
         lines = [f"{each['kind']}: {each['path']}: {each['what']}" for each in some]
         alert = audit_alert(report["name"], ", ".join(counts), lines)
-        failed = asyncio.run(deliver(alerts, alert))
-    elif known and report["exit"] != FAILED and not is_alert:
+        failed = asyncio.run(deliver(alerts, alert, known))
+        known += [way for way in unknown if way not in failed]
+    elif report["exit"] not in (ALERT, FAILED) and known:
         text = f"audit of session {report['name']}: well again"
-        failed = asyncio.run(deliver(alerts, Alert("recovered", report["name"], text, [text])))
-        known = bool(failed)
-    if known or (is_alert and alerts.enabled and not failed):
-        session.describe({**session.described(REPORT), "alerted": True}, REPORT)
-    return list(failed.values())
+        alert = Alert("recovered", report["name"], text, [text])
+        failed = asyncio.run(deliver(alerts, alert, unknown))
+        known = [way for way in known if way in failed]
+    if known:
+        session.describe({**session.described(REPORT), "alerted": known}, REPORT)
+    return list(dict.fromkeys(failed.values()))

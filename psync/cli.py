@@ -1169,10 +1169,10 @@ def _config(chosen: argparse.Namespace) -> int:
     lines: list[str]
     wrong: list[str] = []
     if chosen.action == "check":
-        from psync.alerts import load_alerts
+        from psync.alerts import check_alerts
         from psync.runcheck import load_rules
 
-        lines, wrong = configure.check(chosen.what or chosen.config, (load_alerts, load_rules))
+        lines, wrong = configure.check(chosen.what or chosen.config, (check_alerts, load_rules))
     elif chosen.action == "import":
         if chosen.what is None:
             raise UsageError("which one? psync config import FILE")

@@ -22,7 +22,7 @@ import shutil
 import time
 from typing import NamedTuple
 
-from psync.alerts import MORE_PATH, Alerts, has_apprise
+from psync.alerts import MORE_PATH, Alerts, has_apprise, misunderstood
 from psync.config import Options
 from psync.control import Call, NoSession, Unanswered
 from psync.core.entry import Side, printable
@@ -102,7 +102,8 @@ async def doctor(
     answers = [answer for _, answer in seen]
     if all(answers):
         checks += _both(peers, [each for each in answers if each is not None])
-    return [*checks, *_here(session, runs, alerts, exposed)]
+    urls = await misunderstood(alerts) if has_apprise() else []
+    return [*checks, *_here(session, runs, alerts, exposed, urls)]
 
 
 def _runs(session: SessionDir) -> bool:
@@ -288,7 +289,9 @@ def _nested(inner: bytes, outer: bytes) -> Check:
     return Check("", "roots", BAD, text, "a tree cannot be replicated into itself")
 
 
-def _here(session: SessionDir, runs: bool, alerts: Alerts, exposed: str) -> list[Check]:
+def _here(
+    session: SessionDir, runs: bool, alerts: Alerts, exposed: str, wrong_urls: list[str]
+) -> list[Check]:
     """What only this host, and the state that it keeps, tells."""
     checks = [_state(session)]
     text = "runs" if runs else "has been stopped on purpose" if session.stopped else "does not run"
@@ -310,6 +313,8 @@ def _here(session: SessionDir, runs: bool, alerts: Alerts, exposed: str) -> list
     if alerts.urls and not has_apprise():
         todo = "pip install 'psync[alerts]'"
         missing.append(Check("", "alerts", BAD, "apprise is not installed", todo))
+    todo = "apprise's documentation lists what it knows"
+    missing += [Check("", "alerts", BAD, line, todo) for line in wrong_urls]
     return [*checks, *(missing or [Check("", "alerts", OK, "somebody is told of trouble")])]
 
 

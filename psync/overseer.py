@@ -9,8 +9,9 @@ seconds; of conflicts, gathered, every `every` seconds at most; and, of what the
 it is over.
 
 **Invariants.** Nobody is told the same twice, not even over a restart: what was told is in the
-session's directory. What cannot be delivered is kept, `_UNSENT_MAX` alerts of it, and tried again.
-Where there is neither a manager nor anybody to tell nothing here ever wakes up. An alert
+session's directory. What cannot be delivered is kept, `_UNSENT_MAX` alerts of it, and tried again
+by the ways that failed; the others get what comes later. Where there is neither a manager nor
+anybody to tell nothing here ever wakes up. An alert
 that hangs keeps back other alerts only, and neither the watchdog nor the end.
 
 It decides nothing about the session.
@@ -25,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from psync.alerts import Alert, Alerts, deliver
+from psync.alerts import Alert, Alerts, deliver, ways
 from psync.effects.log import Logger
 from psync.effects.notify import Notifier
 from psync.effects.state import SessionDir
@@ -168,6 +169,13 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
+class _Unsent(NamedTuple):
+    """An alert that has not gone everywhere, and by which ways it has."""
+
+    alert: Alert
+    told: set[str]
+
+
 class Overseer:
     """Looks at the session from time to time, and passes on what it sees."""
 
@@ -181,8 +189,8 @@ class Overseer:
         self._notifier = notifier or Notifier({})
         told = {k: v for k, v in state.described("alerts.json").items() if isinstance(v, str)}
         self._reporter = Reporter(state.name, alerts, told)
-        self._unsent: deque[Alert] = deque(maxlen=_UNSENT_MAX)
-        self._ways: set[str] | None = None  # by which the first of them is still to go
+        self._unsent: deque[_Unsent] = deque(maxlen=_UNSENT_MAX)
+        self._waiting: set[str] = set()  # the ways that have failed, until they are tried again
         self._retry_at = float("-inf")
         self._retry_s = _RETRY_MIN_S
         self._said: dict[str, str] = {}  # of what failed, by way
@@ -219,6 +227,8 @@ class Overseer:
     def take_over(self, alerts: Alerts) -> None:
         """Tell other people, or otherwise, from now on."""
         self._alerts = self._reporter.alerts = alerts
+        for each in [each for each in self._unsent if each.told.issuperset(ways(alerts))]:
+            self._unsent.remove(each)  # it failed only by a way that is there no more
         self._look_now.set()
 
     async def watch(self, facts: Callable[[], Facts]) -> None:
@@ -285,30 +295,40 @@ class Overseer:
     def _tell_people(self, facts: Facts) -> None:
         alerts = self._reporter.look(facts, time.monotonic())
         if alerts:
-            self._unsent.extend(alerts)
+            self._unsent.extend(_Unsent(alert, set()) for alert in alerts)
             try:
                 self._state.describe(self._reporter.told, "alerts.json")
             except StoreError as error:
                 self._log.warning("alert.forgotten", reason=str(error))
-        idle = self._delivery is None or self._delivery.done()
-        if self._unsent and idle and time.monotonic() >= self._retry_at:
-            self._delivery = asyncio.create_task(self._deliver())
+        if self._delivery is None or self._delivery.done():
+            if time.monotonic() >= self._retry_at:
+                self._waiting.clear()
+            if self._next() is not None:
+                self._delivery = asyncio.create_task(self._deliver())
+
+    def _next(self) -> _Unsent | None:
+        """The first alert that is to go by a way that does not just wait to be tried again."""
+        open_ways = set(ways(self._alerts)) - self._waiting
+        return next((each for each in self._unsent if open_ways - each.told), None)
 
     async def _deliver(self) -> None:
-        """Deliver what waits, in order; what fails waits on, for the ways by which it did."""
-        while self._unsent:
-            alert = self._unsent[0]
-            failed = await deliver(self._alerts, alert, self._ways)
+        """Deliver what waits, by each way in order; a way that fails keeps back no other."""
+        while (each := self._next()) is not None:
+            alerts = self._alerts
+            failed = await deliver(alerts, each.alert, each.told | self._waiting)
             for way, line in failed.items():
                 if self._said.get(way) != line:
-                    self._log.warning("alert.failed", what=alert.event, reason=line)
-            self._said = failed
-            if failed:
-                self._ways = set(failed)
+                    self._log.warning("alert.failed", what=each.alert.event, reason=line)
+            each.told.update(set(ways(alerts)) - self._waiting - set(failed))
+            self._said = {way: line for way, line in self._said.items() if way not in each.told}
+            self._said.update(failed)
+            if failed and not self._waiting:
                 self._retry_at = time.monotonic() + self._retry_s
                 self._retry_s = min(2 * self._retry_s, _RETRY_MAX_S)
-                return
-            self._ways, self._retry_s = None, _RETRY_MIN_S
-            self._log.info("alert.sent", what=alert.event, subject=alert.subject)
-            if self._unsent and self._unsent[0] is alert:  # not pushed out meanwhile
-                self._unsent.popleft()
+            self._waiting.update(failed)
+            if each.told.issuperset(ways(alerts)):
+                self._log.info("alert.sent", what=each.alert.event, subject=each.alert.subject)
+                if each in self._unsent:  # not pushed out meanwhile
+                    self._unsent.remove(each)
+        if not self._waiting:
+            self._retry_s = _RETRY_MIN_S

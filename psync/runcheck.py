@@ -33,7 +33,7 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from psync.alerts import Alert, Alerts, deliver
+from psync.alerts import Alert, Alerts, deliver, ways
 from psync.config import load_table, seconds_of
 from psync.control import NoSession, Refused, Unanswered, call
 from psync.effects.console import duration, harmless
@@ -164,25 +164,32 @@ async def _see_to(
     times = before + 1 if finding.code and not finding.is_told else 0
     if rules.restart and (finding.is_dead or (finding.is_hung and times >= rules.after)):
         finding = await _start_again(session, finding, config, unit, fault)
-    told = int(memory.get("told") or 0)
-    failed: dict[str, str] = {}
-    alert = None
-    if times >= rules.after and finding.code > told:
-        alert, told = _trouble(finding, times), finding.code
-    elif told and finding.code == OK:
-        alert, told = _over(finding, str(memory.get("text"))), OK
-    if alert is not None and alerts.enabled:
-        failed = await deliver(alerts, alert)
-        if failed:
-            told = int(memory.get("told") or 0)  # they do not know it yet
-    text = finding.text if finding.code else str(memory.get("text", "") if told else "")
+    told, failed = _known(memory, alerts), {}
+    if times >= rules.after:
+        alert = _trouble(finding, times)
+        due = [way for way, code in told.items() if code < finding.code]
+    else:
+        alert = _over(finding, str(memory.get("text")))
+        due = [way for way, code in told.items() if code and finding.code == OK]
+    if due:
+        failed = await deliver(alerts, alert, [way for way in told if way not in due])
+        told.update((way, finding.code) for way in due if way not in failed)
+    was = str(memory.get("text", "")) if any(told.values()) else ""
+    text = finding.text if finding.code else was
     facts = {"time": time.time(), "code": finding.code, "text": text, "times": times, "told": told}
     try:
         session.make()
         session.describe(facts, "runcheck.json")
     except (OSError, StoreError) as error:
         failed["state"] = f"what was found cannot be remembered: {error}"
-    return finding, list(failed.values())
+    return finding, list(dict.fromkeys(failed.values()))
+
+
+def _known(memory: dict[str, Any], alerts: Alerts) -> dict[str, int]:
+    """How bad those know that it is who are told by each way."""
+    told = memory.get("told")
+    codes = told if isinstance(told, dict) else {}
+    return {way: int(codes.get(way) or OK) for way in ways(alerts)}
 
 
 # --- looking ------------------------------------------------------------------------------

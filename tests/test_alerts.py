@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email
 import email.policy
 import json
@@ -13,7 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from psync.alerts import Alert, Alerts, audit_alert, deliver, exposed, load_alerts
+from psync.alerts import (
+    Alert,
+    Alerts,
+    audit_alert,
+    deliver,
+    exposed,
+    load_alerts,
+    misunderstood,
+    ways,
+)
 from psync.errors import ConfigError
 from tests.e2e.pair import until
 
@@ -112,11 +122,15 @@ class TestUrls:
     def server(self):
         pytest.importorskip("apprise")
         posts: list[tuple[str, dict]] = []
+        over = threading.Event()
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 posts.append((self.path, json.loads(body)))
+                if "hang" in self.path:
+                    over.wait()
+                    return  # who asked is gone
                 self.send_response(500 if "refuse" in self.path else 200)
                 self.end_headers()
 
@@ -126,6 +140,7 @@ class TestUrls:
         with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
             threading.Thread(target=http.serve_forever, daemon=True).start()
             yield f"127.0.0.1:{http.server_port}", posts
+            over.set()
             http.shutdown()
 
     async def test_are_told_by_apprise(self, server) -> None:
@@ -141,14 +156,75 @@ class TestUrls:
     async def test_that_fail_are_named_by_number_and_nothing_secret(self, server) -> None:
         address, posts = server
         urls = [f"json://{address}/ok", f"json://user:s3cret@{address}/refuse", "nothing://s3cret"]
+        alerts = Alerts(urls=urls)
 
-        failed = await deliver(Alerts(urls=urls), HALT)
+        failed = await deliver(alerts, HALT)
 
         assert len(posts) == 2
-        assert failed["urls"].endswith(
-            "number 2 (json) did not take it; number 3 (nothing) did not take it"
-        )
-        assert "s3cret" not in failed["urls"]
+        assert list(failed) == ways(alerts)[1:]
+        assert list(failed.values()) == [
+            "[alerts] urls: number 2 (json) did not take it",
+            "[alerts] urls: number 3 (nothing) is none that apprise knows how to tell",
+        ]
+        assert not [word for word in [*failed, *failed.values()] if "s3cret" in word]
+
+    async def test_are_told_once_though_another_is_dead(self, server) -> None:
+        address, posts = server
+        alerts = Alerts(urls=[f"json://{address}/refuse", f"json://{address}/good"] * 2)
+        bad, good = ways(alerts)
+
+        failed = await deliver(alerts, HALT)
+        assert list(failed) == [bad]
+        assert list(await deliver(alerts, HALT, [good])) == [bad]
+
+        paths = [path.strip("/") for path, _ in posts]
+        assert sorted(paths) == ["good", "refuse", "refuse"]
+
+    async def test_are_told_though_another_hangs(
+        self, server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The program and one URL hang until the other URL has been told.
+        monkeypatch.setattr("psync.alerts._WITHIN_S", 600)
+        address, posts = server
+        pid = tmp_path / "pid"
+        tell = script(tmp_path / "tell", f"echo $$ >{pid}; exec sleep 1000")
+        urls = [f"json://{address}/hang", f"json://{address}/good"]
+        task = asyncio.create_task(deliver(Alerts(command=[tell], urls=urls), HALT))
+
+        async with asyncio.timeout(60):
+            while len(posts) < 2:  # a thread's list tells nobody
+                await asyncio.sleep(0.01)
+        assert not task.done()
+        task.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        until(lambda: not alive(int(pid.read_text())), "its end")
+
+    async def test_that_hang_fail_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def killed(*_: object, **__: object) -> tuple[int, str]:
+            return -9, "a library's word\n2 ok\n3 fai"
+
+        monkeypatch.setattr("psync.alerts.run_to_end", killed)
+        alerts = Alerts(urls=["json://hangs", "json://good", "json://writes"])
+
+        failed = await deliver(alerts, HALT)
+
+        assert list(failed.values()) == [
+            f"[alerts] urls: number {number} (json) gave no answer (it has 60 s)"
+            for number in (1, 3)
+        ]
+
+    async def test_that_mean_nothing_are_found_without_telling_anybody(self, server) -> None:
+        address, posts = server
+        alerts = Alerts(urls=[f"json://{address}/x", "bogus://s3cret", "mailto://"])
+
+        assert await misunderstood(alerts) == [
+            "[alerts] urls: number 2 (bogus) is none that apprise knows how to tell",
+            "[alerts] urls: number 3 (mailto) is none that apprise knows how to tell",
+        ]
+        assert await misunderstood(Alerts()) == []
+        assert posts == []
 
     async def test_without_apprise_say_how_to_get_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -156,14 +232,15 @@ class TestUrls:
         (tmp_path / "apprise.py").write_text("raise ImportError")
         monkeypatch.syspath_prepend(tmp_path)
 
-        failed = await deliver(Alerts(urls=["json://127.0.0.1:1"]), HALT)
+        alerts = Alerts(urls=["json://127.0.0.1:1"])
+        failed = await deliver(alerts, HALT)
 
-        assert "pip install 'psync[alerts]'" in failed["urls"]
+        assert "pip install 'psync[alerts]'" in failed[ways(alerts)[0]]
 
-    async def test_are_tried_by_some_ways_only_if_so_wanted(self, server, outbox: Path) -> None:
+    async def test_are_told_alone_where_the_others_know(self, server, outbox: Path) -> None:
         address, posts = server
 
-        await deliver(Alerts(mail="root", urls=[f"json://{address}/x"]), HALT, {"urls"})
+        await deliver(Alerts(mail="root", urls=[f"json://{address}/x"]), HALT, {"mail"})
 
         assert len(posts) == 1
         assert not outbox.exists()  # noqa: ASYNC240

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from psync.effects.state import SessionDir
 class Told:
     """A session whose audits tell a program, which writes down what it is told."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._base, self._monkeypatch = base, monkeypatch
+        self.addresses: list[str] = []
         self.session = SessionDir(base, "home")
         self.session.lock()
         self.session.unlock()
@@ -29,7 +32,16 @@ class Told:
             "differences": [{"kind": "differs", "path": "f", "what": "size 1 | 2"}],
         }  # fmt: skip
         self.session.describe(report, REPORT)
-        return tell_people(Alerts(command=self.command), self.session, before, report)
+        alerts = Alerts(command=self.command, mail=self.addresses)
+        return tell_people(alerts, self.session, before, report)
+
+    def sendmail(self, text: str) -> None:
+        """Let a sendmail be there, which does this."""
+        program = self._base / "sendmail"
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
+        self._monkeypatch.setenv("PATH", f"{self._base}:{os.environ['PATH']}")
+        self.addresses = ["root"]
 
     @property
     def mail(self) -> list[str]:
@@ -37,8 +49,8 @@ class Told:
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Told:
-    return Told(tmp_path)
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
+    return Told(tmp_path, monkeypatch)
 
 
 ONCE = "audit: audit alert of session home: 2 differs"
@@ -51,7 +63,7 @@ class TestTelling:
             assert told.audit(code) == []
 
         assert told.mail == [ONCE, OVER, ONCE]
-        assert told.session.described(REPORT)["alerted"] is True
+        assert told.session.described(REPORT)["alerted"] == ["command"]
 
     def test_is_tried_again_when_nobody_could_be_reached(self, told: Told) -> None:
         works, told.command = told.command, ["false"]
@@ -64,6 +76,16 @@ class TestTelling:
         assert told.audit(EQUAL) == []
 
         assert told.mail == [ONCE, OVER]
+
+    def test_is_tried_again_by_the_way_that_failed(self, told: Told) -> None:
+        told.sendmail("exit 1")
+        assert len(told.audit(ALERT)) == 1
+        assert len(told.audit(ALERT)) == 1
+        told.sendmail(f"echo letter >> {told._mail}")
+        assert told.audit(ALERT) == []
+        assert told.audit(ALERT) == []
+
+        assert told.mail == [ONCE, "letter"]
 
     def test_is_not_for_who_has_named_nobody(self, told: Told) -> None:
         told.command = []

@@ -653,6 +653,19 @@ class TestConfig:
         assert "there is no configuration file" in refused(psync("config", "check"))
         assert "which one?" in refused(psync("config", "import"))
 
+    def test_with_urls_that_nobody_knows_how_to_tell_is_refused(self, psync, tmp_path):
+        pytest.importorskip("apprise")
+        file = tmp_path / "psync.toml"
+        file.write_text(
+            "[session.a]\nleft = '/a'\nright = '/b'\n"
+            "[alerts]\nurls = ['json://host', 'bogus://s3cret']\n"
+        )
+
+        said = refused(psync("config", "check", str(file)))
+
+        what = "[alerts] urls: number 2 (bogus) is none that apprise knows how to tell"
+        assert said == f"psync: {file}: {what}\n"
+
     def test_is_shown_for_people_and_for_programs(self, psync, tmp_path):
         file = tmp_path / "psync.toml"
         file.write_text('[session.a]\nleft = "/a"\nright = "/b"\nbanned = "x\\u001b[2J"\n')

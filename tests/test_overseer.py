@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import time
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any
 import pytest
 import structlog
 
-from psync.alerts import Alerts
+from psync.alerts import Alert, Alerts
 from psync.effects.notify import Notifier
 from psync.effects.state import SessionDir
-from psync.overseer import Facts, Overseer, Reporter
+from psync.overseer import Facts, Overseer, Reporter, _Unsent
 
 FINE = Facts("watching", "watching: 0 pending", "", frozenset(), [], alive=True, ready=True)
 EMPTY = FINE._replace(state="halted", halted="left: it is empty", halts=frozenset(("left empty",)))
@@ -324,6 +325,42 @@ class TestPeople:
         assert log[0]["event"] == "alert.failed"
         assert log[0]["reason"] == "[alerts] command: tell failed (1)"
         assert [entry["event"] for entry in log].count("alert.failed") == 1
+
+    async def test_are_told_once_and_of_all_though_another_way_is_dead(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("psync.overseer._RETRY_MIN_S", 0.1)
+        box, tries = tmp_path / "box", tmp_path / "tries"
+        programs = {"sendmail": f"echo >>{tries}; exit 1", "tell": f"echo $PSYNC_EVENT >>{box}"}
+        for name, text in programs.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+            (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        alerts = self.alerts(tmp_path)
+        alerts.mail = "root"
+        told = Told(overseer(tmp_path, alerts, {}))
+
+        async with asyncio.timeout(60):
+            told.overseer.conflict("conflict: a")
+            while not tries.exists() or len(tries.read_text()) < 3:
+                await asyncio.sleep(0.01)
+            told.facts = FINE._replace(state="halted", halted="left: it is empty")
+            told.overseer.wake()
+            while len(box.read_text().split()) < 2:  # it does not wait behind the first
+                await asyncio.sleep(0.01)
+        await told.end()
+
+        assert box.read_text().split() == ["conflicts", "halted"]
+
+    def test_are_told_no_more_by_a_way_that_is_gone(self, tmp_path: Path) -> None:
+        alerts = self.alerts(tmp_path)
+        alerts.mail = "root"
+        watched = overseer(tmp_path, alerts, {})
+        watched._unsent.append(_Unsent(Alert("halted", "home", "old", []), {"command"}))
+
+        watched.take_over(self.alerts(tmp_path))
+
+        assert not watched._unsent
 
     async def test_who_cannot_be_told_keep_no_session_from_its_end(self, tmp_path: Path) -> None:
         program = tmp_path / "tell"

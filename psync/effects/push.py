@@ -1,23 +1,27 @@
 """Send one alert to URLs, with apprise, in a process of its own.
 
-It reads `{"urls": [...], "title": ..., "body": ...}` from its standard input, and ends with 0 when
-every URL has taken it, with 1 when some have not (and says which, by number and scheme), and
-with 3 where apprise is not installed.
+It reads `{"urls": [...], "title": ..., "body": ...}` from its standard input, sends to all of them
+at once, and prints a line a URL as soon as its fate is known, like `2 ok`: its number, and `ok`,
+`failed`, or `unknown` where apprise makes nothing of it. Without `title` nothing is sent: then `ok`
+is what could be. It ends with 0, and with 3 where apprise is not installed.
 
-**Invariants.** Nothing that it prints holds more of a URL than its scheme: what the libraries
-would log is not written anywhere.
+**Invariants.** Nothing that it prints holds anything of a URL: what the libraries would log is not
+written anywhere. One that hangs keeps no other from being told, nor from its line.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 __all__ = ["main"]
 
-_FAILED, _NO_APPRISE = 1, 3
+_NO_APPRISE = 3
 
 
 def main(argv: Sequence[str] = ()) -> int:
@@ -28,15 +32,24 @@ def main(argv: Sequence[str] = ()) -> int:
     except ImportError:
         return _NO_APPRISE
     request = json.load(sys.stdin)
-    failed = []
-    for number, url in enumerate(request["urls"], 1):
-        service = apprise.Apprise()
-        if not (
-            service.add(url)
-            and service.notify(
-                body=request["body"], title=request["title"], body_format=apprise.NotifyFormat.TEXT
-            )
-        ):
-            failed.append(f"number {number} ({url.partition('://')[0]}) did not take it")
-    sys.stdout.write("; ".join(failed))
-    return _FAILED if failed else 0
+
+    def tell(number: int, url: str) -> None:
+        fate = "unknown"
+        try:
+            service: Any = apprise.Apprise.instantiate(url)
+            if service:
+                fate = "failed"
+                if "title" not in request or service.notify(
+                    body=request["body"],
+                    title=request["title"],
+                    body_format=apprise.NotifyFormat.TEXT,
+                ):
+                    fate = "ok"
+        finally:
+            os.write(sys.stdout.fileno(), f"{number} {fate}\n".encode())  # whole, among others
+
+    urls = request["urls"]
+    with ThreadPoolExecutor(max(1, len(urls))) as pool:
+        for number, url in enumerate(urls, 1):
+            pool.submit(tell, number, url)
+    return 0

@@ -192,6 +192,17 @@ class TestDoctor:
         assert told["", "configuration"]["todo"] == f"chmod 600 {config}"
         assert "s3cret" not in json.dumps(list(told.values()))
 
+    def test_finds_urls_that_nobody_knows_how_to_tell(self, local: Pair) -> None:
+        pytest.importorskip("apprise")
+        config = local.base / "psync.toml"
+        config.write_text("[alerts]\nurls = ['json://host', 'bogus://s3cret']\n")
+
+        code, told = examined(local, "--config", str(config))
+
+        assert code == 1
+        text = told["", "alerts"]["text"]
+        assert text == "[alerts] urls: number 2 (bogus) is none that apprise knows how to tell"
+
     def test_examines_a_configured_session_by_its_name(self, local: Pair) -> None:
         config = local.base / "psync.toml"
         config.write_text(f'[session.home]\nleft = "{local.left}"\nright = "{local.right}"\n')

@@ -356,6 +356,22 @@ class TestTelling:
 
         assert len(plainly.subjects()) == 1
 
+    def test_is_tried_again_by_the_way_that_failed(self, plainly: Service) -> None:
+        told = plainly.pair.base / "told"
+        tell = f"command = ['sh', '-c', 'echo $PSYNC_EVENT >>{told}']"
+        plainly.configure(alerts=f"mail = 'root'\n{tell}", checks="after = 1\nrestart = false")
+        down = plainly.pair.base / "mail-is-down"
+        down.touch()
+
+        for _ in range(2):
+            assert "sendmail failed (75)" in plainly.psync("runcheck").stderr
+        down.unlink()
+        plainly.check()
+        plainly.check()
+
+        assert told.read_text().split() == ["down"]
+        assert len(plainly.subjects()) == 1
+
     def test_of_what_a_session_tells_itself_is_left_to_it(self, plainly: Service) -> None:
         plainly.configure(alerts="mail = 'root'")
         plainly.start()
