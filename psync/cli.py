@@ -942,8 +942,6 @@ def _install(chosen: argparse.Namespace) -> int:
 
 def _versions(chosen: argparse.Namespace) -> int:
     """List, or do something with, what is kept of conflicts, or in the trash."""
-    from psync.control import Refused
-
     store = chosen.store
     if chosen.to is not None and chosen.restore is None:
         raise UsageError("--to says where --restore puts a version")
@@ -962,14 +960,9 @@ def _versions(chosen: argparse.Namespace) -> int:
         _ask(chosen, store, action="drop", kept=kept)
     if chosen.drop:
         return 0
-    versions = _ask(chosen, store) or []
     if chosen.empty:
-        for kept in filter(None, (each.get("kept") for each in versions)):
-            _ask(chosen, store, action="drop", kept=kept)
-        away = [str(each["trouble"]) for each in versions if each.get("trouble")]
-        if away:
-            raise Refused(f"some of it may be left: {'; '.join(away)}")
-        return 0
+        return _empty_trash(chosen)
+    versions = _ask(chosen, store) or []
     if chosen.json:
         print(json.dumps({store: versions}))
         return 0
@@ -978,6 +971,27 @@ def _versions(chosen: argparse.Namespace) -> int:
         told = [str(each.get(key, "")) for key in keys]
         told += [_describe_version(side, each[side]) for side in ("left", "right") if side in each]
         print(harmless("  ".join(word for word in told if word)))
+    return 0
+
+
+def _empty_trash(chosen: argparse.Namespace) -> int:
+    """Destroy what is in the trash now; the session does a part of it at a time."""
+    from psync.control import Refused
+
+    count, waiting = 0, 0
+    sides: list[str] = []
+    troubles: list[str] = []
+    while True:
+        part = _ask(chosen, "trash", action="empty", sides=sides)
+        count, waiting = count + part["count"], waiting + part["waiting"]
+        troubles += part["troubles"]
+        sides = part["sides"]
+        if not sides:
+            break
+    later = f"; {waiting:,} more will come to it within a minute or so" if waiting else ""
+    print(f"{count:,} version{'s' * (count != 1)} dropped{later}")
+    if troubles:
+        raise Refused(f"some of it may be left: {'; '.join(troubles)}")
     return 0
 
 

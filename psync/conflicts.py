@@ -8,7 +8,7 @@ beside the other one, under a name of its own. `.psync/trash` is a second store,
 deleted because it was deleted on the other replica, where people want that.
 
 **Invariants.** Things come and go by renames that overwrite nothing; the note is written
-before, so that none lacks it. Only `drop` destroys, because a person said so, and
+before, so that none lacks it. Only `drop` and `empty` destroy, because a person said so, and
 `expire`, because nobody came. What has a note is told of, whatever its name.
 
 Who loses is not decided here (`core.reconcile`), nor what a late writer wrote (`quarantine`).
@@ -72,6 +72,7 @@ class Conflicts:
         self._name = name
         self.keep_both = False
         self.due: list[bytes] = []
+        self._doomed: Optional[dict[bytes, None]] = None  # what `empty` is to destroy
 
     def close(self) -> None:
         """Close it."""
@@ -163,6 +164,8 @@ class Conflicts:
             raise OSError(errno.EINVAL, f"nothing can be restored to {printable(path)!r}")
         directory, name = split(path)
         shown = printable(path)
+        if self._doomed is not None:
+            self._doomed.pop(note.name, None)  # it is to be another version's name
         try:
             parent_fd = _open_or_make(root_fd, directory)
         except OSError as error:
@@ -246,18 +249,46 @@ class Conflicts:
         with suppress(FileNotFoundError):
             os.unlink(name + b".json", dir_fd=self._fd)
 
+    def doom(self) -> None:
+        """Choose all that is here now for `empty`: what comes later was not meant."""
+        names = set(map(os.fsencode, os.listdir(self._fd)))
+        chosen = (name for name in names if _NAME.fullmatch(name) and name + b".json" in names)
+        self._doomed = dict.fromkeys(sorted(chosen, reverse=True))  # the oldest is the last
+
+    def empty(self, in_time: Callable[[], bool]) -> tuple[int, int, int]:
+        """Destroy what `doom` has chosen, while there is time.
+
+        What cannot be destroyed stays, and is tried no more.
+
+        Returns:
+            How many have gone, how many could not, and how many are left.
+
+        Raises:
+            OSError: nothing was chosen since this agent began; the message says so.
+        """
+        if self._doomed is None:
+            raise OSError(errno.ESTALE, "its agent has begun anew: empty it again")
+        tried, count = 0, 0
+        while self._doomed and in_time():
+            name, _ = self._doomed.popitem()
+            tried += 1
+            count += self._drop_or_tell(name)
+        return count, tried - count, len(self._doomed)
+
     def expire(self, is_old: Callable[[Note], bool]) -> Iterator[Note]:
         """Destroy what has been here for long enough; yields each when it is gone."""
         for note in self.notes():
-            if is_old(note):
-                try:
-                    self.drop(note.name)
-                except OSError as error:
-                    shown = printable(note.name)
-                    why = f"cannot drop {self._name}/{shown}: {error.strerror}"
-                    self._log(logging.WARNING, why)
-                else:
-                    yield note
+            if is_old(note) and self._drop_or_tell(note.name):
+                yield note
+
+    def _drop_or_tell(self, name: bytes) -> bool:
+        try:
+            self.drop(name)
+        except OSError as error:
+            why = f"cannot drop {self._name}/{printable(name)}: {error.strerror}"
+            self._log(logging.WARNING, why)
+            return False
+        return True
 
     # --- notes -----------------------------------------------------------------------------
 

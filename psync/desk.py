@@ -21,7 +21,18 @@ from psync.core.entry import Entry, Kind, Side, printable
 from psync.core.session import Session
 from psync.errors import PsyncError, TransportError
 from psync.peer import Peer
-from psync.wire import DROP, LIST, READ, RESTORE, SHOW, Note, Recall, Recalled
+from psync.wire import (
+    DROP,
+    EMPTY,
+    GO_ON,
+    LIST,
+    READ,
+    RESTORE,
+    SHOW,
+    Note,
+    Recall,
+    Recalled,
+)
 
 __all__ = ["Desk"]
 
@@ -56,12 +67,15 @@ class Desk:
 
         Args:
             trash: it is about the trash.
-            args: `action` (list, show, restore, drop, take); but for list and take `kept`, the
-                name of a version; with show perhaps the path of a conflict that waits, with
-                restore perhaps `to`, a path; with take `side` and `path`.
+            args: `action` (list, show, restore, drop, take, empty); but for list, take and empty
+                `kept`, the name of a version; with show perhaps the path of a conflict that
+                waits, with restore perhaps `to`, a path; with take `side` and `path`; with
+                empty `sides`: which ones are to go on with it.
 
         Returns:
-            With list, a list of conflicts that wait, and of versions, the oldest first; else the
+            With list, a list of conflicts that wait, and of versions, the oldest first; with
+            empty, how many versions have gone, how many are to come to the trash, what is in the
+            way, and which sides are to go on: ask again for that; else the
             one that was meant; with show, `content` and `present` are its bytes and those at its
             path now, in base64, and `names` says so in two words; of a conflict that waits they
             are those of the left and of the right.
@@ -72,6 +86,8 @@ class Desk:
         action = args.get("action", "list")
         if action == "list":
             return await self._list(trash=trash)
+        if action == "empty" and trash:
+            return await self._empty([str(side) for side in args.get("sides") or []])
         if action == "take" and not trash:
             return self._take(str(args.get("side")), str(args.get("path", "")))
         if action not in _VERBS:
@@ -120,6 +136,27 @@ class Desk:
             "side": "both", "path": printable(path), "kept": "", "reason": "ask",
             "content": left, "present": right, "names": [side.name.lower() for side in Side],
         }  # fmt: skip
+
+    async def _empty(self, sides: list[str]) -> dict[str, Any]:
+        """Empty the trash, a part of it at a time: at first on both sides."""
+        told: dict[str, Any] = {"count": 0, "waiting": 0, "troubles": [], "sides": []}
+        question = Recall(0, GO_ON if sides else EMPTY, trash=True)
+        asked = [side for side in Side if not sides or side.name.lower() in sides]
+        asking = (self._ask(side, question) for side in asked)
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        for side, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, TransportError):
+                told["troubles"].append(str(answer))
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                if answer.message:
+                    told["troubles"].append(f"{side.name.lower()}: {answer.message}")
+                told["count"] += answer.gone
+                told["waiting"] += answer.waiting
+                if answer.left:
+                    told["sides"].append(side.name.lower())
+        return told
 
     async def _list(self, *, trash: bool) -> list[dict[str, Any]]:
         found = await asyncio.gather(*(self._list_of(side, trash=trash) for side in Side))

@@ -63,8 +63,10 @@ from psync.wire import (
     APPLIED,
     CHANGED,
     DELETE,
+    EMPTY,
     FAILED,
     FRAME_MAX,
+    GO_ON,
     IN_USE,
     LIST,
     META,
@@ -91,6 +93,7 @@ __all__ = ["Helpers", "NotDurableError", "marker"]
 
 OWN_MAX = 65_536  # paths of which we remember what we left there
 NOTES_MAX = 100_000  # of a store, at once
+EMPTY_SLICE_S = 0.5  # how long one request to empty the trash may take
 _NOTE_SIZE = 64  # bytes of one in a message, beside its names
 TRUST_S = 0.005  # how long a directory that was opened is taken to be where it was
 
@@ -254,6 +257,8 @@ class Helpers:
                 return Recalled(token, "", list(_fitting(store.notes()))), []
             if message.verb == READ:
                 return Recalled(token, "", [], None, self._present(message.path)), []
+            if message.verb in (EMPTY, GO_ON):
+                return self._empty(message), []
             note = store.find(name)
             if message.verb == SHOW:
                 return Recalled(token, "", [note], *store.show(self._root_fd, note)), []
@@ -266,6 +271,17 @@ class Helpers:
             return Recalled(token, "", [note]), [Dropped(name)]
         except OSError as error:
             return Recalled(token, error.strerror or str(error), []), []
+
+    def _empty(self, message: Recall) -> Recalled:
+        if not message.trash:
+            raise OSError(errno.EINVAL, "only the trash can be emptied")
+        quarantine, until = self._quarantine, time.monotonic() + EMPTY_SLICE_S
+        if message.verb == EMPTY:
+            quarantine.trash.doom()
+        count, failed, left = quarantine.trash.empty(lambda: time.monotonic() < until)
+        waiting = 0 if left else quarantine.trash_to_come()
+        why = f"{failed:,} could not be dropped, the log says why" if failed else ""
+        return Recalled(message.token, why, [], gone=count, left=left, waiting=waiting)
 
     def _present(self, path: bytes) -> Optional[bytes]:
         if not path or not valid_path(path) or is_ours(path):

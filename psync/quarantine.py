@@ -258,6 +258,14 @@ class Quarantine:
         reason = Reason.DELETED if new is None else Reason.EDITED
         return reason if reason in self._for_trash else ""
 
+    def trash_to_come(self) -> int:
+        """How many of those that wait go to the trash, if nobody has written to them."""
+        return sum(
+            bool(waiting.reason or self._trash_reason(waiting.intent, waiting.entry))
+            for waiting in list(self._heap)  # any thread may ask
+            if waiting.reason in ("", Reason.DELETED, Reason.EDITED)
+        )
+
     def _put_into_trash(self, intent: Intent, entry: Entry, reason: str) -> None:
         """Move something from quarantine to the trash; where that fails now, later."""
         try:

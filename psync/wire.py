@@ -410,6 +410,9 @@ class Recalled(NamedTuple):
         notes: of the versions that were meant.
         kept: the content of the version, if it is a file, and not a large one.
         present: that of what is at its path now, likewise.
+        gone: of `EMPTY` and `GO_ON`: how many versions were destroyed.
+        left: likewise: how many of them are still to be.
+        waiting: likewise: how many are to come into the trash, after their last look.
     """
 
     token: int
@@ -417,6 +420,9 @@ class Recalled(NamedTuple):
     notes: List[Note]
     kept: Optional[bytes] = None
     present: Optional[bytes] = None
+    gone: int = 0
+    left: int = 0
+    waiting: int = 0
 
 
 class Peeked(NamedTuple):
@@ -615,7 +621,7 @@ class Recall(NamedTuple):
     Attributes:
         token: comes back with the answer.
         verb: one of `LIST` ... below.
-        kept: the version's name; empty with `LIST` and `READ`.
+        kept: the version's name; empty with `LIST`, `READ`, `EMPTY` and `GO_ON`.
         path: for `RESTORE` where to; empty: where it was. For `READ` what.
         trash: it is about the trash.
     """
@@ -632,6 +638,8 @@ SHOW = 2  # ... of one, with its content
 RESTORE = 3  # put it back; what is there now takes its place
 DROP = 4  # destroy it
 READ = 5  # no version: what is at `path` now
+EMPTY = 6  # destroy all that is in the trash now, as much of it as a short time allows
+GO_ON = 7  # ... and more of that, but nothing that has come since
 
 
 class Examine(NamedTuple):

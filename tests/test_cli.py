@@ -47,9 +47,10 @@ async def main(directory):
         if verb == "flush" and args["timeout"] >= 1000:
             print("asked", flush=True)
             await asyncio.Event().wait()
-        if verb == "trash" and args.get("action") == "drop":
-            print("dropped", args["kept"], flush=True)
-            return {}
+        if verb == "trash" and args.get("action") == "empty":
+            print("empties", *args["sides"], flush=True)
+            part = {"count": 2000, "waiting": 0, "troubles": ["left is away"], "sides": ["right"]}
+            return {**part, "waiting": 9, "troubles": [], "sides": []} if args["sides"] else part
         if verb == "trash":
             return [{"side": "left", "kept": "", "trouble": "left is not connected"},
                     {"side": "right", "path": "f", "kept": "0002", "reason": "deleted"}]
@@ -355,10 +356,15 @@ class TestQuestions:
             "right  f  0002  deleted",
         ]
         assert len(json.loads(psync("trash", "--json").stdout)["trash"]) == 2
-        told = refused(psync("trash", "--empty"), 1)
-        assert "some of it may be left: left is not connected" in told
+        emptied = psync("trash", "--empty")
+        assert emptied.stdout == (
+            "4,000 versions dropped; 9 more will come to it within a minute or so\n"
+        )
+        emptied.stdout = ""
+        told = refused(emptied, 1)
+        assert "some of it may be left: left is away" in told
         assert process.stdout is not None
-        assert process.stdout.readline() == "dropped 0002\n"
+        assert [process.stdout.readline() for _ in range(2)] == ["empties\n", "empties right\n"]
         assert "unrecognized arguments" in refused(psync("trash", "--take", "left", "f"))
 
     def test_compare_both_versions_of_a_conflict_that_waits(self, psync, session):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from psync.syscalls import renameat2
-from psync.wire import APPLIED, DROP, LIST, RESTORE, SHOW, Recall
+from psync.wire import APPLIED, DROP, EMPTY, GO_ON, LIST, RESTORE, SHOW, Recall
 from tests.support.replica import Replica, file
 
 
@@ -306,6 +306,74 @@ class TestAsking:
 
         assert (answer.message, changes) == ("", [])
         assert replica.conflicts("trash") == {}
+
+    def empty(self, replica: Replica, verb: int = EMPTY) -> tuple[str, int, int, int]:
+        answer, changes = replica.helpers.recall(Recall(1, verb, trash=True))
+        assert (answer.notes, changes) == ([], [])
+        return answer.message, answer.gone, answer.left, answer.waiting
+
+    def test_empties_it_of_what_is_there_and_tells_what_is_to_come(self, replica: Replica) -> None:
+        for path in (b"a", b"b"):
+            delete(replica, path)
+        replica.finish()
+        loser = replica.write(b"g", b"loser")
+        replica.apply(replica.delete(b"g", loser, keep=True))
+        nobodys = replica.root / ".psync/trash/nobodys"
+        nobodys.write_text("no note tells of it")
+        delete(replica, b"late")
+
+        assert self.empty(replica) == ("", 2, 0, 1)
+        assert self.empty(replica) == ("", 0, 0, 1)
+        nobodys.unlink()  # it was left alone
+        replica.finish()
+        assert replica.conflicts() == {b"g": (b"loser", "conflict")}
+        assert replica.conflicts("trash") == {b"late": (b"deleted", "deleted")}
+
+    def test_empties_it_a_part_at_a_time_and_of_nothing_that_comes_meanwhile(
+        self, replica: Replica, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for path in (b"a", b"b"):
+            delete(replica, path)
+        replica.finish()
+        notes = replica.helpers.recall(Recall(1, LIST, trash=True))[0].notes
+        with monkeypatch.context() as patch:
+            patch.setattr("psync.helpers.EMPTY_SLICE_S", -1.0)
+            assert self.empty(replica) == ("", 0, 2, 0)
+        delete(replica, b"late")
+        replica.finish()
+        replica.write(b"a", b"new")
+        replica.helpers.recall(Recall(1, RESTORE, notes[0].name, b"a", trash=True))
+
+        assert self.empty(replica, GO_ON) == ("", 1, 0, 0)
+        kept = {b"a": (b"new", "replaced"), b"late": (b"deleted", "deleted")}
+        assert replica.conflicts("trash") == kept
+
+    def test_goes_on_with_nothing_that_another_agent_began(self, replica: Replica) -> None:
+        self.kept(replica)
+
+        told, *counts = self.empty(replica, GO_ON)
+
+        assert "its agent has begun anew: empty it again" in told
+        assert counts == [0, 0, 0]
+        assert len(replica.conflicts("trash")) == 1
+
+    def test_tells_of_what_cannot_be_dropped(
+        self, replica: Replica, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.kept(replica)
+        monkeypatch.setattr("psync.conflicts.remove_tree", full)
+
+        assert self.empty(replica) == ("1 could not be dropped, the log says why", 0, 0, 0)
+        assert len(replica.conflicts("trash")) == 1
+
+    def test_empties_the_trash_only(self, replica: Replica) -> None:
+        loser = replica.write(b"g", b"loser")
+        replica.apply(replica.delete(b"g", loser, keep=True))
+
+        answer, changes = replica.helpers.recall(Recall(1, EMPTY))
+
+        assert (answer.message, changes) == ("only the trash can be emptied", [])
+        assert replica.conflicts() == {b"g": (b"loser", "conflict")}
 
     def test_expires_each_store_at_its_own_age(self, replica: Replica) -> None:
         self.kept(replica)

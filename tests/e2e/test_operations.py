@@ -394,6 +394,12 @@ class TestTrash:
         deleted.start("--set", "trash=1s")
         until(lambda: not self.listed(deleted), "an empty trash")
 
+    def test_is_emptied_at_once(self, deleted: Pair) -> None:
+        assert deleted.psync("trash", "--empty").stdout == "4 versions dropped\n"
+
+        assert self.listed(deleted) == {}
+        assert deleted.psync("trash", "--empty").stdout == "0 versions dropped\n"
+
     def test_of_a_time_that_makes_no_sense_is_refused(self, pair: Pair) -> None:
         run = pair.psync("run", "--set", "trash=soon", str(pair.left), str(pair.right))
 
