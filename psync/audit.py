@@ -336,8 +336,9 @@ class _Audit:
         """Save both versions of what differs in more than its metadata."""
         left, right = sides
         if left is not None and right is not None and left.kind == right.kind:
-            same_times = (left.size, left.mtime_ns) == (right.size, right.mtime_ns)
-            if same_times and left.target == right.target and left.digest == right.digest:
+            is_read = left.digest and right.digest  # else it is for size and time to tell
+            same = left.digest == right.digest if is_read else left.mtime_ns == right.mtime_ns
+            if same and (left.size, left.target) == (right.size, right.target):
                 return
         for side, entry in zip(Side, sides, strict=True):
             if entry is None or entry.kind not in _SAVED:

@@ -472,6 +472,14 @@ class TestModes:
         assert fingerprint(pair.left, pair.right) == before
         assert report(pair, "-b")["backup"] != str(place)
 
+    def test_backup_saves_nothing_where_only_the_time_differs(self, local: Pair) -> None:
+        rest(local)
+        os.utime(local.left / "keep", (1, 1))
+
+        assert report(local, "-b")["saved"] == 2  # the content may differ, too
+        told = report(local, "-b", "-c")
+        assert (told["exit"], told["saved"]) == (NOTICE, 0)
+
     def test_backup_goes_into_no_root(self, local: Pair) -> None:
         (local.left / "f").touch()
         code, printed = check(local, "--state-dir", str(local.left / "state"), "--backup")
