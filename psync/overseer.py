@@ -120,9 +120,11 @@ class Reporter:
         alerts = []
         if due:
             self.told.update((key, present[key]) for key in due)
-            minutes = self.alerts.lasting / 60
+            seconds = max(1, round(self.alerts.lasting))
+            minutes = round(seconds / 60)
+            lasting = _count(minutes, "minute") if seconds >= 60 else _count(seconds, "second")
             text = [
-                f"Session {self._session} has had this trouble for {minutes:,.0f} minutes; all "
+                f"Session {self._session} has had this trouble for {lasting}; all "
                 "else is replicated, and this is tried again:",
                 "",
                 *_listed([present[key] for key in due]),

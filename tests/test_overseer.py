@@ -83,6 +83,18 @@ class TestProblems:
         (alert,) = reporter.look(troubled("a", "b", "c"), 1200)
         assert alert.subject == "session home: 1 problem that lasts"
 
+    @pytest.mark.parametrize(
+        ("lasting", "told"),
+        [(0, "1 second"), (20, "20 seconds"), (60, "1 minute"), (600, "10 minutes")],
+    )
+    def test_are_told_with_how_long_they_last(self, lasting: float, told: str) -> None:
+        reporter = Reporter("home", Alerts(mail="root", lasting=lasting), {})
+
+        alerts = [*reporter.look(troubled("a"), 0), *reporter.look(troubled("a"), lasting)]
+
+        (alert,) = alerts
+        assert f"has had this trouble for {told}; all else" in alert.lines[0]
+
     def test_that_pass_in_time_are_never_told(self) -> None:
         reporter = Reporter("home", ALERTS, {})
         reporter.look(troubled("a"), 0)
