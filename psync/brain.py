@@ -62,7 +62,7 @@ from psync.desk import Desk
 from psync.effects.console import Console
 from psync.effects.log import Logger
 from psync.effects.rsync import Rsync
-from psync.effects.store import Intents, Rows, SessionDir, set_aside
+from psync.effects.store import Intents, Rows, SessionDir, archives_of, set_aside
 from psync.effects.transport import Host, LocalHost
 from psync.errors import (
     AgentError,
@@ -444,6 +444,7 @@ class Brain:
         if pair is None and a.marker_pair == b.marker_pair:
             # Two new roots; or our state was lost, and the replicas still know each other.
             pair = self._remembered("pair", a.marker_pair)
+            self._tell_of_namesakes(pair)
         for each, ready in ((left, a), (right, b)):
             if ready.marker_pair not in ("", pair):
                 raise UsageError(
@@ -459,6 +460,16 @@ class Brain:
                 )
         assert pair is not None
         return pair
+
+    def _tell_of_namesakes(self, pair: str) -> None:
+        """Say so where another session has the archive of this pair, and we have none."""
+        if names := archives_of(pair, self._state):
+            self._log.warning(
+                "archive.elsewhere",
+                message=f"these roots are known to session {' and '.join(names)}, not to "
+                f"{self._state.name}: both are united, what was deleted meanwhile comes back; "
+                f"stop this and start {names[0]} if that is not meant",
+            )
 
     def _check_generation(self, peer: Peer) -> None:
         """See that a root is in the state in which the archive knows it, or has gone on from there.

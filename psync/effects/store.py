@@ -25,15 +25,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import quote
 from zlib import crc32
 
 import apsw
 
 from psync.core.entry import Agreed
-from psync.effects.state import SessionDir, reason
+from psync.effects.state import SessionDir, reason, sessions
 from psync.errors import StoreError, UnwritableError
 
-__all__ = ["ROOT_ID", "Intents", "Rows", "SessionDir", "set_aside"]
+__all__ = ["ROOT_ID", "Intents", "Rows", "SessionDir", "archives_of", "set_aside"]
 
 ROOT_ID = 1  # the root is the row (0, b"")
 SCHEMA = 3
@@ -355,6 +356,28 @@ class Rows:
             pass  # closed before, or moved aside
         except apsw.Error as error:
             self._fail(error)
+
+
+def archives_of(pair: str, but: SessionDir) -> list[str]:
+    """Which other sessions of a state directory have an archive of a pair; by name.
+
+    Their databases are read without locks, and what cannot be read has none.
+    """
+    found = []
+    with suppress(StoreError):
+        for each in sessions(but.path.parent.parent):
+            if each.name == but.name or not each.agreed:
+                continue
+            with suppress(apsw.Error):
+                uri = f"file:{quote(os.fsencode(each.database))}?immutable=1"
+                flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+                db = apsw.Connection(uri, flags=flags)
+                try:
+                    if db.execute(_META, ("pair",)).fetchall() == [(pair,)]:
+                        found.append(each.name)
+                finally:
+                    db.close()
+    return found
 
 
 def set_aside(path: Path, why: str) -> Path:

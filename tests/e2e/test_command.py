@@ -482,6 +482,16 @@ class TestBadInput:
 
         assert "belongs to another psync pair: stop that session" in said
 
+    def test_x08_roots_of_another_session_are_told_of(self, local: Pair) -> None:
+        (local.left / "f").write_text("x")
+        roots = (str(local.left), str(local.right))
+        names = ("one", "one", "other", "other")
+        said = [local.psync("sync", "--name", name, *roots).stderr for name in names]
+
+        assert said[2].count("\n") == 1
+        assert "these roots are known to session one, not to other: both are united" in said[2]
+        assert (said[0], said[1], said[3]) == ("", "", "")
+
     def test_x17_x18_x19_root_that_another_session_serves_now(self, local: Pair) -> None:
         local.start()
         third = local.base / "third"
