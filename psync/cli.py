@@ -962,16 +962,51 @@ def _versions(chosen: argparse.Namespace) -> int:
         return 0
     if chosen.empty:
         return _empty_trash(chosen)
-    versions = _ask(chosen, store) or []
+    versions, failed = _kept(chosen)
     if chosen.json:
         print(json.dumps({store: versions}))
-        return 0
-    keys = ("time", "side", "path", "kept", "reason", "size", "trouble")
+        return failed
+    keys = ["time", "side", "path", "kept", "reason", "size", "trouble"]
+    if len({each["session"] for each in versions}) > 1:
+        keys.insert(0, "session")
     for each in versions:
         told = [str(each.get(key, "")) for key in keys]
         told += [_describe_version(side, each[side]) for side in ("left", "right") if side in each]
         print(harmless("  ".join(word for word in told if word)))
-    return 0
+    return failed
+
+
+def _kept(chosen: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
+    """List what is kept, of all sessions that run, or of one, whether it runs or not.
+
+    Returns:
+        the versions, each with its session, and 1 if not every session has answered.
+    """
+    from psync.control import Call, NoSession
+
+    state, store = state_directory(chosen.state_dir), chosen.store
+    names = [chosen.name] if chosen.name is not None else _live(state)
+    if not names:
+        raise NoSession(f"no session is running (state directory {state})")
+    versions, failed = [], 0
+    for name in names:
+        session = SessionDir(state, name)
+        try:
+            found = Call(session.path, store, {}).result(time.monotonic() + _ANSWER_S) or []
+        except NoSession:
+            facts = session.described()
+            if not facts.get("left"):
+                raise
+            from psync.desk import kept_here
+
+            found = kept_here(facts, store)
+        except PsyncError as error:
+            if len(names) == 1:
+                raise
+            failed = _complain(str(error), 1)
+            continue
+        versions += [{"session": name, **each} for each in found]
+    return versions, failed
 
 
 def _empty_trash(chosen: argparse.Namespace) -> int:

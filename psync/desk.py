@@ -5,7 +5,8 @@ was deleted in its trash; its agent does what is asked. A version is named by it
 conflict that waits for a person's word by its path.
 
 **Invariants.** A side whose agent is away is still listed, with what the session knows of it: of
-its trash, that it is away.
+its trash, that it is away. Where no session runs the stores of this host are only read
+(`kept_here`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from psync.conflicts import Conflicts
 from psync.core.entry import Entry, Kind, Side, printable
 from psync.core.session import Session
 from psync.errors import PsyncError, TransportError
@@ -34,7 +36,7 @@ from psync.wire import (
     Recalled,
 )
 
-__all__ = ["Desk"]
+__all__ = ["Desk", "kept_here"]
 
 _ANSWER_S = 8.0
 _VERBS = {"show": SHOW, "restore": RESTORE, "drop": DROP}
@@ -206,6 +208,46 @@ class Desk:
         raise PsyncError(
             f"{printable(name)!a} is no version that is kept: psync conflicts lists them"
         )
+
+
+def kept_here(facts: dict[str, Any], store: str) -> list[dict[str, Any]]:
+    """List what the replicas of this host keep of a session that does not run; change nothing.
+
+    Args:
+        facts: what its directory tells of it.
+        store: `conflicts` or `trash`.
+
+    Returns:
+        As of `Desk.answer`; of a side that cannot be read `trouble` says so.
+    """
+    found = []
+    for side, host in ((Side.LEFT, None), (Side.RIGHT, facts.get("host"))):
+        root = str(facts.get(side.name.lower()) or "")
+        place = os.path.join(root, ".psync", store)
+        told = {"side": side.name.lower(), "kept": "", "time": ""}
+        if host:
+            trouble = f"not listed while its session does not run: it is in {place} on {host}"
+            found.append({**told, "trouble": trouble})
+            continue
+        try:
+            found += [_told(side, note) for note in _notes(root, store)]
+        except OSError as error:
+            found.append({**told, "trouble": f"cannot read {place}: {error.strerror}"})
+    return sorted(found, key=lambda each: (each["time"], each["kept"]))
+
+
+def _notes(root: str, store: str) -> list[Note]:
+    control_fd = os.open(os.path.join(root, ".psync"), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if store not in os.listdir(control_fd):
+            return []  # opening it would make it
+        opened = Conflicts(control_fd, lambda *_: None, store)
+        try:
+            return list(opened.notes())
+        finally:
+            opened.close()
+    finally:
+        os.close(control_fd)
 
 
 def _time(ns: int) -> str:

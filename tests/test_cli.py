@@ -331,7 +331,7 @@ class TestQuestions:
         session("home")
 
         (_, told) = json.loads(psync("conflicts", "--json").stdout)["conflicts"]
-        assert told == {"side": "left", "path": "a\\nb", "kept": "0001"}
+        assert told == {"session": "home", "side": "left", "path": "a\\nb", "kept": "0001"}
         (told,) = json.loads(psync("status", "--json", "home").stdout)["sessions"]
         assert told["name"] == "home"
         assert told["left"]["entries"] == 1234
@@ -387,6 +387,19 @@ class TestQuestions:
             ["flush", "home", "--state-dir", str(state)],
         ):
             assert psync(*args, env=env).returncode == 0
+
+    def test_list_what_all_sessions_keep_where_none_is_named(self, psync, session):
+        session("b")
+        session("a")
+
+        listed = psync("conflicts").stdout.splitlines()
+        assert [line.split()[0] for line in listed] == ["a", "a", "b", "b"]
+        assert "b  left  a\\nb  0001" in listed
+        assert len(json.loads(psync("trash", "--json").stdout)["trash"]) == 4
+        assert psync("trash", "b").stdout.splitlines()[1] == "right  f  0002  deleted"
+        for action in (["--drop", "0001"], ["--show", "0001"]):
+            assert "a, b; name one" in refused(psync("conflicts", *action))
+        assert "a, b; name one" in refused(psync("trash", "--empty"))
 
     def test_need_a_name_when_there_are_several(self, psync, session):
         session("b")

@@ -274,6 +274,31 @@ class TestConflicts:
         assert shown.stdout.splitlines()[-2:] == [f"-{side} lost", f"+{other} won"]
         assert f"{side}  f  {kept}  conflict" in watching.psync("conflicts").stdout
 
+    def test_of_a_session_that_does_not_run_are_listed_where_they_are_on_this_host(
+        self, watching: Pair, side: str, kept: str
+    ) -> None:
+        (session,) = (watching.state / "sessions").iterdir()
+        running = watching.psync("conflicts", session.name).stdout
+        watching.stop()
+        before = tree(watching.left / ".psync"), tree(watching.right / ".psync")
+
+        listed = watching.psync("conflicts", session.name)
+
+        assert listed.returncode == 0
+        if watching.host is None or side == "left":
+            assert [line for line in listed.stdout.splitlines() if kept in line] == [
+                line for line in running.splitlines() if kept in line
+            ]
+        if watching.host is not None:
+            place = f"{watching.right}/.psync/conflicts on {watching.host}"
+            told = f"right  not listed while its session does not run: it is in {place}\n"
+            assert told in listed.stdout
+        assert watching.psync("trash", session.name).returncode == 0
+        assert (tree(watching.left / ".psync"), tree(watching.right / ".psync")) == before
+        refused = watching.psync("conflicts", session.name, "--drop", kept)
+        assert refused.returncode == 2
+        assert "is not running" in refused.stderr
+
     def test_are_restored_on_both_sides(self, watching: Pair, side: str, kept: str) -> None:
         assert watching.psync("conflicts", "--restore", kept).returncode == 0
 
