@@ -353,6 +353,12 @@ class Agent:
         self._tick_at = None if left is None else time.monotonic() + left
         self._report_kept()
 
+    @staticmethod
+    def _first_expiry(start: Start) -> float:
+        """When to look for what has been in the stores for long enough: now, or never."""
+        expires = start.conflict_keep_s or start.trash_s or start.versions_s
+        return time.monotonic() if expires else float("inf")
+
     def _expire(self) -> None:
         """Let the worker drop what has been in the stores for long enough."""
         assert self._start is not None and self._helpers is not None
@@ -565,8 +571,7 @@ class Agent:
             raise _Refusal("unwritable", f"{printable(self._root)}: {reason}") from None
         self._report_kept()
         self._tick_at = time.monotonic()
-        if start.conflict_keep_s or start.trash_s or start.versions_s:
-            self._expire_at = self._tick_at
+        self._expire_at = self._first_expiry(start)
         if start.distrust_cache:
             forget_cached(self._root_fd)
         observer = Filter(
@@ -591,8 +596,7 @@ class Agent:
         self._timeout = max(start.timeout_ms, 1000) / 1000
         self._helpers.take_over(start)
         observer.take_over(start)
-        kept = start.conflict_keep_s or start.trash_s
-        self._expire_at = time.monotonic() if kept else float("inf")
+        self._expire_at = self._first_expiry(start)
 
     def _observer(self) -> Filter:
         if self._filter is None:

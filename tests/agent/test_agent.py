@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import resource
@@ -1039,6 +1040,18 @@ class TestLive:
 
         assert outcome.status == APPLIED
         while not any((root / ".psync/trash").iterdir()):  # when its turn has come
+            one.say(Ping(1))
+            one.until(Pong)
+
+    def test_takes_over_how_long_to_keep_versions(self, root: Path, one: Brain) -> None:
+        trash = root / ".psync/trash"
+        (trash / "0001").write_bytes(b"old")
+        note = {"path_hex": b"f".hex(), "time": "2020-01-01T00:00:00Z", "reason": "edited"}
+        (trash / "0001.json").write_text(json.dumps({**note, "entry": {"size": 3, "mtime_ns": 0}}))
+
+        one.say(Settings(start_message(root, versions_s=60)))
+
+        while any(trash.iterdir()):  # when its turn has come
             one.say(Ping(1))
             one.until(Pong)
 
