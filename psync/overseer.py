@@ -37,6 +37,7 @@ __all__ = ["Facts", "Overseer", "Reporter"]
 _LOOK_S = 15.0
 _RETRY_MIN_S, _RETRY_MAX_S = 60.0, 3600.0  # between two tries to deliver
 _UNSENT_MAX = 20
+_LAST_WORDS_S = 3.0  # for an alert that nobody has been told of, at the end
 _LISTED_MAX = 20  # lines of a kind in an alert
 _HALTED = ("halted", "halts")  # what people know of a halt: in words, and as keys
 _SEEN_MAX = 1000  # problems whose age is known, or that people know of
@@ -250,6 +251,8 @@ class Overseer:
                     pass
         finally:
             if self._delivery is not None:
+                if not self._is_told:
+                    await asyncio.wait([self._delivery], timeout=_LAST_WORDS_S)
                 self._delivery.cancel()
                 await asyncio.gather(self._delivery, return_exceptions=True)
 
@@ -295,18 +298,27 @@ class Overseer:
             self._notifier.tell(*news)
 
     def _tell_people(self, facts: Facts) -> None:
-        alerts = self._reporter.look(facts, time.monotonic())
-        if alerts:
-            self._unsent.extend(_Unsent(alert, set()) for alert in alerts)
-            try:
-                self._state.describe(self._reporter.told, "alerts.json")
-            except StoreError as error:
-                self._log.warning("alert.forgotten", reason=str(error))
+        self._unsent.extend(
+            _Unsent(alert, set()) for alert in self._reporter.look(facts, time.monotonic())
+        )
         if self._delivery is None or self._delivery.done():
             if time.monotonic() >= self._retry_at:
                 self._waiting.clear()
             if self._next() is not None:
                 self._delivery = asyncio.create_task(self._deliver())
+
+    @property
+    def _is_told(self) -> bool:
+        """Whether each alert has come to somebody."""
+        return all(each.told for each in self._unsent)
+
+    def _remember(self) -> None:
+        """Write down what people know; not before they do: we may be about to end."""
+        if self._is_told:
+            try:
+                self._state.describe(self._reporter.told, "alerts.json")
+            except StoreError as error:
+                self._log.warning("alert.forgotten", reason=str(error))
 
     def _next(self) -> _Unsent | None:
         """The first alert that is to go by a way that does not just wait to be tried again."""
@@ -332,5 +344,6 @@ class Overseer:
                 self._log.info("alert.sent", what=each.alert.event, subject=each.alert.subject)
                 if each in self._unsent:  # not pushed out meanwhile
                     self._unsent.remove(each)
+            self._remember()
         if not self._waiting:
             self._retry_s = _RETRY_MIN_S

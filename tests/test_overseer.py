@@ -318,6 +318,39 @@ class TestPeople:
         assert "replicates again" in await self.arrives(mailbox, "recovered")
         await again.end()
 
+    async def test_are_told_by_the_next_session_what_this_one_could_not_deliver(
+        self, tmp_path: Path, mailbox: Path
+    ) -> None:
+        (tmp_path / "broken").touch()
+        with structlog.testing.capture_logs() as log:
+            told = Told(overseer(tmp_path, self.alerts(tmp_path), {}))
+            told.facts = EMPTY
+            told.overseer.wake()
+            async with asyncio.timeout(30):
+                while not log:
+                    await told.looks.get()
+            await told.end()
+        (tmp_path / "broken").unlink()
+
+        again = Told(overseer(tmp_path, self.alerts(tmp_path), {}))
+        again.facts = EMPTY
+        again.overseer.wake()
+
+        assert "left: it is empty" in await self.arrives(mailbox, "halted")
+        await again.end()
+
+    async def test_are_told_what_happens_right_before_the_end(
+        self, tmp_path: Path, mailbox: Path
+    ) -> None:
+        told = Told(overseer(tmp_path, self.alerts(tmp_path), {}))
+        await told.looks.get()
+        told.facts = EMPTY
+        told.overseer.wake()
+        await asyncio.sleep(0)  # it looks, and no more
+        await told.end()
+
+        assert (mailbox / "halted").exists()
+
     async def test_are_told_later_what_cannot_be_delivered_now(
         self, tmp_path: Path, mailbox: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
