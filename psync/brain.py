@@ -242,8 +242,12 @@ class Brain:
     async def run(self) -> Exit:
         """Run until stopped; return the exit code."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        ends = (signal.SIGTERM, signal.SIGINT)
+        # Blocked meanwhile: a signal that comes between two handlers may find neither.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+        for number in ends:
             loop.add_signal_handler(number, self._stop, number.name)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)
         if self._reread is not None:
             loop.add_signal_handler(signal.SIGHUP, self._take_over)
         control = ControlServer(self._state.path, self._control)

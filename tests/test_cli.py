@@ -16,6 +16,19 @@ import pytest
 from psync.cli import VERBS
 from psync.effects.state import SessionDir
 
+SIGNALLED = """
+import os, signal
+from psync import cli
+
+class Signalled:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+signal.signal(signal.SIGTERM, cli._end_at_once)
+Signalled()
+print("pending:", *(each.name for each in signal.sigpending()))
+"""
+
 HERE = Path(__file__).parents[1]
 
 # A session's process as far as the socket goes: it answers what the brain answers.
@@ -543,6 +556,15 @@ class TestRun:
         process.send_signal(signal.SIGTERM)
 
         assert process.wait(timeout=20) == 0
+
+    def test_does_not_forget_a_signal_that_comes_where_no_exception_gets_out(self):
+        """Of a destructor, for one: the brain then hears of it as soon as it minds signals."""
+        done = subprocess.run(
+            [sys.executable, "-c", SIGNALLED], capture_output=True, text=True, check=False
+        )
+
+        assert "Exception ignored" in done.stderr
+        assert done.stdout == "pending: SIGTERM\n"
 
     def test_synchronizes_once(self, psync, roots):
         (roots[0] / "a").write_text("from the left")
