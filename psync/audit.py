@@ -483,10 +483,29 @@ def _alone(session_dir: SessionDir) -> Iterator[None]:
 
 
 async def _run(audit: _Audit) -> None:
+    """Run it; whatever else goes wrong while it is being ended is no failure of its own.
+
+    Raises:
+        CancelledError: a signal has ended it.
+    """
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await audit.run()
+    ended = False
+
+    def end() -> None:
+        nonlocal ended
+        ended = True
+        task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, end)
+    try:
+        await audit.run()
+    except PsyncError:
+        if not ended:
+            raise
+    if ended:
+        raise asyncio.CancelledError
 
 
 def audit(
@@ -514,7 +533,7 @@ def audit(
         try:
             asyncio.run(_run(work))
         except asyncio.CancelledError:
-            raise KeyboardInterrupt from None  # SIGTERM: likewise
+            raise KeyboardInterrupt from None
         except PsyncError as error:
             failure = str(error)
         report = {**work.report(), "time": began}

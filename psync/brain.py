@@ -444,11 +444,11 @@ class Brain:
                         f"{printable(inner.root)} is inside {printable(outer.root)}: "
                         "a tree cannot be replicated into itself"
                     )
-        pair = self._rows.meta("pair")
+        known = self._rows.meta("pair")
+        pair = known
         if pair is None and a.marker_pair == b.marker_pair:
             # Two new roots; or our state was lost, and the replicas still know each other.
             pair = self._remembered("pair", a.marker_pair)
-            self._tell_of_namesakes(pair)
         for each, ready in ((left, a), (right, b)):
             if ready.marker_pair not in ("", pair):
                 raise UsageError(
@@ -463,6 +463,8 @@ class Brain:
                     "remove .psync/marker in both"
                 )
         assert pair is not None
+        if known is None:
+            self._tell_of_namesakes(pair)
         return pair
 
     def _tell_of_namesakes(self, pair: str) -> None:

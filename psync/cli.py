@@ -44,7 +44,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from psync import __version__
 from psync.effects.console import harmless, quantity
 from psync.effects.state import SessionDir, sessions, state_directory
-from psync.errors import ConfigError, Exit, PsyncError, StoreError, UsageError
+from psync.errors import (
+    ConfigError,
+    Exit,
+    PsyncError,
+    StoreError,
+    UnknownSessionError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -488,7 +495,7 @@ def _options(chosen: argparse.Namespace) -> Options:
             raise UsageError(f"two roots are needed, LEFT and RIGHT: {name} is only one")
         try:
             values, where = load_session(config_file(chosen.config), name)
-        except ConfigError as error:
+        except UnknownSessionError as error:
             if chosen.config or chosen.has_verb:
                 raise
             raise UsageError(
@@ -1326,10 +1333,8 @@ def _audited(chosen: argparse.Namespace, state: Path, live: str | None) -> Optio
         return make_options({**last, **given, "name": name}, "command line")
     try:
         return _options(chosen)
-    except ConfigError:  # there is a table of this name, and something is wrong with it
-        raise
-    except UsageError as error:
-        if len(chosen.roots) != 1 or "/" in name:
+    except UnknownSessionError as error:
+        if chosen.config:
             raise
         if not last:
             raise UsageError(f"no session {name!a} runs, has run here, or is configured") from error

@@ -31,7 +31,7 @@ import msgspec
 
 from psync.core.patterns import EXPRESSION, parse
 from psync.effects.state import SessionDir
-from psync.errors import ConfigError, UsageError
+from psync.errors import ConfigError, UnknownSessionError, UsageError
 
 __all__ = [
     "EXCLUDES",
@@ -398,7 +398,7 @@ def config_file(chosen: str | None = None) -> Path:
     """Find the configuration file: the option, the user's own, or the machine's.
 
     Raises:
-        ConfigError: there is none.
+        UnknownSessionError: there is none.
     """
     if chosen is not None:
         return Path(chosen)
@@ -409,7 +409,7 @@ def config_file(chosen: str | None = None) -> Path:
     for place in places:
         if place.exists():
             return place
-    raise ConfigError(
+    raise UnknownSessionError(
         f"there is no configuration file ({' or '.join(map(str, places))}): "
         "write one, or name it with --config"
     )
@@ -422,15 +422,15 @@ def load_session(file: Path, name: str) -> tuple[dict[str, Any], str]:
         its keys and values, and what to call the place in a message.
 
     Raises:
-        ConfigError: the file cannot be read, is no TOML, or has no such session, or a session
-            cannot have this name.
+        UnknownSessionError: it has no such session.
+        ConfigError: the file cannot be read, or is no TOML, or a session cannot have this name.
     """
     tables = load_file(file)
     if name not in tables:
         near = difflib.get_close_matches(name, tables, 1)
         names = ", ".join(map(_word, tables)) or "none"
         known = f"did you mean {_word(near[0])}?" if near else f"there are: {names}"
-        raise ConfigError(f"{file}: no session {name!a}; {known}")
+        raise UnknownSessionError(f"{file}: no session {name!a}; {known}")
     table = tables[name]
     where = f"{file}: [session.{name}]"
     if not isinstance(table, dict):

@@ -60,6 +60,10 @@ class ConfigError(UsageError):
     """A configuration file is wrong; the message names file, table and key."""
 
 
+class UnknownSessionError(ConfigError):
+    """No configuration names this session, for there may be none at all."""
+
+
 class TransportError(PsyncError):
     """A connection failed or ended; the session tries again with backoff."""
 

@@ -80,6 +80,7 @@ class Reporter:
         self._conflicts: list[str] = []
         self._conflicts_more = 0
         self._quiet_until = float("-inf")  # about conflicts
+        self._halted: set[str] = set()  # the sides, as found here since all went well
 
     def conflict(self, line: str) -> None:
         """Take notice of a conflict."""
@@ -94,7 +95,11 @@ class Reporter:
 
     def _halt(self, facts: Facts) -> list[Alert]:
         known = self.told.get("halted", "")
-        if facts.halted and not facts.halts & set(self.told.get("halts", "").split("; ")):
+        sides = {each.partition(" ")[0] for each in facts.halts}
+        # A root that is gone, and then there without its marker, is one halt while we look on.
+        is_known = self._halted & sides or facts.halts & set(self.told.get("halts", "").split("; "))
+        self._halted |= sides
+        if facts.halted and not is_known:
             self.told["halted"], self.told["halts"] = facts.halted, "; ".join(sorted(facts.halts))
             text = [
                 f"Session {self._session} has halted and replicates nothing:",
@@ -106,6 +111,7 @@ class Reporter:
             ]
             return [self._alert("halted", f"session {self._session} has HALTED", text)]
         if known and not facts.halted and facts.state == "watching":
+            self._halted.clear()
             for key in _HALTED:
                 self.told.pop(key, None)
             text = [f"Session {self._session} replicates again. It had halted:", "", f"  {known}"]

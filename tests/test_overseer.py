@@ -45,6 +45,17 @@ class TestHalt:
 
         assert reporter.look(both, 1) == []
 
+    def test_of_a_side_is_one_while_it_is_looked_at(self) -> None:
+        gone = EMPTY._replace(halted="left: it is gone", halts=frozenset(("left gone",)))
+        reporter = Reporter("home", ALERTS, {})
+        reporter.look(gone, 0)
+
+        assert reporter.look(EMPTY, 1) == []
+        other = EMPTY._replace(halted="right: it is gone", halts=frozenset(("right gone",)))
+        assert [alert.event for alert in reporter.look(other, 2)] == ["halted"]
+        assert [alert.event for alert in reporter.look(FINE, 3)] == ["recovered"]
+        assert [alert.event for alert in reporter.look(EMPTY, 4)] == ["halted"]
+
     def test_for_another_reason_is_told_again(self) -> None:
         told: dict[str, str] = {}
         Reporter("home", ALERTS, told).look(EMPTY, 0)
