@@ -522,9 +522,11 @@ class Session:
         pair.ignored = ignored
         self._carrier.stop_all_walks()
         self._moves.leave_out()
-        for op in self._flights.ops.values():
-            if pair.hides(op.path, op.transition.wanted or op.transition.expected):
-                pair.left_out.add(op.path)
+        pair.left_out = {  # by these rules: what was hidden may be told again by now
+            op.path
+            for op in self._flights.ops.values()
+            if pair.hides(op.path, op.transition.wanted or op.transition.expected)
+        }
         for path, agreed in self._archive.walk_down(ROOT):
             if ignored(path, agreed.kind == Kind.DIRECTORY):
                 pair.leave_out(path)

@@ -904,6 +904,28 @@ class TestHiding:
         duo.assert_rest()
 
 
+    @pytest.mark.parametrize("before", ["deletion", "edit", "creation"])
+    def test_shows_again_what_is_told_while_something_is_still_being_done_there(
+        self, before: str
+    ) -> None:
+        """Who is done with it has no say any more in whether it is replicated."""
+        duo = Duo({} if before == "creation" else {b"x": b"1"})
+        if before == "deletion":
+            duo.delete(LEFT, b"x")
+        else:
+            duo.write(LEFT, b"x", b"2")
+        assert len(duo.transitions(RIGHT)) == 1
+
+        duo.session.hide(Ignore(["x"]))
+        duo.session.hide(Ignore())
+        duo.write(LEFT, b"x", b"3")  # and is told as all is that comes out
+        duo.run()
+        duo.see(RIGHT, b"x")
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == {b"x": b"3"}
+
+
 class TestAdoption:
     """A start that is to take both sides for equal, and knows of nothing that was agreed."""
 

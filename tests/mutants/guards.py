@@ -1269,8 +1269,14 @@ _IGNORE = [
 _HIDING = [
     (
         "lets an operation under way agree on what is hidden by now",
-        "                pair.left_out.add(op.path)\n",
-        "                pass\n",
+        "            if pair.hides(op.path, op.transition.wanted or op.transition.expected)\n",
+        "            if False\n",
+        "tests/core/test_session.py -k Hiding",
+    ),
+    (
+        "forgets at an operation's end what other rules have let in again",
+        "        pair.left_out = {  # by these rules: what was hidden may be told again by now\n",
+        "        pair.left_out |= {\n",
         "tests/core/test_session.py -k Hiding",
     ),
     (
