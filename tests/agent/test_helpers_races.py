@@ -184,8 +184,8 @@ class User:
         def attempt() -> None:
             before = Path(f"/proc/self/fd/{inode}").read_bytes()
             fd = os.open(f"/proc/self/fd/{inode}", flags | os.O_NONBLOCK)
-            if flags & os.O_TRUNC:
-                self.ended.append(before)
+            if not flags & os.O_APPEND:
+                self.ended.append(before)  # as it is by now, however long he had to wait
             act(fd)
             heirs = self.wrote if os.fstat(fd).st_nlink else self.in_vain
             heirs.append(text or self._text)
