@@ -42,7 +42,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from psync import __version__
-from psync.effects.console import harmless, quantity
+from psync.effects.console import counted, harmless, quantity
 from psync.effects.state import SessionDir, sessions, state_directory
 from psync.errors import (
     ConfigError,
@@ -1033,7 +1033,7 @@ def _empty_trash(chosen: argparse.Namespace) -> int:
         if not sides:
             break
     later = f"; {waiting:,} more will come to it within a minute or so" if waiting else ""
-    print(f"{count:,} version{'s' * (count != 1)} dropped{later}")
+    print(f"{counted(count, 'version')} dropped{later}")
     if troubles:
         raise Refused(f"some of it may be left: {'; '.join(troubles)}")
     return 0

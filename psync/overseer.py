@@ -2,17 +2,17 @@
 
 The brain gives a look at how things stand (`Facts`) as often as it is asked. To systemd goes
 READY when the session watches or is trying to, RELOADING and READY again around another
-configuration, what it does (STATUS), and the watchdog's food,
-which is proof of progress: this loop runs, and every agent that should have answered a ping
-has. People are told at once when the session halts; of what has gone wrong for `lasting`
-seconds; of conflicts, gathered, every `every` seconds at most; and, of what they were told, when
-it is over.
+configuration, what it does (STATUS), and the watchdog's food, which is proof of progress: this loop
+runs, and every agent that should have answered a ping has. People are told at once when the
+session halts; of what has gone wrong for `lasting` seconds; of conflicts, gathered, every `every`
+seconds at most; and, of what they were told, when it is over.
 
 **Invariants.** Nobody is told the same twice, not even over a restart: what was told is in the
-session's directory. What cannot be delivered is kept, `_UNSENT_MAX` alerts of it, and tried again
+session's directory as soon as each alert has come to somebody; who is killed before that leaves it
+to the next session. What cannot be delivered is kept, `_UNSENT_MAX` alerts of it, and tried again
 by the ways that failed; the others get what comes later. Where there is neither a manager nor
-anybody to tell nothing here ever wakes up. An alert
-that hangs keeps back other alerts only, and neither the watchdog nor the end.
+anybody to tell nothing here ever wakes up. An alert that hangs keeps back other alerts only, not
+the watchdog, and the end for `_LAST_WORDS_S` at most.
 
 It decides nothing about the session.
 """
@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from psync.alerts import Alert, Alerts, deliver, ways
+from psync.effects.console import counted
 from psync.effects.log import Logger
 from psync.effects.notify import Notifier
 from psync.effects.state import SessionDir
@@ -129,14 +130,14 @@ class Reporter:
             self.told.update((key, present[key]) for key in due)
             seconds = max(1, round(self.alerts.lasting))
             minutes = round(seconds / 60)
-            lasting = _count(minutes, "minute") if seconds >= 60 else _count(seconds, "second")
+            lasting = counted(minutes, "minute") if seconds >= 60 else counted(seconds, "second")
             text = [
                 f"Session {self._session} has had this trouble for {lasting}; all "
                 "else is replicated, and this is tried again:",
                 "",
                 *_listed([present[key] for key in due]),
             ]
-            lasts = f"{_count(len(due), 'problem')} that last{'s' * (len(due) == 1)}"
+            lasts = f"{counted(len(due), 'problem')} that last{'s' * (len(due) == 1)}"
             subject = f"session {self._session}: {lasts}"
             alerts.append(self._alert("problems", subject, text))
         known = [key for key in self.told if key not in _HALTED]
@@ -145,7 +146,7 @@ class Reporter:
                 return alerts
             text = [f"Session {self._session} has got over this:", ""]
             text += _listed([self.told.pop(key) for key in known])
-            subject = f"session {self._session}: {_count(len(known), 'problem')} solved"
+            subject = f"session {self._session}: {counted(len(known), 'problem')} solved"
             alerts.append(self._alert("recovered", subject, text))
         return alerts
 
@@ -161,7 +162,7 @@ class Reporter:
             "",
             *_listed(lines, more),
         ]
-        count = _count(len(lines) + more, "conflict")
+        count = counted(len(lines) + more, "conflict")
         return [self._alert("conflicts", f"session {self._session}: {count}", text)]
 
     def _alert(self, event: str, subject: str, lines: list[str]) -> Alert:
@@ -172,10 +173,6 @@ def _listed(lines: list[str], more: int = 0) -> list[str]:
     more += max(0, len(lines) - _LISTED_MAX)
     listed = [f"  {line}" for line in lines[:_LISTED_MAX]]
     return [*listed, f"  and {more:,} more"] if more else listed
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 class _Unsent(NamedTuple):

@@ -36,7 +36,7 @@ import msgspec
 from psync.alerts import Alert, Alerts, deliver, ways
 from psync.config import load_table, seconds_of
 from psync.control import NoSession, Refused, Unanswered, call
-from psync.effects.console import duration, harmless
+from psync.effects.console import counted, duration, harmless
 from psync.effects.state import SessionDir
 from psync.errors import ConfigError, PsyncError, StoreError
 from psync.launch import Unit, end_hung, find_unit, start
@@ -222,17 +222,13 @@ def _look(session: SessionDir, rules: Rules, unit: Unit | None, *, is_named: boo
     troubles = [*_beats(told, beat, rules), *_audits(session, rules)]
     if not troubles:
         lag = f"heartbeat {beat['heartbeat_s']:.3f} s, lag {beat['lag_s']:.3f} s"
-        counts = ", ".join(_count(told.get(key + "s", 0), key) for key in ("conflict", "problem"))
+        counts = ", ".join(counted(told.get(key + "s", 0), key) for key in ("conflict", "problem"))
         return Finding(name, OK, f"{state}; {lag}, {counts}", figures=figures)
     code = max(code for code, _, _ in troubles)
     # What is the session's own to tell is its own only when there is nothing else.
     is_told = all(own and told_by_itself for _, own, _ in troubles)
     text = "; ".join(text for _, _, text in troubles)
     return Finding(name, code, text, is_told=is_told, figures=figures)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _figures(told: dict[str, Any]) -> dict[str, Any]:
@@ -276,7 +272,7 @@ def _beats(
         found.append((CRITICAL, True, f"nothing is replicated: {told['trouble']}"))
     if told.get("problems"):
         first = (told.get("problem_list") or [{}])[0]
-        count = _count(told["problems"], "problem")
+        count = counted(told["problems"], "problem")
         text = f"{count}, like {first.get('side')} {first.get('path')}"
         found.append((WARNING, True, f"{text}: {first.get('message')}"))
     return found

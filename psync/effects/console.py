@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-__all__ = ["Console", "duration", "harmless", "quantity"]
+__all__ = ["Console", "counted", "duration", "harmless", "quantity"]
 
 _REDRAW_S = 0.1  # on a terminal
 _REPEAT_S = 30.0  # elsewhere
@@ -45,6 +45,11 @@ def quantity(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 99.5 else f"{size:.1f} {unit}"
         size /= 1000
     raise AssertionError
+
+
+def counted(number: int, what: str) -> str:
+    """Render a number of things: `1 conflict`, `1,200 conflicts`."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def duration(seconds: float) -> str:
