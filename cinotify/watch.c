@@ -12,8 +12,8 @@
  * and the kernel's queue does not run over while we walk. A visit that finds a directory which
  * we know at another place is put off until its rename is read, to be told as one.
  *
- * Invariants: a directory is watched before it is listed, so nothing falls between; each node
- * is watched, or waits for a visit, or was reported as beyond the limit or unreadable; a node
+ * Invariants: a directory is watched before it is listed, and no watch is ever replaced, so
+ * nothing falls between; each node is watched, or waits for a visit, or was reported as beyond the limit or unreadable; a node
  * that loses its watch to another place is visited again; a beat is told only when no visit and
  * no half of a rename is outstanding.
  * Not here: file content, settling, echo suppression; the reader looks for itself.
@@ -43,7 +43,8 @@ enum {
 	BEATS_SIZE_MAX = 64 * 1024,
 	ROBBED_MAX = 3,
 	CATCH_UP_MAX = 1024 * 1024,
-	WATCH_HOW = IN_ONLYDIR | IN_EXCL_UNLINK,
+	/* added to: to replace the mask of a watch (since Linux 5.19) leaves it none for an instant */
+	WATCH_HOW = IN_ONLYDIR | IN_EXCL_UNLINK | IN_MASK_ADD,
 	WATCH_DIRECTORY = IN_CREATE | IN_MODIFY | IN_CLOSE_WRITE | IN_ATTRIB | IN_DELETE |
 			  IN_MOVED_FROM | IN_MOVED_TO | WATCH_HOW,
 	WATCH_ROOT = WATCH_DIRECTORY | IN_DELETE_SELF | IN_MOVE_SELF,

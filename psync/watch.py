@@ -426,7 +426,8 @@ _WATCH = (
     | _IN_DELETE
     | 0x01000000
     | 0x04000000
-)  # fmt: skip  (ONLYDIR, EXCL_UNLINK)
+    | 0x20000000
+)  # fmt: skip  (ONLYDIR, EXCL_UNLINK, MASK_ADD: see cinotify/watch.c)
 _BITS = (
     (_IN_CREATE, CREATED),
     (_IN_MODIFY, MODIFIED),

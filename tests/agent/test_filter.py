@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inotify_simple import INotify, flags
 
 from psync import wire
 from psync.core.entry import Entry, Kind, content_digest
@@ -1294,6 +1295,26 @@ class TestFallback:
         assert events[-1] == ("S", 51, 50, 0)
         assert polling.fd == -1
         assert polling.read() == []
+
+    def test_replaces_no_watch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The kernel leaves it without a mask for an instant, and that misses what happens then."""
+        masks = []
+        add_watch = INotify.add_watch
+
+        def noted(self: INotify, path: Any, mask: int) -> Any:
+            masks.append(mask)
+            return add_watch(self, path, mask)
+
+        monkeypatch.setattr(INotify, "add_watch", noted)
+        with inotify_on(tmp_path) as inotify:
+            (tmp_path / "d").mkdir()
+            inotify.read()
+            inotify.rescan()
+            while inotify.scanning():
+                inotify.step(1.0)
+
+        assert len(masks) > 4
+        assert all(mask & flags.MASK_ADD for mask in masks[1:])  # the first is .psync's
 
     def test_tells_of_a_rename_whose_other_half_is_outside(self, tmp_path: Path) -> None:
         root = tmp_path / "root"

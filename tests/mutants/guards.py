@@ -763,6 +763,24 @@ _FILTER = [
 
 # --- the core ---------------------------------------------------------------------------------
 
+_CINOTIFY = [
+    (
+        "replaces a watch that is there already",
+        "IN_ONLYDIR | IN_EXCL_UNLINK | IN_MASK_ADD,",
+        "IN_ONLYDIR | IN_EXCL_UNLINK,",
+        "tests/cinotify/test_watch.py -k no_watch_is_replaced",
+    ),
+]
+
+_WATCH = [
+    (
+        "replaces a watch that is there already",
+        "    | 0x20000000\n",
+        "",
+        f"{FILTER} -k replaces_no_watch",
+    ),
+]
+
 _RECONCILE = [
     (
         "deletes a file that was edited on the other side",
@@ -1534,6 +1552,8 @@ GUARDS: list[Guard] = [
         ("psync/scan.py", _SCAN),
         ("psync/known.py", _KNOWN),
         ("psync/filter.py", _FILTER),
+        ("cinotify/watch.c", _CINOTIFY),
+        ("psync/watch.py", _WATCH),
         ("psync/core/reconcile.py", _RECONCILE),
         ("psync/core/guard.py", _GUARD),
         ("psync/core/survey.py", _SURVEY),

@@ -19,7 +19,8 @@ def test_stands_in_its_file_exactly_once(guard: Guard) -> None:
 
     assert text.count(guard.old) == 1
     assert guard.new != guard.old
-    ast.parse(text.replace(guard.old, guard.new))
+    if guard.file.endswith(".py"):
+        ast.parse(text.replace(guard.old, guard.new))
 
 
 def test_is_named_once() -> None:
