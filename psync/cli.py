@@ -594,19 +594,14 @@ def _check_places(options: Options, session_dir: SessionDir) -> None:
 
     Later a root that is missing is a disaster for the guards to handle, not a slip of the pen.
     """
-    log = options.log_file or str(session_dir.log_file)
     roots = [options.left] if options.host else [options.left, options.right]
     for root in roots:
         if session_dir.fresh and not os.path.isdir(root):
             what = "is not a directory" if os.path.exists(root) else "does not exist"
             hint = "" if root == options.left else " (on another host? then -r HOST)"
             raise UsageError(f"{root} {what}{hint}")
-        real = os.path.realpath(root)
-        for ours, name in ((str(session_dir.path), "--state-dir"), (log, "log_file")):
-            if os.path.commonpath((real, os.path.realpath(ours))) == real:
-                raise UsageError(
-                    f"{ours} is inside {root}, and would be replicated: choose another {name}"
-                )
+    if misplaced := session_dir.misplaced(roots, options.log_file):
+        raise UsageError(misplaced)
 
 
 def _serve(

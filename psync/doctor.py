@@ -102,6 +102,10 @@ async def doctor(
     answers = [answer for _, answer in seen]
     if all(answers):
         checks += _both(peers, [each for each in answers if each is not None])
+    roots = [options.left] if options.host is not None else [options.left, options.right]
+    if misplaced := session.misplaced(roots, options.log_file):
+        text, _, todo = misplaced.rpartition(": ")
+        checks.append(Check("", "roots", BAD, text, todo))
     urls = await misunderstood(alerts) if has_apprise() else []
     return [*checks, *_here(session, runs, alerts, exposed, urls)]
 

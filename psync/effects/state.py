@@ -27,7 +27,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,24 @@ class SessionDir:
     def log_file(self) -> Path:
         """The log, where the configuration names no other."""
         return self.path / "psync.log"
+
+    def misplaced(self, roots: Sequence[str], log_file: str | None) -> str:
+        """Say which of psync's own files would be replicated; empty: none.
+
+        Args:
+            roots: the roots on this host.
+            log_file: where the log goes; None: `SessionDir.log_file`.
+        """
+        for root in roots:
+            real = os.path.realpath(root)
+            places = {"--state-dir": self.path, "log_file": log_file or self.log_file}
+            for option, ours in places.items():
+                if os.path.commonpath((real, os.path.realpath(ours))) == real:
+                    return (
+                        f"{ours} is inside {root}, and would be replicated: "
+                        f"choose another {option}"
+                    )
+        return ""
 
     @property
     def stopped(self) -> bool:

@@ -118,6 +118,14 @@ class TestDoctor:
         assert told["", "state directory"]["level"] == "bad"
         assert "cannot be written" in told["", "state directory"]["text"]
 
+    def test_finds_a_state_directory_that_would_be_replicated(self, local: Pair) -> None:
+        code, told = examined(local, "--state-dir", str(local.right / "state"))
+
+        assert code == 1
+        assert told["", "roots"]["level"] == "bad"
+        assert f"is inside {local.right}, and would be replicated" in told["", "roots"]["text"]
+        assert told["", "roots"]["todo"] == "choose another --state-dir"
+
     def test_finds_a_root_inside_the_other(self, local: Pair) -> None:
         inner = local.left / "inner"
         inner.mkdir()
