@@ -531,6 +531,7 @@ class Helpers:
         except FileExistsError:
             raise UnmetError(CHANGED) from None
         here.changed = True
+        self._expect_in_place(here)
 
     def _replace(
         self, made: Made, here: Directory, name: bytes, expected: Entry, intent: Intent
@@ -653,6 +654,7 @@ class Helpers:
                 raise UnmetError(NOT_EMPTY) from None
             return self._set_aside(here, name, path, expected)
         here.changed = True
+        self._expect_in_place(here)
         return b""
 
     def _set_aside(self, here: Directory, name: bytes, path: bytes, expected: Entry) -> bytes:
@@ -667,9 +669,10 @@ class Helpers:
         here.changed = True
         self.step("displaced")
         st = os.stat(intent.name, dir_fd=quarantine.fd, follow_symlinks=False)
-        if st.st_ino != expected.ino:
+        stayed = here.has_stayed(self._root_fd)
+        if st.st_ino != expected.ino or not stayed:
             self._undo(None, intent, here, name, None)
-            raise UnmetError(CHANGED)
+            raise UnmetError(CHANGED if stayed else NO_PARENT)
         return quarantine.keep(intent, Reason.FORCED)
 
     # --- what was displaced
@@ -679,15 +682,20 @@ class Helpers:
     ) -> None:
         """See that what lies in quarantine now is what was held, and undo if it is not.
 
-        The lease is still held: who waits for it has resolved the old name already, so
+        Nor is anything confirmed in a directory that has been moved meanwhile, be it out of the
+        root: whoever moved it shall find in it what was there. The lease is still held: who waits for it has resolved the old name already, so
         his file must be back there before he goes on.
         """
         known = held.is_at(self._quarantine.fd, intent.name)
         awaited = held.is_awaited()
-        if known and not awaited and held.is_untouched() and self._has_kept(held, intent.expected):
+        stayed = here.has_stayed(self._root_fd)
+        untouched = held.is_untouched() and self._has_kept(held, intent.expected)
+        if known and not awaited and stayed and untouched:
             self.step("verified")
             return
         self._undo(held if known else None, intent, here, name, made)
+        if not stayed:
+            raise UnmetError(NO_PARENT)
         raise UnmetError(IN_USE if known and awaited else CHANGED)
 
     def _has_kept(self, held: Held, expected: Entry) -> bool:
@@ -703,10 +711,8 @@ class Helpers:
         if intent.expected.kind == _SYMLINK:
             quarantine.drop_link(intent)
         else:
-            entry = intent.expected
-            if not entry.digest:
-                entry = entry._replace(ctime_ns=os.fstat(held.fd).st_ctime_ns)
-            quarantine.admit(intent, entry)
+            ctime_ns = os.fstat(held.fd).st_ctime_ns  # which our rename has moved
+            quarantine.admit(intent, intent.expected._replace(ctime_ns=ctime_ns))
         return b""
 
     def _undo(
@@ -813,9 +819,11 @@ class Helpers:
             raise UnmetError(CHANGED) from None
         there.changed = here.changed = True
         self.step("moved")
-        if not held.is_at(here.fd, name, gone=True):  # another file had come to the old name
+        stayed = self._have_stayed(here, there)
+        if not stayed or not held.is_at(here.fd, name, gone=True):
+            # A directory was moved, or another file had come to the old name.
             _try_rename(here.fd, name, there.fd, old_name, NOREPLACE)
-            raise UnmetError(CHANGED)
+            raise UnmetError(CHANGED if stayed else NO_PARENT)
         return b""
 
     def _move_over(
@@ -842,8 +850,11 @@ class Helpers:
             moved = held.is_at(here.fd, name, gone=True)
             as_planned = moved and over.is_at(there.fd, old_name, gone=True)
             awaited = over.is_awaited()
-            if not as_planned or awaited or not over.is_untouched():
+            stayed = self._have_stayed(here, there)
+            if not as_planned or awaited or not stayed or not over.is_untouched():
                 _try_rename(there.fd, old_name, here.fd, name, EXCHANGE)
+                if not stayed:
+                    raise UnmetError(NO_PARENT)
                 raise UnmetError(IN_USE if as_planned and awaited else CHANGED)
             try:
                 renameat2(there.fd, old_name, quarantine_fd, intent.name, NOREPLACE)
@@ -908,6 +919,8 @@ class Helpers:
         mtime_ns = held.st.st_mtime_ns if before.mtime_ns == wanted.mtime_ns else st.st_mtime_ns
         if is_file and (st.st_size, st.st_mtime_ns) != (held.st.st_size, mtime_ns):
             raise UnmetError(CHANGED)
+        if here is not None:
+            self._expect_in_place(here)
         return now
 
     def _is_all(self, now: Entry, before: Entry, wanted: Entry, st: os.stat_result) -> bool:
@@ -1015,6 +1028,19 @@ class Helpers:
             self._leave()
         self._here = here = Directory(self._root_fd, path, now)
         return here
+
+    def _have_stayed(self, *directories: Directory) -> bool:
+        return all([each.has_stayed(self._root_fd) for each in directories])
+
+    def _expect_in_place(self, here: Directory) -> None:
+        """See that a directory in which something was done is still where it was opened.
+
+        Raises:
+            UnmetError: it is not. What was done in it is its new place's, and confirmed to nobody:
+                what is believed to be there may be forgotten elsewhere.
+        """
+        if not here.has_stayed(self._root_fd):
+            raise UnmetError(NO_PARENT)
 
     def _open_up(self, here: Directory) -> None:
         """Let names be changed in a directory of our own that is read-only, until it is left."""

@@ -12,6 +12,7 @@ nothing at all for writing. Whoever holds, closes.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import stat
 from collections import OrderedDict
@@ -80,6 +81,27 @@ class Directory:
                 raise UnmetError(NO_PARENT) from None
             raise
         self.st = os.fstat(self.fd)
+
+    def has_stayed(self, root_fd: int) -> bool:
+        """Tell whether it still is where it was opened; if not, it is not trusted any more.
+
+        It goes on being a directory when it is moved, also out of the root.
+        """
+        if not self.path:
+            return True
+        try:
+            fd = open_beneath(root_fd, self.path, os.O_PATH | os.O_DIRECTORY)
+        except OSError:
+            self.since = -math.inf
+            return False
+        try:
+            st = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if (st.st_dev, st.st_ino) == (self.st.st_dev, self.st.st_ino):
+            return True
+        self.since = -math.inf
+        return False
 
     def leave(self) -> None:
         """Put mode and time back, if we have changed names in it, and close it."""

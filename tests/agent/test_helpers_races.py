@@ -24,7 +24,7 @@ from typing import NamedTuple
 import pytest
 
 from psync.syscalls import renameat2
-from psync.wire import APPLIED, CHANGED, IN_USE, Outcome, Transition
+from psync.wire import APPLIED, CHANGED, IN_USE, NO_PARENT, Outcome, Transition
 from tests.support.replica import Replica, directory, file, link
 
 BASE, OURS, OTHER = b"base text", b"our new text", b"target text"
@@ -678,6 +678,22 @@ class TestLateWrites:
 
         assert replica.conflicts() == {b"touched": (b"OLD", "late-write")}
 
+    def test_there_is_none_into_a_file_that_we_cannot_read(self, replica, monkeypatch):
+        """Its owner has taken its mode away: its bytes are known, and cannot be compared."""
+
+        def refuse(*args: object) -> None:
+            raise PermissionError(errno.EACCES, "mode 000")
+
+        monkeypatch.setattr("psync.quarantine._Inspection", refuse)
+        deleted, replaced = replica.write(b"f", b"old"), replica.write(b"g", b"old")
+        replica.apply(
+            replica.delete(b"f", deleted), replica.put(b"g", file(b"new"), b"new", replaced)
+        )
+
+        replica.finish()
+
+        assert replica.conflicts() == {}
+
     def test_a_late_write_into_a_loser_is_in_the_conflict_store(self, replica):
         old = replica.write(b"f", b"old")
         writer = os.open(replica.root / "f", os.O_WRONLY)
@@ -703,7 +719,7 @@ class TestLateWrites:
         replica.helpers.step = meddle
         (outcome,) = replica.apply(replica.put(b"d/f", file(b"new"), b"new", old, keep=True))
 
-        assert outcome.status == CHANGED
+        assert outcome.status == NO_PARENT
         assert replica.conflicts() == {b"d/f": (b"old", "conflict")}
         assert [kept.path for kept in replica.helpers.kept] == [b"d/f"]
 
@@ -872,3 +888,74 @@ class TestRecovery:
 
                     assert_nothing_lost(replica, wrote, ended)
                     replica.close()
+
+
+class TestDirectoryMovedAway:
+    """Its user takes away the directory in which we are about to do something.
+
+    Nothing is confirmed then: what is taken for agreed there would be deleted on the other side,
+    as the directory is gone here. And what he has taken along stays as it was.
+    """
+
+    @pytest.mark.parametrize("instead", ["nothing", "another"])
+    @pytest.mark.parametrize("to", ["outside", "root/elsewhere"])
+    @pytest.mark.parametrize(
+        ("what", "step"),
+        [
+            ("create", "made"),
+            ("mkdir", "made"),
+            ("replace", "held"),
+            ("replace", "parked"),
+            ("delete", "held"),
+            ("delete", "displaced"),
+            ("rmdir", "found"),
+            ("set aside", "full"),
+            ("chmod", "held"),
+            ("move in", "held"),
+            ("move out", "held"),
+            ("move over", "held"),
+        ],
+    )
+    def test_nothing_is_confirmed(
+        self, tmp_path: Path, what: str, step: str, to: str, instead: str
+    ) -> None:
+        root = tmp_path / "root"
+        root.mkdir()
+        replica = Replica(root)
+        old, other = replica.write(b"d/f", b"old"), replica.write(b"g", b"other")
+        if what in ("rmdir", "set aside"):
+            (root / "d/e").mkdir()
+        if what == "set aside":
+            (root / "d/e/x").write_bytes(b"x")
+        transition = {
+            "create": lambda: replica.put(b"d/new", file(b"new"), b"new"),
+            "mkdir": lambda: replica.put(b"d/new", directory()),
+            "replace": lambda: replica.put(b"d/f", file(b"new"), b"new", old),
+            "delete": lambda: replica.delete(b"d/f", old),
+            "rmdir": lambda: replica.rmdir(b"d/e", replica.look(b"d/e")),
+            "set aside": lambda: replica.rmdir(b"d/e", replica.look(b"d/e"), keep=True),
+            "chmod": lambda: replica.meta(b"d/f", old, old._replace(mode=0o600)),
+            "move in": lambda: replica.rename(b"g", other, b"d/new"),
+            "move out": lambda: replica.rename(b"d/f", old, b"new"),
+            "move over": lambda: replica.rename(b"g", other, b"d/f", old),
+        }[what]()
+
+        def move_away() -> None:
+            (root / "d").rename(tmp_path / to)
+            if instead == "another":
+                (root / "d").mkdir()
+
+        acts = [move_away]
+        replica.helpers.step = lambda at: acts.pop()() if at == step and acts else None
+
+        (outcome,) = replica.apply(transition)
+        replica.helpers.step = lambda at: None
+        replica.finish()
+
+        assert acts == []
+        assert (outcome.status, outcome.entry) == (NO_PARENT, None)
+        assert (tmp_path / to / "f").read_bytes() == b"old"
+        assert (root / "g").read_bytes() == b"other"
+        assert (tmp_path / to / "e/x").exists() is (what == "set aside")
+        assert not (root / "new").exists()
+        replica.close()

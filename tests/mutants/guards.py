@@ -49,6 +49,18 @@ class Guard(NamedTuple):
 
 _HELPERS = [
     (
+        "confirms what was made in a directory that was moved away",
+        "        if not here.has_stayed(self._root_fd):\n",
+        "        if False:\n",
+        f"{RACES} -k MovedAway",
+    ),
+    (
+        "keeps what it displaced in a directory that was moved away",
+        "        if known and not awaited and stayed and untouched:\n",
+        "        if known and not awaited and untouched:\n",
+        f"{RACES} -k MovedAway",
+    ),
+    (
         "believes that what it displaced is what it meant to",
         "        known = held.is_at(self._quarantine.fd, intent.name)\n",
         "        known = True\n",
@@ -227,6 +239,12 @@ _HELPERS = [
 ]
 
 _HOLDING = [
+    (
+        "takes a directory that was moved away for one that has stayed",
+        "        if (st.st_dev, st.st_ino) == (self.st.st_dev, self.st.st_ino):\n            return True\n        self.since = -math.inf\n        return False\n",
+        "        return True\n",
+        f"{RACES} -k MovedAway",
+    ),
     (
         "takes any inode for the one that is expected",
         "    if expected.ino and st.st_ino != expected.ino:\n",
