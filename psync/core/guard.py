@@ -74,9 +74,11 @@ class Guard:
     # --- what is known of a side ---------------------------------------------------------
 
     def forget(self, side: Side) -> None:
-        """What a side has shown counts no more."""
+        """What a side has shown counts no more; who has waited for that is decided anew."""
         self._floods[side] = _Flood()
         self._rewrites[side] = _Rewrites()
+        self._pending.release(_GONE[side])
+        self._pending.release(_REWRITTEN[side])
 
     def scanned(self, side: Side, entries: int) -> str:
         """Say what is wrong with a scan that has found so many entries; empty: nothing."""

@@ -264,8 +264,8 @@ class Moves:
         for replica in self._replicas:
             for new, move in list(replica.moves.items()):
                 if hides(new, move.entry) or hides(move.old, move.entry):
-                    self._pending.touch(self._forget(replica, new))
-                    self._pending.touch(new)
+                    self._give_up(replica, new)
+                    self._pending.touch(move.old)
             self.wait_no_more(replica)
 
     def _forget(self, replica: Replica, new: bytes) -> bytes:

@@ -248,8 +248,7 @@ class News:
             if ("mount", path) in replica.troubles:
                 continue  # hidden by what is mounted there, not gone
             if self._pair.hides(path, replica.shows(path)):
-                self._archive.remove(path)  # not replicated any more; both sides keep theirs
-                self._pair.rest(path)
+                self._pair.leave_out(path)
             else:
                 self._observe(replica, Item(path, None), since)
 

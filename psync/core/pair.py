@@ -15,6 +15,7 @@ from psync.core.entry import Entry, Kind, Side, below_or_at, is_below, parent, p
 from psync.core.events import Command, Intend, Intent, Limits, Note
 from psync.core.flights import Flights
 from psync.core.pending import QUIET_ATTEMPTS, Pending
+from psync.core.reconcile import View
 from psync.core.replica import Link, Replica
 
 __all__ = ["Ignored", "Pair"]
@@ -191,12 +192,20 @@ class Pair:
         self.pending.rest(path)
 
     def leave_out(self, path: bytes) -> None:
-        """A path is not replicated any more: both sides keep what they have there."""
+        """A path is not replicated any more: both sides keep what they have there.
+
+        Where only directories are hidden, a side may show something else, which is news still.
+        """
+        shown = [replica.shows(path) for replica in self.replicas]
         self.archive.remove(path)
         for replica in self.replicas:
             replica.answered(path)
             replica.stalled.pop(path, None)
         self.rest(path)
+        for replica, entry in zip(self.replicas, shown, strict=True):
+            if entry is not None and not self.hides(path, entry):
+                replica.views.set(path, View(entry))
+                self.pending.touch(path)
 
     def has_parent(self, path: bytes, target: Side | None) -> bool:
         """Tell whether a path's directory is agreed (and there, on `target`); else see to it.

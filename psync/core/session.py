@@ -495,6 +495,7 @@ class Session:
         if self._archive.is_committed and not (self._pair.intents or self._flights.ops):
             return  # there was nothing to lose
         self._archive.roll_back()
+        self._leave_out_agreed()
         self._pair.intents.clear()
         self._flights.void_all()
         replica = self._replicas[other]
@@ -527,15 +528,13 @@ class Session:
             for op in self._flights.ops.values()
             if pair.hides(op.path, op.transition.wanted or op.transition.expected)
         }
-        for path, agreed in self._archive.walk_down(ROOT):
-            if ignored(path, agreed.kind == Kind.DIRECTORY):
-                pair.leave_out(path)
+        self._leave_out_agreed()
         known = {*self._pending.since, *self._pending.problems, *self._pending.dirty}
         for replica in self._replicas:
             known.update(replica.views, replica.awaited, replica.busy)
         for path in known:
-            shown = next((e for e in (r.shows(path) for r in self._replicas) if e), None)
-            if path and pair.hides(path, shown):
+            shown = [e for e in (r.shows(path) for r in self._replicas) if e] or [None]
+            if path and any(pair.hides(path, entry) for entry in shown):
                 pair.leave_out(path)
         for replica in self._replicas:
             for path in replica.survey.leave_out(lambda path: ignored(path, True)):
@@ -544,6 +543,11 @@ class Session:
                 del replica.troubles[code, path]
             self._guard.forget(replica.side)  # what is left out is not gone
         return count - self._archive.count
+
+    def _leave_out_agreed(self) -> None:
+        for path, agreed in self._archive.walk_down(ROOT):
+            if self._pair.ignored(path, agreed.kind == Kind.DIRECTORY):
+                self._pair.leave_out(path)
 
     # --- deciding ------------------------------------------------------------------------
 

@@ -234,11 +234,12 @@ class Hand:
                 return CHANGED
         if parent(path) and not self.is_directory(parent(path)):
             return NO_PARENT
+        wanted = transition.wanted
+        is_there = wanted is not None and wanted.kind == Kind.DIRECTORY and self.is_directory(path)
         if not _is(self.tree.get(path), expected) and not (
-            verb == PUT and expected is None and self.is_directory(path)
+            verb == PUT and expected is None and is_there
         ):
             return CHANGED
-        wanted = transition.wanted
         removed = verb == RMDIR or (
             verb == PUT and wanted is not None and wanted.kind != Kind.DIRECTORY
         )
@@ -868,6 +869,41 @@ class TestHiding:
         assert (b"d/x" in duo.right.tree) is (new == b"d/x")
         assert duo.left.content.get(b"d/x") == duo.right.content.get(b"d/x")
         assert {k: v for k, v in duo.session.remains().items() if v} == {}
+
+    @pytest.mark.parametrize(("old", "new"), [(b"cache/m", b"d/m"), (b"d/m", b"cache/m")])
+    def test_forgets_a_rename_of_a_directory_that_all_talk_waits_for(
+        self, old: bytes, new: bytes
+    ) -> None:
+        duo = Duo({old + b"/f": b"1", b"cache/y": b"2", b"d/y": b"2"})
+        duo.move(LEFT, old, new)
+        duo.write(LEFT, b"d/y", b"3")
+        assert duo.session._replicas[LEFT].turning == new
+
+        duo.session.hide(Ignore(["cache"]))
+        duo.settle()
+
+        assert duo.right.content[b"d/y"] == b"3"
+        assert (b"d/m/f" in duo.right.tree) is (new == b"d/m")
+        assert duo.left.content.get(b"d/m/f") == duo.right.content.get(b"d/m/f")
+        assert {k: v for k, v in duo.session.remains().items() if v} == {}
+
+    def test_keeps_news_of_what_has_taken_the_place_of_a_directory(self) -> None:
+        """It is not hidden, and nobody tells of it again."""
+        duo = Duo({b"c": None})
+        duo.receive(Paused())
+        duo.left.remove(b"c")
+        duo.write(LEFT, b"c", b"a file")
+
+        duo.session.hide(Ignore(["c/"]))
+        duo.receive(Resumed())
+        duo.run()
+        assert duo.right.tree[b"c"].kind == Kind.DIRECTORY
+        duo.session.hide(Ignore())
+        duo.delete(RIGHT, b"c")
+        duo.settle()
+
+        assert duo.right.content[b"c"] == b"a file"
+        duo.assert_rest()
 
     def test_gives_up_to_empty_a_directory_of_it(self) -> None:
         duo = Duo({b"cache/d/x": b"1", b"cache/d/y": b"2"})

@@ -26,6 +26,7 @@ from psync.core.entry import (
     parent,
     split,
 )
+from psync.core.ignore import Ignore
 from psync.core.settle import (
     CLOSED,
     CREATED,
@@ -75,6 +76,7 @@ from psync.wire import (
     Rescan,
     Results,
     Scanned,
+    Settings,
     Stage,
     Staged,
     Sync,
@@ -112,13 +114,15 @@ class Agent:
     """One run of an agent."""
 
     def __init__(
-        self, disk: Disk, options: Options, rng: random.Random, number: int,
+        self, disk: Disk, options: Options, rng: random.Random, number: int, ignored: Ignore,
         send: Callable[[Message], None], now: Callable[[], float],
     ) -> None:  # fmt: skip
         self._disk = disk
         self._options = options
         self._rng = rng
         self._number = number
+        self._ignored = ignored
+        self._revealing: Iterator[None] | None = None  # one of `_later`
         self._send = send
         self._now = now
         self._settle = Settle(50, 1000)
@@ -192,7 +196,9 @@ class Agent:
 
     def _go_on_answering(self) -> None:
         if next(self._later[0], self) is self:
-            self._later.popleft()
+            over = self._later.popleft()
+            if over is self._revealing:
+                self._revealing = None
 
     # --- the scan ---
 
@@ -219,9 +225,10 @@ class Agent:
                 self._scan_again = True  # it may have been moved, with all in it: out of the way
                 continue
             self._watch(path, node)
-            children = self._children(path, node)
+            children = self._children(path, node, hidden=True)
             own = [(name, child.entry()) for name, child in children]
-            digests.append((path, directory_digest(node.entry(), own)))
+            if not self._ignored(path, True):
+                digests.append((path, directory_digest(node.entry(), own)))
             directories += 1
             entries += len(children)
             stack += [
@@ -236,11 +243,14 @@ class Agent:
             self._send(Digests(generation, digests))
         self._send(Scanned(generation, directories, entries, 0))
 
-    def _children(self, path: bytes, node: Node) -> list[tuple[bytes, Node]]:
+    def _children(
+        self, path: bytes, node: Node, *, hidden: bool = False
+    ) -> list[tuple[bytes, Node]]:
         return [
             (name, child)
             for name, child in sorted(node.children.items())
             if not is_ours(join(path, name))
+            and (hidden or not self._ignored(join(path, name), child.kind is Kind.DIRECTORY))
         ]
 
     # --- events ---
@@ -258,8 +268,12 @@ class Agent:
         for mask, path, new in events[:count]:
             if new:
                 self._moved(bool(mask & DIRECTORY), path, new)
-            elif not is_ours(path):
+            elif not self._ignored(path):
                 self._happened(mask, path)
+            elif mask & _NAMES:
+                self._touch_above(path)
+                if mask & DIRECTORY and mask & (CREATED | MOVED_IN):
+                    self._watch_all(path)
         del events[:count]
 
     def _happened(self, mask: int, path: bytes) -> None:
@@ -277,17 +291,35 @@ class Agent:
         if node is None or node.kind is not Kind.DIRECTORY or is_ours(top):
             return
         self._watch(top, node)
-        self._settle.note(top, LIST | DIRECTORY, self._now())
-        for name, child in self._children(top, node):
+        if not self._ignored(top, True):
+            self._settle.note(top, LIST | DIRECTORY, self._now())
+        for name, child in self._children(top, node, hidden=True):
             if child.kind is Kind.DIRECTORY:
                 self._appeared(join(top, name))
 
+    def _watch_all(self, top: bytes) -> None:
+        """What is hidden is watched, too: other rules may show it."""
+        for path, node in [(top, self._disk.at(top)), *self._disk.walk(top)]:
+            if node is not None and node.kind is Kind.DIRECTORY and not is_ours(path):
+                self._watch(path, node)
+
+    def _touch_above(self, path: bytes) -> None:
+        """A name that is not replicated has come or gone: its directory's mtime is replicated."""
+        if not is_ours(path) and not self._ignored(parent(path), True):
+            self._touched[parent(path)] = None
+
     def _moved(self, directory: bool, old: bytes, new: bytes) -> None:
-        if is_ours(old) or is_ours(new):
-            if not is_ours(new):
+        hidden = [self._ignored(path, directory) for path in (old, new)]
+        if any(hidden):
+            for path, is_hidden in zip((old, new), hidden, strict=True):
+                if is_hidden:
+                    self._touch_above(path)
+            if not hidden[1]:
                 self._happened(MOVED_IN | DIRECTORY * directory, new)
-            elif not is_ours(old):
+            elif not hidden[0]:
                 self._happened(MOVED_OUT | DIRECTORY * directory, old)
+            if directory:
+                self._directory_moved(old, new, known=False)
             return
         for path in [p for p in self._touched if directory and (p == old or is_below(p, old))]:
             del self._touched[path]
@@ -299,8 +331,12 @@ class Agent:
             self._settle.note(new, MOVED_IN | DIRECTORY * directory | LIST * directory, now)
         else:
             self._settle.rename(old, new, directory, now)
-        if not directory:
-            return
+        if directory:
+            self._directory_moved(old, new, known=self._options.hints_renames)
+
+    def _directory_moved(self, old: bytes, new: bytes, *, known: bool) -> None:
+        """Forget what a directory's move has made wrong; `known`: what is in it goes along."""
+        now = self._now()
         for path in [p for p in self._own if is_below(p, old)]:
             # Was it done before the rename, or in a new directory of the old name?
             self._settle.note(new + path[len(old) :], MODIFIED | CLOSED, now)
@@ -326,8 +362,8 @@ class Agent:
             if node is None or node.kind is not Kind.DIRECTORY or is_ours(path):
                 continue
             # What was watched too late may have been moved already when it was found.
-            known = node.watcher == self._number and self._tree.get(path) == node.ino
-            if not known or not self._options.hints_renames:
+            watched = node.watcher == self._number and self._tree.get(path) == node.ino
+            if not watched or not known:
                 self._appeared(new)
                 break
 
@@ -417,7 +453,8 @@ class Agent:
             self._told_in[directory] = node.ino
 
     def _node(self, path: bytes) -> Node | None:
-        return None if is_ours(path) else self._disk.at(path)
+        node = self._disk.at(path)
+        return None if node is None or self._ignored(path, self._is_directory(node)) else node
 
     def _read(self, node: Node, *, want: bool, asked: bool = False) -> tuple[
         Entry, bytes | None, int
@@ -528,6 +565,8 @@ class Agent:
                 self._begin_scan()
             else:
                 self._scan_again = True
+        elif isinstance(message, Settings):
+            self._take_over(Ignore(message.start.excludes, message.start.tempfiles))
         elif isinstance(message, Sync):
             ok = not (self._options.sync_fails and self._rng.random() < 0.5)
             if ok:
@@ -550,7 +589,8 @@ class Agent:
             raise AssertionError(f"the brain said {message}")
 
     def _flush(self) -> None:
-        if self._scan is None and not self._disk.events and not self._touched:
+        quiet = self._scan is None and self._revealing is None
+        if quiet and not self._disk.events and not self._touched:
             if len(self._settle):
                 self._settle.expedite()
                 self._look_around()
@@ -558,6 +598,36 @@ class Agent:
             for token in self._flushes:
                 self._send(Flushed(token))
             self._flushes = []
+
+    def _take_over(self, ignored: Ignore) -> None:
+        before, self._ignored = self._ignored, ignored
+        if self._revealing is not None:  # what that has not come to may be visible again, or not
+            self._scan_again = True
+            if self._scan is None:
+                self._begin_scan()
+            self._later.remove(self._revealing)
+        self._revealing = self._reveal(before)
+        self._later.append(self._revealing)
+
+    def _reveal(self, before: Ignore) -> Iterator[None]:
+        """Find what was hidden and is no more."""
+        waiting = [ROOT]
+        while waiting:
+            path = waiting.pop()
+            node = self._node(path)
+            if node is None or node.kind is not Kind.DIRECTORY:
+                continue
+            for name, child in self._children(path, node):
+                sub, directory = join(path, name), child.kind is Kind.DIRECTORY
+                if not before(sub, directory):
+                    if directory:
+                        waiting.append(sub)
+                elif directory:
+                    self._appeared(sub)
+                else:
+                    self._own.pop(sub, None)
+                    self._settle.note(sub, MODIFIED | CLOSED, self._now())
+            yield
 
     def _list_all(self, paths: list[bytes]) -> Iterator[None]:
         for path in paths:

@@ -18,7 +18,7 @@ from hashlib import blake2b
 from typing import Any
 
 from psync.core.archive import Archive
-from psync.core.entry import LOCAL_SUFFIX, Entry, Kind, Side, below_or_at, is_ours, parent
+from psync.core.entry import LOCAL_SUFFIX, ROOT, Entry, Kind, Side, below_or_at, parent
 from psync.core.events import (
     FullSync,
     Intend,
@@ -34,6 +34,7 @@ from psync.core.events import (
     Transfer,
     Transferred,
 )
+from psync.core.ignore import Ignore
 from psync.core.session import Session
 from psync.wire import (
     Apply,
@@ -47,8 +48,10 @@ from psync.wire import (
     OpenSource,
     Rescan,
     Results,
+    Settings,
     Stage,
     Staged,
+    Start,
     Sync,
     Synced,
     Unstage,
@@ -62,6 +65,7 @@ from tests.support.rows import MemoryRows
 __all__ = ["World", "run"]
 
 MESSAGES_MAX = 20_000
+_RULES = [[], [], ["a"], ["b/"], ["/c"], ["a", "/b/c"], ["/a/*", "!/a/b"], ["c/", "b~"]]
 
 
 class Violation(AssertionError):
@@ -80,8 +84,13 @@ class Brain:
             world.limits,
             first_op=(world.boots << 32) + 1,
             history=[record for _, record in world.log],
+            ignored=Ignore(world.rules),
             met=world.met,
         )
+        if world.known_rules != world.rules:
+            self.session.hide(Ignore(world.rules))
+        if self.archive.is_committed:
+            world.known_rules = world.rules
         self.alive = True
         self.up = [False, False]
         self._number = 0
@@ -258,6 +267,7 @@ class Brain:
             self.archive.thaw()
             return
         self.archive.commit()
+        self.world.known_rules = self.world.rules
         self.world.log = [(g, record) for g, record in self.world.log if g > generation]
         self.archive.remember_digests()
 
@@ -303,6 +313,11 @@ class World:
         ]  # fmt: skip
         self._when = random.Random(f"{seed} full syncs")  # of its own, likewise
         self._full_syncs = self._when.choice((0.0, 0.0, 0.05, 0.3))
+        self._reloads = random.Random(f"{seed} rules")
+        self._rule_changes = self._reloads.choice((0.0, 0.0, 0.05, 0.2))
+        self._reloaded = False
+        self.rules: list[str] = []
+        self.known_rules: list[str] = []  # by which the archive was committed last
         self.rows = MemoryRows()
         self.log: list[tuple[int, Intend]] = []
         self.generation = 0
@@ -409,7 +424,7 @@ class World:
         self._agent_numbers += 1
         self.note(f"{side.name} agent {self._agent_numbers}")
         self.agents[side] = Agent(
-            self.disks[side], self.options, self.rng, self._agent_numbers,
+            self.disks[side], self.options, self.rng, self._agent_numbers, Ignore(self.rules),
             lambda message: self._carry(
                 side, "up", message, lambda whole: self._heard(side, whole)
             ),
@@ -470,6 +485,17 @@ class World:
             self.note("full sync")
             self.brain.session.receive(FullSync(), self.now)
             self.brain.pump()
+
+    def _reload(self, rules: list[str]) -> None:
+        """Somebody has changed the rules, and has them taken over if psync runs."""
+        self.note(f"rules {rules}")
+        self.rules, self._reloaded = rules, True
+        if self.brain is None:
+            return
+        self.brain.session.hide(Ignore(rules))
+        for side in Side:
+            self.send(side, Settings(_start(rules)))
+        self.brain.pump()
 
     def _kill_brain(self) -> None:
         brain, self.brain = self.brain, None
@@ -549,6 +575,8 @@ class World:
             self.run_until(self.now + self.rng.expovariate(1 / self._pace))
             if self._when.random() < self._full_syncs:
                 self._full_sync()
+            if self._reloads.random() < self._rule_changes:
+                self._reload(self._reloads.choice(_RULES))
             if self._faults and self.rng.random() < 0.15:
                 self._fault()
                 continue
@@ -566,6 +594,8 @@ class World:
         self._reboot()
         for side in Side:
             self._start_agent(side)
+        if self.rules:
+            self._reload([])
         self.run_until(self.now + 240)
         if any(n.inode.linked for d in self.disks for _, n in d.walk()):
             # Who writes through one name of a file and removes that is heard of nowhere.
@@ -654,10 +684,11 @@ class World:
         """The first path at which the sides differ (outside of what stays local)."""
         shown: list[dict[bytes, tuple[Any, ...]]] = []
         stay: set[bytes] = set()
+        ignored = Ignore(self.rules)
         for disk in self.disks:
             these = {}
             for path, node in disk.walk():
-                if is_ours(path):
+                if ignored(path, node.kind is Kind.DIRECTORY):
                     up = parent(path)
                     while up:
                         stay.add(up)
@@ -736,7 +767,8 @@ class World:
         lost = users.tokens - users.superseded - self.excused - (here[0] & here[1]) - kept
         if lost:
             raise Violation(f"lost: {sorted(lost)}")
-        if self._powerless:
+        # What was hidden has been left as it was on either side, and came together again.
+        if self._powerless or self._reloaded:
             return
         users.superseded.discard(b"local")
         beside = set[bytes]().union(*(d.beside for d in self.disks))
@@ -792,6 +824,11 @@ class World:
         leftover = {name: value for name, value in session.remains().items() if value}
         if leftover:
             raise Violation(f"remains: {leftover}")
+
+
+def _start(rules: list[str]) -> Start:
+    """What an agent is told of how to serve on: only the rules are of interest."""
+    return Start(0, "", ROOT, "", 0, False, False, rules, [], 0, 0, 0, 0, 0, False, False, 0)
 
 
 def _brief(value: object) -> str:
