@@ -589,6 +589,9 @@ class Brain:
         live = [key for key in changed if key not in kept]
         if live:
             self._serve_by(options, old)
+            with contextlib.suppress(StoreError):  # who reads it goes by what was so before
+                facts = {**self._state.described(), "options": msgspec.to_builtins(options)}
+                self._state.describe(facts)
         taken = live + ["alerts"] * (self._overseer.alerts != alerts)
         told = "; ".join(
             f"{what}: {', '.join(keys)}"

@@ -524,11 +524,29 @@ def _sync(chosen: argparse.Namespace) -> int:
     state = state_directory(chosen.state_dir)
     name = chosen.roots[0] if len(chosen.roots) == 1 and "/" not in chosen.roots[0] else None
     try:
-        name = name or _options(chosen).name
-        request = Call(SessionDir(state, name).path, "sync", {"dry_run": chosen.dry_run})
+        session = SessionDir(state, name or _options(chosen).name)
+        Call(session.path, "status").close()
+        _refuse_other_options(chosen, session)
+        request = Call(session.path, "sync", {"dry_run": chosen.dry_run})
     except NoSession:
         return _run(chosen)
-    return _await_sync(request, SessionDir(state, name).path)
+    return _await_sync(request, session.path)
+
+
+def _refuse_other_options(chosen: argparse.Namespace, session: SessionDir) -> None:
+    """Raise UsageError where the command line has options that a session does not run with."""
+    import msgspec
+
+    from psync.config import make_options
+
+    runs_with = session.described().get("options") or {}
+    given = {k: v for k, v in _given(chosen).items() if k not in ("dry_run", "sync_only")}
+    options = make_options({**runs_with, **given, "name": session.name}, "command line")
+    wanted = msgspec.to_builtins(options)
+    if other := sorted(key for key in given if wanted[key] != runs_with.get(key)):
+        raise UsageError(
+            f"session {session.name} runs, by its own options: {', '.join(other)} would not count"
+        )
 
 
 def _await_sync(request: Call, directory: Path) -> int:
@@ -824,13 +842,13 @@ def _start(chosen: argparse.Namespace) -> int:
             elif session.stopped and not chosen.names:
                 shown = harmless(name)
                 print(f"{shown}: stopped on purpose; psync start {shown} starts it")
-            elif name in wrong:
-                raise ConfigError(wrong[name])
-            else:
+            elif name not in wrong:
                 unit = asyncio.run(find_unit(name))
                 config = Path(chosen.config).absolute() if chosen.config else None
                 asyncio.run(start(session, config, unit))
                 print(f"{harmless(name)}: started")
+            if name in wrong:  # also if it runs: it could not be started again
+                raise ConfigError(wrong[name])
         except PsyncError as error:  # that is no reason not to start the others
             code = _complain(str(error), Exit.FAILED)
     return code

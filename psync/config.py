@@ -23,7 +23,7 @@ import posixpath
 import re
 import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -112,7 +112,7 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         excludes: rules (`core.patterns`); what they hide is not replicated.
         tempfiles: likewise, for the names that programs give to what they soon rename.
         rsync_excludes: likewise, as rsync would read them; they come before `excludes`.
-        rsync_extra: more options for rsync.
+        rsync_extra: more options for rsync, of how it sends (`unfit_rsync_options`).
         alert_threshold: from so many differences on a check is an alert.
         banned: a program; while it runs on this host the session ends with status 1.
         translate: `FROM:TO`, a replacement in the path of the right root.
@@ -235,6 +235,18 @@ def _from_rsync(pattern: str) -> str:
 
 _OTHER_TABLES = ("alerts", "runcheck")
 _KEYS = [f for f in Options.__struct_fields__ if f != "name"]
+_RSYNC_FLAGS = (
+    "--compress", "--fsync", "--ipv4", "--ipv6", "--no-compress", "--no-whole-file",
+    "--preallocate", "--quiet", "--stats", "--verbose", "--whole-file",
+)  # fmt: skip
+_RSYNC_VALUES = (
+    "--block-size", "--bwlimit", "--checksum-choice", "--checksum-seed", "--compress-choice",
+    "--compress-level", "--debug", "--info", "--max-alloc", "--outbuf", "--skip-compress",
+    "--timeout",
+)  # fmt: skip
+_RSYNC_OPTION = re.compile(
+    f"-[46qvWz]+|({'|'.join(_RSYNC_FLAGS)})|({'|'.join(_RSYNC_VALUES)})=.+"
+)
 _WORDS = ("ssh_options", "rsync_extra")  # a string is split as a shell would
 _LISTS = ("excludes", "tempfiles", "rsync_excludes")  # a string is a list of one
 _FIELD_OF = re.compile(r" - at `\$\.?(\w*)(?:\[[\d.]+\])?`$")
@@ -306,8 +318,22 @@ def _spread(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return spread
 
 
+def unfit_rsync_options(options: Sequence[str]) -> list[str]:
+    """Find the options that may not be given to rsync.
+
+    What is left out by rsync, or taken for equal, would be believed to be there: so only those may
+    that say how it sends, not what. A value belongs into the same word: `--bwlimit=10m`.
+    """
+    return [option for option in options if not _RSYNC_OPTION.fullmatch(option)]
+
+
 def _check(options: Options, where: str) -> None:
     """Refuse what has the right type and still makes no sense; put the roots in order."""
+    for option in unfit_rsync_options(options.rsync_extra):
+        raise ConfigError(
+            f"{where}: rsync_extra: {option!a} is not one of those that say only how to send: "
+            f"-46qvWz, {', '.join((*_RSYNC_FLAGS, *(f'{name}=' for name in _RSYNC_VALUES)))}"
+        )
     for key in _LISTS:
         for pattern in getattr(options, key):
             rule = _from_rsync(pattern) if key == "rsync_excludes" else pattern
@@ -318,6 +344,10 @@ def _check(options: Options, where: str) -> None:
                 raise ConfigError(f"{where}: {key}: {pattern!a} is no UTF-8") from None
             except ValueError as error:
                 raise ConfigError(f"{where}: {key}: {pattern!a} {error}") from None
+    if options.sync_only and options.skip_initial_sync:
+        raise ConfigError(
+            f"{where}: sync_only and skip_initial_sync: it would end before anything is compared"
+        )
     for key in ("max_delete", "max_rewrite"):
         text = getattr(options, key)
         if key == "max_rewrite" and not text:

@@ -6,7 +6,7 @@
 
 **Invariants.** The original's file is a program; it is read, never run: what is not a plain value
 is left out, and said so. Everything in it is answered for, by a key or by a comment; what may have
-set a parameter and was not understood is told beside. What is printed is TOML that psync takes.
+set a parameter and was not taken over is told beside. What is printed is TOML that psync takes.
 
 It writes no file.
 """
@@ -17,13 +17,22 @@ import ast
 import json
 import os
 import re
+import shlex
 import warnings
-from collections.abc import Callable, Iterable
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from psync.config import REPLACED, Options, config_file, load_file, load_session, make_options
+from psync.config import (
+    REPLACED,
+    Options,
+    config_file,
+    load_file,
+    load_session,
+    make_options,
+    unfit_rsync_options,
+)
 from psync.errors import ConfigError
 
 __all__ = ["as_toml", "check", "faults", "import_", "show"]
@@ -202,7 +211,7 @@ def import_(file: str) -> tuple[list[str], list[str]]:
     Raises:
         ConfigError: it cannot be read, or is no Python.
     """
-    assigned, left_out = _assignments(file)
+    assigned, beside = _assignments(file)
     lines = [
         f"# from {_comment(file)}",
         "[session.NAME]",
@@ -212,17 +221,20 @@ def import_(file: str) -> tuple[list[str], list[str]]:
         '# host = "backup.example.org"',
         "",
     ]
+    left_out: list[str] = []
     for key, (value, why) in assigned.items():
         if why:
             lines.append(f"# {key}: {why}")
         elif key in _IMPORTS:
-            lines += _IMPORTS[key](key, value)
+            taken = _IMPORTS[key](key, value)
+            lines += [*taken.lines, *(f"# {each}" for each in taken.left_out)]
+            left_out += taken.left_out
         elif key in REPLACED:
             lines.append(f"# {key} = {_python(value)}: {REPLACED[key]}")
         else:
             lines.append(f"# {key} = {_python(value)}: no parameter of psync")
-    lines += [f"# {each}" for each in left_out]
-    return lines, [f"{file}: {each}" for each in left_out]
+    lines += [f"# {each}" for each in beside]
+    return lines, [f"{file}: {each}" for each in beside + left_out]
 
 
 def _python(value: Any) -> str:
@@ -363,29 +375,78 @@ def _number(value: Any) -> Any:
 # --- what becomes of each parameter -------------------------------------------------------
 
 
-def _as(ours: str, limit: float | None = None) -> Callable[[str, Any], list[str]]:
+class _Taken(NamedTuple):
+    """What becomes of a parameter: lines of the table, and what somebody may have to see to."""
+
+    lines: list[str]
+    left_out: Sequence[str] = ()
+
+
+_Take = Callable[[str, Any], _Taken]
+_DEFAULTS = make_options({"left": "/l", "right": "/r"}, "")
+
+
+def _as(ours: str, limit: float | None = None) -> _Take:
     """The same under a name of ours; a number is at most `limit`."""
 
-    def take(key: str, value: Any) -> list[str]:
+    def take(key: str, value: Any) -> _Taken:
         if value is None:
-            return []
+            return _Taken([])
         renamed = "" if ours == key else f"  # was {key}"
         if limit is not None and isinstance(value, (int, float)) and value > limit:
-            return [f"{ours} = {toml(limit)}  # was {_python(value)}: that is the most"]
-        if isinstance(value, int) and ours in ("dry_run", "sync_only"):
-            value = bool(value)
+            return _Taken([f"{ours} = {toml(limit)}  # was {_python(value)}: that is the most"])
+        same = _same(value, type(getattr(_DEFAULTS, ours)))
         try:
-            make_options({"left": "/l", "right": "/r", ours: value}, key)
+            make_options({"left": "/l", "right": "/r", ours: same}, key)
         except ConfigError as error:
-            return [f"# {_comment(str(error))}"]
-        return [f"{ours} = {toml(value)}{renamed}"]
+            return _not_taken(key, value, _plainly(str(error).removeprefix(f"{key}: {ours}: ")))
+        return _Taken([f"{ours} = {toml(same)}{renamed}"])
 
     return take
 
 
-def _not(why: str) -> Callable[[str, Any], list[str]]:
+def _same(value: Any, kind: type) -> Any:
+    """Write a number as one of our type, where it is one; to Python True is 1, and 45.0 is 45."""
+    if kind is bool and isinstance(value, (int, float)):
+        return bool(value)
+    is_whole = isinstance(value, float) and value.is_integer()
+    if (isinstance(value, bool) and kind in (int, float)) or (is_whole and kind is int):
+        return int(value)
+    return value
+
+
+_EXPECTED = re.compile(r"Expected (\w+)(?: \| null)?(?: (>=|<=) ([\d.]+)|, got (\w+))")
+_KINDS = {
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "null": "nothing",
+    "str": "text",
+}
+_BOUNDS = {">=": "at least", "<=": "at most"}
+
+
+def _plainly(said: str) -> str:
+    """Say what is wrong with a value to who has not seen our types."""
+    match = _EXPECTED.match(said)
+    if match is None or not {match[1], match[4] or "int"} <= set(_KINDS):
+        return said
+    wanted, bound, limit, got = match.groups()
+    if bound:
+        return f"it has to be {_BOUNDS[bound]} {limit.removesuffix('.0')}"
+    return f"{_KINDS[wanted]} is wanted, not {'a fraction' if got == 'float' else _KINDS[got]}"
+
+
+def _not_taken(key: str, value: Any, why: str) -> _Taken:
+    return _Taken([], [_comment(f"{key} = {_python(value)}: not taken over: {why}")])
+
+
+def _not(why: str) -> _Take:
     """Nothing of ours; somebody who wants it all the same is told how."""
-    return lambda key, value: [] if value is None else [f"# {key} = {_python(value)}: {why}"]
+    return lambda key, value: _Taken(
+        [] if value is None else [f"# {key} = {_python(value)}: {why}"]
+    )
 
 
 _OWN_NAMES = frozenset(
@@ -397,72 +458,204 @@ _OWN_EXPRESSIONS = frozenset(
 )
 
 
-def _rsync_excludes(key: str, value: Any) -> list[str]:
+def _rsync_excludes(key: str, value: Any) -> _Taken:
     return _list(key, value, _OWN_NAMES, "names of psync's and rsync's own")
 
 
-def _excludes(key: str, value: Any) -> list[str]:
+def _excludes(key: str, value: Any) -> _Taken:
     parts = [value] if isinstance(value, str) else value
     if isinstance(value, str) and not set(value) & set("([") and r"\|" not in value:
         parts = [part for part in value.split("|") if part]
     return _list(key, parts, _OWN_EXPRESSIONS, "names of psync's and rsync's own", "re:")
 
 
-def _list(key: str, value: Any, own: frozenset[str], why: str, mark: str = "") -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        return [f"# {key} = {_python(value)}: not taken over"] if value is not None else []
-    lines = _as(key)(key, [mark + each for each in value if each not in own])
+def _list(key: str, value: Any, own: frozenset[str], why: str, mark: str = "") -> _Taken:
+    if value is None:
+        return _Taken([])
+    if not _is_texts(value):
+        return _not_taken(key, value, "a list of text is wanted")
+    taken = _as(key)(key, [mark + each for each in value if each not in own])
     dropped = [each for each in value if each in own]
     if dropped:
-        lines.append(f"# {key}: not taken over, for they were {why}: {_python(dropped)}")
-    return lines
+        taken.lines.append(f"# {key}: not taken over, for they were {why}: {_python(dropped)}")
+    return taken
 
 
-def _rsync_extra(key: str, value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        return _as(key)(key, value)
-    reasons = {
-        "-L": "a symlink is replicated as what it is",
-        "--timeout": "say etimeout",
-        "--max-size": REPLACED["maxsize"],
-        "--partial-dir": REPLACED["partialdir"],
-    }
-    kept, lines = [], []
-    for each in value:
-        why = reasons.get(each.partition("=")[0])
-        if why is None:
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _banned(key: str, value: Any) -> _Taken:
+    if not value and value is not None:
+        return _Taken([f"# {key} = {_python(value)}: no program, which is the default"])
+    return _as(key)(key, value)
+
+
+# Options of rsync that have a value, which may be the next word; other names of some.
+_RSYNC_LETTERS = {
+    "B": "--block-size", "M": "--remote-option", "T": "--temp-dir", "e": "--rsh", "f": "--filter",
+    "@": "--modify-window",
+}  # fmt: skip
+_RSYNC_ALIASES = {
+    "--cc": "--checksum-choice",
+    "--zc": "--compress-choice",
+    "--zl": "--compress-level",
+    "--zt": "--compress-threads",
+}
+_RSYNC_VALUED = frozenset(
+    (
+        *_RSYNC_LETTERS.values(), *_RSYNC_ALIASES.values(), "--address", "--backup-dir",
+        "--bwlimit", "--checksum-seed", "--chmod", "--chown", "--compare-dest", "--confine-root",
+        "--contimeout", "--copy-as", "--copy-dest", "--debug", "--early-input", "--exclude",
+        "--exclude-from", "--files-from", "--groupmap", "--iconv", "--include", "--include-from",
+        "--info", "--link-dest", "--log-file", "--log-file-format", "--log-format", "--max-alloc",
+        "--max-delete", "--max-size", "--min-size", "--only-write-batch", "--out-format",
+        "--outbuf", "--partial-dir", "--password-file", "--port", "--protocol", "--read-batch",
+        "--rsync-path", "--skip-compress", "--sockopts", "--stderr", "--stop-after", "--stop-at",
+        "--suffix", "--time-limit", "--timeout", "--usermap", "--write-batch",
+    )
+)  # fmt: skip
+_NOT_HOW = "not taken over: psync takes only what says how rsync transfers"
+# Why psync gives rsync no such option, or what to say instead.
+_RSYNC_REASONS = {
+    name: why
+    for why, names in (
+        (
+            "a symlink is replicated as what it is",
+            "-K -L -k -l --copy-dirlinks --copy-links --copy-unsafe-links --keep-dirlinks --links "
+            "--munge-links --no-l --no-links --safe-links",
+        ),
+        ("say etimeout", "--timeout"),
+        (REPLACED["maxsize"], "--max-size --min-size"),
+        (REPLACED["partialdir"], "-P --partial --partial-dir --temp-dir"),
+        (REPLACED["backupdir"], "-b --backup --backup-dir --suffix"),
+        (
+            "a deletion is replicated as what it is",
+            "--del --delete --delete-after --delete-before --delete-delay --delete-during --force "
+            "--ignore-errors",
+        ),
+        (
+            "rsync transfers content only; all else is psync's",
+            "-A -E -J -O -X -a -d -g -o -p -r -t --acls --archive --dirs --executability --group "
+            "--omit-dir-times --omit-link-times --owner --perms --recursive --times --xattrs",
+        ),
+        (
+            "what differs is found by psync, not by rsync",
+            "-I -c -u --checksum --ignore-times --modify-window --size-only --update",
+        ),
+        (
+            "psync decides that for each transfer",
+            "-S --inplace --no-W --no-inplace --no-sparse --sparse",
+        ),
+        (
+            "psync has a log of its own: say debug",
+            "-h -i --human-readable --itemize-changes --log-file --log-file-format --log-format "
+            "--no-motd --out-format --progress --stderr",
+        ),
+        ("not taken over: say dry_run", "-n --dry-run"),
+        (
+            "not taken over: say excludes",
+            "-C -F --cvs-exclude --exclude --exclude-from --files-from --filter --include "
+            "--include-from",
+        ),
+        ("not taken over: say max_delete", "--max-delete"),
+        ("not taken over: rsync has psync's connection: say ssh_options", "--rsh"),
+    )
+    for name in names.split()
+}
+
+
+def _rsync_extra(key: str, value: Any) -> _Taken:
+    if value is None:
+        return _Taken([])
+    try:
+        words = shlex.split(value) if isinstance(value, str) else value
+    except ValueError as error:
+        return _not_taken(key, value, str(error).lower())
+    if not _is_texts(words):
+        return _not_taken(key, value, "a list of text is wanted")
+    kept, lines, left_out = [], [], []
+    for each in _rsync_options(words):
+        name = each.partition("=")[0]
+        if not re.match("--?[^-]", each):
+            why = "not taken over: no option"
+        elif each in _RSYNC_VALUED:  # it would have the next option for a value
+            why = "not taken over: it has no value"
+        elif name != "--timeout" and not unfit_rsync_options([each]):
             kept.append(each)
+            continue
         else:
-            lines.append(f"# {key}: {_python(each)}: {why}")
-    return _as(key)(key, kept) + lines
+            why = _RSYNC_REASONS.get(name, _NOT_HOW)
+        line = f"{key}: {_python(each)}: {why}"
+        if why.startswith("not taken over"):
+            left_out.append(line)
+        else:
+            lines.append(f"# {line}")
+    taken = _as(key)(key, kept)
+    return _Taken([*taken.lines, *lines], [*taken.left_out, *left_out])
 
 
-def _inotify_extra(key: str, value: Any) -> list[str]:
+def _rsync_options(words: list[str]) -> list[str]:
+    """Make of rsync's command line one word an option; a value that was the next one is joined.
+
+    Letters that were together (`-Lz`) come apart, and one with a value has its long name.
+    """
+    options = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if re.match("-[^-]", word):
+            letters = word[1:]
+            plain = "".join(takewhile(lambda letter: letter not in _RSYNC_LETTERS, letters))
+            options += [f"-{letter}" for letter in plain]
+            if plain == letters:
+                continue
+            name = _RSYNC_LETTERS[letters[len(plain)]]
+            equals = value = letters[len(plain) + 1 :].removeprefix("=")
+        name = _RSYNC_ALIASES.get(name, name)
+        if name in _RSYNC_VALUED and not equals:
+            following = next(rest, None)
+            options.append(name if following is None else f"{name}={following}")
+        else:
+            options.append(f"{name}={value}" if equals else name)
+    return options
+
+
+def _inotify_extra(key: str, value: Any) -> _Taken:
     words = value if isinstance(value, list) else []
     names = [str(name) for option, name in pairwise(words) if option == "-E"]
     lines = [f"# {key} = {_python(value)}: {REPLACED[key]}"]
     if names:
         lines.append(f"#   such as {toml([f'*{name}*/' for name in names])}")
-    return lines
+    return _Taken(lines)
 
 
-def _fullsync(key: str, value: Any) -> list[str]:
-    hours = value if isinstance(value, list) else [value]
-    real = [hour for hour in hours if type(hour) is int and 0 <= hour <= 23]
-    odd = [f"# {key}: {_python(hour)}: no hour" for hour in hours if hour not in real]
-    return [f"{key} = {toml(real)}", *odd]
+def _fullsync(key: str, value: Any) -> _Taken:
+    """The hours; one that never comes (99) is what the original had for none."""
+    if value is None:
+        return _Taken([])
+    real, lines, left_out = [], [], []
+    for each in value if isinstance(value, list) else [value]:
+        hour = _same(each, int)
+        if type(hour) is not int:
+            left_out.append(f"{key}: {_python(each)}: not taken over: no hour")
+        elif 0 <= hour <= 23:
+            real.append(hour)
+        else:
+            lines.append(f"# {key}: {_python(each)}: no hour")
+    return _Taken([f"{key} = {toml(real)}", *lines], left_out)
 
 
-def _left_only(key: str, value: Any) -> list[str]:
+def _left_only(key: str, value: Any) -> _Taken:
     if value:
-        return [f'meta_from = "left"  # was {key}']
-    return [f'# {key} = {_python(value)}: say meta_from = "both", which is the default']
+        return _Taken([f'meta_from = "left"  # was {key}'])
+    return _Taken([f'# {key} = {_python(value)}: say meta_from = "both", which is the default'])
 
 
-_IMPORTS: dict[str, Callable[[str, Any], list[str]]] = {
+_IMPORTS: dict[str, _Take] = {
     "acl_from_left_only": _left_only,
     "alert_threshold": _as("alert_threshold"),
-    "banned": _as("banned"),
+    "banned": _banned,
     "debug": _as("debug", 3),
     "dryrun": _as("dry_run"),
     "etimeout": _as("etimeout", 86400),

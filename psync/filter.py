@@ -285,13 +285,21 @@ class Filter:
         if rules == self._rules:
             return
         before, self._rules, self._ignored = self._ignored, rules, Ignore(*rules)
+        self._reveal_soon(b"", before)
+
+    def _reveal_soon(self, top: bytes, before: Callable[[bytes, bool], bool]) -> None:
         if self._revealing is not None:  # what that has not come to may be visible again, or not
             self.rescan()
-        self._revealing = self._reveal(before)
+        self._revealing = self._reveal(top, before)
 
-    def _reveal(self, before: Ignore) -> Iterator[None]:
-        """Find what was hidden and is no more, by its name alone: yields between directories."""
-        waiting = [b""]
+    def _reveal(self, top: bytes, before: Callable[[bytes, bool], bool]) -> Iterator[None]:
+        """Find what was hidden and is no more, by its name alone: yields between directories.
+
+        Args:
+            top: where to look.
+            before: tells what was hidden.
+        """
+        waiting = [top]
         while waiting:
             path = waiting.pop()
             try:
@@ -536,8 +544,13 @@ class Filter:
             elif below_or_at(path, new):
                 self._listing = None  # it was to be told before the rename, which would void it
                 self._settle.note(path, mask, now)
+        if self._revealing is not None:
+            self.rescan()  # what is left to look at may have another name now
         if self._ignored(new, True):
             return
+        if self._ignored.by_path:  # what was hidden in it may be hidden no more
+            ignored = self._ignored
+            self._reveal_soon(new, lambda path, kind: ignored(old + path[len(new) :], kind))
         if now - self._told_lost < _ABSENT_AGE:
             self._settle.note(new, LIST | DEEP | DIRECTORY, now)
             return

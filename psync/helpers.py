@@ -683,8 +683,8 @@ class Helpers:
         """See that what lies in quarantine now is what was held, and undo if it is not.
 
         Nor is anything confirmed in a directory that has been moved meanwhile, be it out of the
-        root: whoever moved it shall find in it what was there. The lease is still held: who waits for it has resolved the old name already, so
-        his file must be back there before he goes on.
+        root: whoever moved it shall find in it what was there. The lease is still held: who waits
+        for it has resolved the old name already, so his file must be back there before he goes on.
         """
         known = held.is_at(self._quarantine.fd, intent.name)
         awaited = held.is_awaited()
@@ -1029,8 +1029,9 @@ class Helpers:
         self._here = here = Directory(self._root_fd, path, now)
         return here
 
-    def _have_stayed(self, *directories: Directory) -> bool:
-        return all([each.has_stayed(self._root_fd) for each in directories])
+    def _have_stayed(self, one: Directory, other: Directory) -> bool:
+        stayed = one.has_stayed(self._root_fd)
+        return other.has_stayed(self._root_fd) and stayed
 
     def _expect_in_place(self, here: Directory) -> None:
         """See that a directory in which something was done is still where it was opened.

@@ -9,10 +9,11 @@ seconds at most; and, of what they were told, when it is over.
 
 **Invariants.** Nobody is told the same twice, not even over a restart: what was told is in the
 session's directory as soon as each alert has come to somebody; who is killed before that leaves it
-to the next session. What cannot be delivered is kept, `_UNSENT_MAX` alerts of it, and tried again
-by the ways that failed; the others get what comes later. Where there is neither a manager nor
-anybody to tell nothing here ever wakes up. An alert that hangs keeps back other alerts only, not
-the watchdog, and the end for `_LAST_WORDS_S` at most.
+to the next session. A session knows of no trouble before it meets it: what the one before has told
+of is over only when this one has watched long enough without it. What cannot be delivered is kept,
+`_UNSENT_MAX` alerts of it, and tried again by the ways that failed; the others get what comes
+later. Where there is neither a manager nor anybody to tell nothing here ever wakes up. An alert
+that hangs keeps back other alerts only, not the watchdog, and the end for `_LAST_WORDS_S` at most.
 
 It decides nothing about the session.
 """
@@ -38,6 +39,7 @@ __all__ = ["Facts", "Overseer", "Reporter"]
 _LOOK_S = 15.0
 _RETRY_MIN_S, _RETRY_MAX_S = 60.0, 3600.0  # between two tries to deliver
 _UNSENT_MAX = 20
+_MEET_S = 12.0  # in which a session that watches finds what is wrong; a flood is counted in 10 s
 _LAST_WORDS_S = 3.0  # for an alert that nobody has been told of, at the end
 _LISTED_MAX = 20  # lines of a kind in an alert
 _HALTED = ("halted", "halts")  # what people know of a halt: in words, and as keys
@@ -82,6 +84,8 @@ class Reporter:
         self._conflicts_more = 0
         self._quiet_until = float("-inf")  # about conflicts
         self._halted: set[str] = set()  # the sides, as found here since all went well
+        self._unmet = {key for key in told if key not in _HALTED}  # not found here by now
+        self._watched_since: float | None = None  # without a break
 
     def conflict(self, line: str) -> None:
         """Take notice of a conflict."""
@@ -92,9 +96,17 @@ class Reporter:
 
     def look(self, facts: Facts, now: float) -> list[Alert]:
         """Return what is to be told now."""
-        return [*self._halt(facts), *self._troubles(facts, now), *self._gathered(now)]
+        if facts.state != "watching":
+            self._watched_since = None
+        elif self._watched_since is None:
+            self._watched_since = now
+        return [*self._halt(facts, now), *self._troubles(facts, now), *self._gathered(now)]
 
-    def _halt(self, facts: Facts) -> list[Alert]:
+    def _has_watched(self, now: float, seconds: float) -> bool:
+        """Tell whether both sides have been watched for so long: what was wrong has been met."""
+        return self._watched_since is not None and now - self._watched_since >= seconds
+
+    def _halt(self, facts: Facts, now: float) -> list[Alert]:
         known = self.told.get("halted", "")
         sides = {each.partition(" ")[0] for each in facts.halts}
         # A root that is gone, and then there without its marker, is one halt while we look on.
@@ -111,7 +123,8 @@ class Reporter:
                 f"{self._session}. docs/OPERATIONS.md says what to look at.",
             ]
             return [self._alert("halted", f"session {self._session} has HALTED", text)]
-        if known and not facts.halted and facts.state == "watching":
+        is_over = known and not facts.halted and facts.state == "watching"
+        if is_over and (self._halted or self._has_watched(now, _MEET_S)):
             self._halted.clear()
             for key in _HALTED:
                 self.told.pop(key, None)
@@ -121,6 +134,7 @@ class Reporter:
 
     def _troubles(self, facts: Facts, now: float) -> list[Alert]:
         present = dict(facts.troubles)
+        self._unmet -= present.keys()
         fresh = [key for key in present if key not in self.told]
         room = max(0, _SEEN_MAX - len(self.told))
         self._since = {key: self._since.get(key, now) for key in fresh[:room]}
@@ -144,6 +158,9 @@ class Reporter:
         if known and not due and not any(key in present for key in known):
             if facts.state != "watching":  # nothing is known of what is not watched
                 return alerts
+            if self._unmet and not self._has_watched(now, max(self.alerts.lasting, _MEET_S)):
+                return alerts
+            self._unmet.clear()
             text = [f"Session {self._session} has got over this:", ""]
             text += _listed([self.told.pop(key) for key in known])
             subject = f"session {self._session}: {counted(len(known), 'problem')} solved"

@@ -14,9 +14,10 @@ on its way is where it belongs. That content is the same is for the audit to say
 person has said so, or has to. What is dead is started at once, what does not answer only when it
 was found so `after` times in a row: a busy disk can make a session slow. People are told once
 when something is wrong for so long, once more when it gets worse, and once when it is over; and
-not of what a session that runs tells by itself. What was found is in `runcheck.json` in the
-session's directory. A session that nobody names, neither the configuration nor the command line,
-may end in good order; only if it dies, having replicated something, is that told.
+not of what a session that runs tells by itself. One that runs, and could not be started again, is
+named before it has to be. What was found is in `runcheck.json` in the session's directory. A
+session that nobody names, neither the configuration nor the command line, may end in good order;
+only if it dies, having replicated something, is that told.
 
 Exit codes are those of monitoring plugins: 0 all is well, 1 look at it when you can, 2 nothing is
 replicated as it should be, 3 it cannot be told. There is one line a session, the worst first.
@@ -161,6 +162,8 @@ async def _see_to(
     unit = await find_unit(session.name)
     is_named = is_named or unit is not None
     finding = await asyncio.to_thread(_look, session, rules, unit, is_named=is_named)
+    if fault and not finding.is_dead:
+        finding = _named_too(finding, fault)
     times = before + 1 if finding.code and not finding.is_told else 0
     if rules.restart and (finding.is_dead or (finding.is_hung and times >= rules.after)):
         finding = await _start_again(session, finding, config, unit, fault)
@@ -206,29 +209,49 @@ def _look(session: SessionDir, rules: Rules, unit: Unit | None, *, is_named: boo
         return Finding(name, CRITICAL, f"{error}: it hangs", is_hung=True)
     except (Refused, StoreError) as error:
         return Finding(name, UNKNOWN, str(error))
-    state, told_by_itself = told.get("state"), bool(told.get("alerts"))
-    if state == "halted":
-        text = f"halted: {told.get('halted')}"
-        return Finding(name, CRITICAL, text, is_told=told_by_itself, figures=_figures(told))
-    if state == "paused":
-        return Finding(name, WARNING, "paused", is_told=True, figures=_figures(told))
+    if (finding := _at_rest(name, told)) is not None:
+        return finding
     try:
         beat = call(session.path, "beat", {"within": rules.lag}, rules.lag + _GRACE_S)
+        told = call(session.path, "status", timeout=_ANSWER_S)  # one just started knew no problem
     except (NoSession, Unanswered) as error:
         return Finding(name, CRITICAL, f"no heartbeat: {error}", is_hung=True)
     except Refused as error:
         return Finding(name, UNKNOWN, str(error))
+    if (finding := _at_rest(name, told)) is not None:
+        return finding
     figures = {**_figures(told), **beat}
     troubles = [*_beats(told, beat, rules), *_audits(session, rules)]
     if not troubles:
         lag = f"heartbeat {beat['heartbeat_s']:.3f} s, lag {beat['lag_s']:.3f} s"
         counts = ", ".join(counted(told.get(key + "s", 0), key) for key in ("conflict", "problem"))
-        return Finding(name, OK, f"{state}; {lag}, {counts}", figures=figures)
+        return Finding(name, OK, f"{told.get('state')}; {lag}, {counts}", figures=figures)
     code = max(code for code, _, _ in troubles)
     # What is the session's own to tell is its own only when there is nothing else.
-    is_told = all(own and told_by_itself for _, own, _ in troubles)
+    is_told = all(own and told.get("alerts") for _, own, _ in troubles)
     text = "; ".join(text for _, _, text in troubles)
     return Finding(name, code, text, is_told=is_told, figures=figures)
+
+
+def _at_rest(name: str, told: dict[str, Any]) -> Finding | None:
+    """Say that a session waits for a person; None: it does not."""
+    if told.get("state") == "halted":
+        text, is_told = f"halted: {told.get('halted')}", bool(told.get("alerts"))
+        return Finding(name, CRITICAL, text, is_told=is_told, figures=_figures(told))
+    if told.get("state") == "paused":
+        return Finding(name, WARNING, "paused", is_told=True, figures=_figures(told))
+    return None
+
+
+def _named_too(finding: Finding, fault: str) -> Finding:
+    """Say as well that a session could not be started again, and why."""
+    why = f"could not be started again: {fault}"
+    if finding.code == OK:  # the figures are of no interest then
+        return finding._replace(code=WARNING, text=f"{finding.figures.get('state')}, but {why}")
+    # For what was stopped on purpose nobody is called; of any other nobody else tells this.
+    return finding._replace(
+        text=f"{finding.text}; {why}", is_told=finding.is_told and not finding.figures
+    )
 
 
 def _figures(told: dict[str, Any]) -> dict[str, Any]:
@@ -342,6 +365,8 @@ async def _start_again(
     session: SessionDir, finding: Finding, config: Path | None, unit: Unit | None, fault: str
 ) -> Finding:
     """Start what was found dead, or end what hangs and start it; but not what is at `fault`."""
+    if fault and finding.is_hung:  # which says so already
+        return finding
     try:
         if fault:
             raise ConfigError(fault)

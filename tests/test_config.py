@@ -154,6 +154,18 @@ class TestOptions:
             ({"left": ""}, "here: left: Expected str of length >= 1"),
             ({"left": "/a\0b"}, "here: left: a path cannot hold a NUL"),
             ({"host": None, "right": "/l/"}, "here: left and right are the same directory: /l"),
+            ({"rsync_extra": "--max-size=90M"}, "here: rsync_extra: '--max-size=90M' is not one"),
+            ({"rsync_extra": "-zn"}, "here: rsync_extra: '-zn' is not one of those that say only"),
+            ({"rsync_extra": ["--timeout 9"]}, "here: rsync_extra: '--timeout 9' is not one of"),
+            ({"rsync_extra": ["--exclude=*"]}, "here: rsync_extra: '--exclude=*' is not one of"),
+            ({"rsync_extra": ["--size-only"]}, "here: rsync_extra: '--size-only' is not one of"),
+            ({"rsync_extra": ["--bwlimit"]}, "here: rsync_extra: '--bwlimit' is not one of"),
+            ({"rsync_extra": ["--compress=9"]}, "here: rsync_extra: '--compress=9' is not one"),
+            ({"rsync_extra": ["90M"]}, "here: rsync_extra: '90M' is not one of those"),
+            (
+                {"sync_only": True, "skip_initial_sync": True},
+                "here: sync_only and skip_initial_sync: it would end before anything is compared",
+            ),
             ({"ssh_options": "-o 'x"}, "here: ssh_options: no closing quotation"),
         ],
     )

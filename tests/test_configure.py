@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import tomllib
 from pathlib import Path
@@ -12,7 +13,13 @@ from hypothesis import strategies as st
 
 from psync import configure
 from psync.alerts import load_alerts
-from psync.config import REPLACED, Options, load_session, make_options
+from psync.config import (
+    REPLACED,
+    Options,
+    load_session,
+    make_options,
+    unfit_rsync_options,
+)
 from psync.errors import ConfigError
 from psync.runcheck import load_rules
 
@@ -238,11 +245,20 @@ class TestImport:
             ("timeout = 900", "timeout = 60  # was 900: that is the most"),
             ("acl_from_left_only = False", '# acl_from_left_only = False: say meta_from = "both"'),
             ("excludes = '(a|b)'", 'excludes = ["re:(a|b)"]'),
-            ("excludes = '('", "# excludes: excludes: 're:(' is no regular expression"),
-            ("excludes = 7", "# excludes = 7: not taken over"),
+            ("excludes = '('", "# excludes = ['re:(']: not taken over: 're:(' is no regular"),
+            ("excludes = 7", "# excludes = 7: not taken over: a list of text is wanted"),
             ("inotify_extra = ['-E', 'arch']", '#   such as ["*arch*/"]'),
             ("ssh_options = '-p 22'", 'ssh_options = "-p 22"'),
-            ("alert_threshold = -1", "# alert_threshold: alert_threshold: Expected int >= 0"),
+            ("alert_threshold = 10.0", "alert_threshold = 10"),
+            ("debug = True", "debug = 1"),
+            ("debug = False", "debug = 0"),
+            ("etimeout = 45.0", "etimeout = 45"),
+            ("force = True", "force = 1"),
+            ("timeout = True", "timeout = 1"),
+            ("dryrun = 1.0", "dry_run = true  # was dryrun"),
+            ("fullsync = [2.0, True]", "fullsync = [2, 1]"),
+            ("fullsync = [99]", "# fullsync: 99: no hour"),
+            ("banned = False", "# banned = False: no program, which is the default"),
             ("maxtimeout = 60 * 60 / 4", "maxtimeout = 900.0"),
             ("debug = 1 / 0", "# debug: it is computed: not taken over"),
             ("debug = open('x')", "# debug: it is computed: not taken over"),
@@ -262,6 +278,113 @@ class TestImport:
 
         assert any(each.startswith(line) for each in lines), lines
         tomllib.loads("\n".join(lines))
+
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ("alert_threshold = -1", "it has to be at least 0"),
+            ("banned = 3", "text is wanted, not a whole number"),
+            ("debug = [1]", "a whole number is wanted, not a list"),
+            ("dryrun = 'no'", "true or false is wanted, not text"),
+            ("etimeout = 45.5", "a whole number is wanted, not a fraction"),
+            ("excludes = 7", "a list of text is wanted"),
+            ("force = '10'", "a whole number is wanted, not text"),
+            ("rsync_extra = ['-z', 1]", "a list of text is wanted"),
+            ("rsync_extra = '-z \\''", "no closing quotation"),
+            ("ssh_options = 7", "a list is wanted, not a whole number"),
+            ("timeout = 0.5", "it has to be at least 1"),
+        ],
+    )
+    def test_says_why_a_value_cannot_be_taken_over(
+        self, tmp_path: Path, text: str, why: str
+    ) -> None:
+        path = file(tmp_path, text, "config.py")
+
+        lines, left_out = configure.import_(path)
+
+        shown = ast.unparse(ast.parse(text)).replace("'-z \\''", '"-z \'"')
+        assert f"# {shown}: not taken over: {why}" in lines
+        assert left_out == [f"{path}: {shown}: not taken over: {why}"]
+
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            (["--bwlimit", "1000"], ["--bwlimit=1000"]),
+            (
+                ["-B=700", "-B800", "--zl=9"],
+                ["--block-size=700", "--block-size=800", "--compress-level=9"],
+            ),
+            (["--compress-level", "9", "-z"], ["--compress-level=9", "-z"]),
+            (["-L", "--max-size", "90M", "--bwlimit=1000", "--timeout", "60"], ["--bwlimit=1000"]),
+            (["-LzT", "/tmp", "-vB", "700"], ["-z", "-v", "--block-size=700"]),
+            (["-zL", "-T/tmp", "-e", "ssh -z", "--exclude", "-z"], ["-z"]),
+            (["--rsync-path", "-z", "--files-from", "-z", "--temp-dir", "-z"], []),
+            (["-z", "90M", "", "-", "--", "--bwlimit"], ["-z"]),
+            ("--bwlimit 1000 -L", ["--bwlimit=1000"]),
+        ],
+    )
+    def test_keeps_of_the_options_of_rsync_those_that_psync_takes(
+        self, tmp_path: Path, words: list[str] | str, expected: list[str]
+    ) -> None:
+        lines = imported(tmp_path, f"rsync_extra = {words!r}")
+        table = tomllib.loads("\n".join(lines))["session"]["NAME"]
+
+        assert table == {"rsync_extra": expected}
+        assert unfit_rsync_options(expected) == []
+
+    @pytest.mark.parametrize(
+        ("words", "line"),
+        [
+            (["-L"], "'-L': a symlink is replicated as what it is"),
+            (["--timeout", "60"], "'--timeout=60': say etimeout"),
+            (["--max-size", "90M"], f"'--max-size=90M': {REPLACED['maxsize']}"),
+            (["--partial-dir", "p"], f"'--partial-dir=p': {REPLACED['partialdir']}"),
+            (["-T", "/tmp"], f"'--temp-dir=/tmp': {REPLACED['partialdir']}"),
+            (["--delete"], "'--delete': a deletion is replicated as what it is"),
+        ],
+    )
+    def test_says_what_took_the_place_of_an_option_of_rsync(
+        self, tmp_path: Path, words: list[str], line: str
+    ) -> None:
+        lines, left_out = configure.import_(file(tmp_path, f"rsync_extra = {words!r}", "config.py"))
+
+        assert f"# rsync_extra: {line}" in lines
+        assert left_out == []
+
+    @pytest.mark.parametrize(
+        ("words", "line"),
+        [
+            (["--exclude", "*.o"], "'--exclude=*.o': not taken over: say excludes"),
+            (
+                ["-e", "ssh -p 22"],
+                "'--rsh=ssh -p 22': not taken over: rsync has psync's connection: say ssh_options",
+            ),
+            (
+                ["--chmod=go-w"],
+                "'--chmod=go-w': not taken over: psync takes only what says how rsync transfers",
+            ),
+            (["90M"], "'90M': not taken over: no option"),
+            (["--"], "'--': not taken over: no option"),
+            (["--bwlimit"], "'--bwlimit': not taken over: it has no value"),
+        ],
+    )
+    def test_tells_beside_of_an_option_of_rsync_that_nothing_replaces(
+        self, tmp_path: Path, words: list[str], line: str
+    ) -> None:
+        path = file(tmp_path, f"rsync_extra = {words!r}", "config.py")
+
+        lines, left_out = configure.import_(path)
+
+        assert f"# rsync_extra: {line}" in lines
+        assert left_out == [f"{path}: rsync_extra: {line}"]
+
+    def test_tells_beside_of_an_hour_that_is_no_number(self, tmp_path: Path) -> None:
+        path = file(tmp_path, "fullsync = ['3', 4, 99]", "config.py")
+
+        lines, left_out = configure.import_(path)
+
+        assert "fullsync = [4]" in lines
+        assert left_out == [f"{path}: fullsync: '3': not taken over: no hour"]
 
     @pytest.mark.parametrize(
         ("text", "number", "shown"),
@@ -359,7 +482,8 @@ class TestImport:
                                 "['-E', 'x']", "[]", "['']", "''", "['a', 1]", "True", "None",
                                 "timeout*5", "(1, 2)", "'\\x00'", "'\\ud800'", "'\\n# x'", "0777",
                                 "{1: 2}", "-'x'", "-[1]", "['!', '[a', 're:(']", "'\"'",
-                                "'\\x7f'", "[99, [1]]",
+                                "'\\x7f'", "[99, [1]]", "1.0",
+                                "['-e', '-zB', '', '--', '-L=', '--bwlimit']",
                             ]
                         ),
                         st.text(max_size=8).map(repr),

@@ -71,13 +71,34 @@ class TestHalt:
         assert told == {}
 
     def test_that_is_over_is_told_when_it_watches_again(self) -> None:
-        reporter = Reporter("home", ALERTS, {"halted": "left: it is empty"})
+        reporter = Reporter("home", ALERTS, {})
+        reporter.look(EMPTY, 0)
 
-        assert reporter.look(FINE._replace(state="scanning"), 0) == []
-        (alert,) = reporter.look(FINE, 1)
+        assert reporter.look(FINE._replace(state="scanning"), 1) == []
+        (alert,) = reporter.look(FINE, 2)
         assert alert.event == "recovered"
         assert "  left: it is empty" in alert.lines
-        assert reporter.look(FINE, 2) == []
+        assert reporter.look(FINE, 3) == []
+
+    def test_is_not_over_by_a_restart(self) -> None:
+        """A flood of deletions is counted while it watches already."""
+        reporter = Reporter("home", ALERTS, {"halted": EMPTY.halted, "halts": "left empty"})
+
+        assert reporter.look(FINE, 0) == []
+        assert reporter.look(EMPTY, 10) == []
+        (alert,) = reporter.look(FINE, 11)
+        assert alert.event == "recovered"
+
+    def test_that_is_over_after_a_restart_is_told_a_little_later(self) -> None:
+        told = {"halted": EMPTY.halted, "halts": "left empty"}
+        reporter = Reporter("home", ALERTS, told)
+
+        assert reporter.look(FINE, 0) == []
+        assert reporter.look(FINE._replace(state="scanning"), 5) == []
+        assert reporter.look(FINE, 15) == []
+        (alert,) = reporter.look(FINE, 27)
+        assert alert.event == "recovered"
+        assert told == {}
 
 
 class TestProblems:
@@ -114,17 +135,49 @@ class TestProblems:
         assert reporter.look(troubled("a"), 700) == []
 
     def test_that_are_solved_are_told_together(self) -> None:
-        reporter = Reporter("home", ALERTS, {"a": "left a: full", "b": "left b: full"})
+        reporter = Reporter("home", ALERTS, {})
+        reporter.look(troubled("a", "b"), 0)
+        reporter.look(troubled("a", "b"), 600)
 
-        assert reporter.look(troubled("a"), 0) == []
-        (alert,) = reporter.look(FINE, 1)
+        assert reporter.look(troubled("a"), 601) == []
+        (alert,) = reporter.look(FINE, 602)
         assert alert.event == "recovered"
         assert alert.subject == "session home: 2 problems solved"
 
     def test_are_not_taken_for_solved_while_nothing_is_watched(self) -> None:
-        reporter = Reporter("home", ALERTS, {"a": "left a: full"})
+        reporter = Reporter("home", ALERTS, {})
+        reporter.look(troubled("a"), 0)
+        assert reporter.look(troubled("a"), 600) != []
 
-        assert reporter.look(FINE._replace(state="disconnected"), 0) == []
+        assert reporter.look(FINE._replace(state="disconnected"), 601) == []
+
+    def test_are_not_taken_for_solved_by_a_restart(self) -> None:
+        """The session has not tried these paths yet."""
+        told = {"a": "left a: full", "b": "left b: full"}
+        reporter = Reporter("home", ALERTS, told)
+
+        assert reporter.look(FINE._replace(state="scanning"), 0) == []
+        assert reporter.look(FINE, 1) == []
+        assert reporter.look(FINE, 600) == []
+        assert reporter.look(troubled("a"), 601) == []
+        assert reporter.look(troubled("a"), 2000) == []
+        assert set(told) == {"a", "b"}
+        (alert,) = reporter.look(FINE, 2001)
+        assert alert.subject == "session home: 2 problems solved"
+
+    @pytest.mark.parametrize(("lasting", "after"), [(0, 12), (600, 600)])
+    def test_that_are_solved_after_a_restart_are_told_when_it_has_watched_long_enough(
+        self, lasting: float, after: float
+    ) -> None:
+        reporter = Reporter("home", Alerts(mail="root", lasting=lasting), {"a": "left a: full"})
+
+        assert reporter.look(FINE, 0) == []
+        assert reporter.look(FINE._replace(state="disconnected"), 10) == []
+        assert reporter.look(FINE, 1000) == []
+        assert reporter.look(FINE, 1000 + after - 1) == []
+        (alert,) = reporter.look(FINE, 1000 + after)
+        assert alert.event == "recovered"
+        assert reporter.look(FINE, 1001 + after) == []
 
     def test_are_listed_up_to_a_bound(self) -> None:
         reporter = Reporter("home", Alerts(mail="root", lasting=0), {})

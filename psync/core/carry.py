@@ -367,6 +367,8 @@ class Carrier:
             held = self._holds(path, side.other, shown, wanted)
         sides = (shown, entry) if side else (entry, shown)
         self._archive.put(path, agree(wanted, *sides, held=held))
+        if wanted.kind == Kind.FILE:
+            self._pair.look_at_twins(side.other, path, shown)
         self._replicas[side].views.pop(path)
         replica = self._replicas[side.other]
         view = replica.views.get(path)

@@ -54,6 +54,7 @@ class Ignore:
         lists = [_parse_all(excludes, "excludes"), _parse_all(tempfiles, "tempfiles")]
         self._lists = [_runs(rules) for rules in lists if rules]
         self.by_kind = any(rule.directory for rules in lists for rule in rules)
+        self.by_path = any(not rule.name for rules in lists for rule in rules)
         self._directories: dict[bytes, bool] = {}
         self._last: tuple[bytes, Optional[bool], bool] = (b"", None, False)
 

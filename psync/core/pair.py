@@ -163,6 +163,20 @@ class Pair:
                 continue
             self.pending.touch(link)
 
+    def look_at_twins(self, side: Side, path: bytes, shown: Entry) -> None:
+        """What comes to be agreed at a path may have another name on a side, which shows another.
+
+        Who has changed it meanwhile has done so by one name, and nobody tells of the other.
+        """
+        for link in self.archive.find_links(side, shown.ino):
+            other = self.replicas[side].shows(link)
+            if link == path or other is None or other.ino != shown.ino:
+                continue
+            if (other[:7], other.ctime_ns) != (shown[:7], shown.ctime_ns):
+                for each in (link, path):
+                    self.look(side, each, 0)
+                    self.pending.touch(each)
+
     def fail(self, path: bytes, side: Side, message: str, *, soon: bool = False) -> None:
         """A path could not be handled; people are told when it does not go away by itself."""
         if self.pending.fail(path, side, message, soon=soon) == QUIET_ATTEMPTS:

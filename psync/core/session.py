@@ -520,6 +520,12 @@ class Session:
         not is the agents' to tell.
         """
         pair, count = self._pair, self._archive.count
+        # A directory's rename may have taken what is agreed in it to where the old rules hide it;
+        # what has become of that since was not told.
+        for path, agreed in self._archive.walk_down(ROOT):
+            if pair.ignored(path, agreed.kind == Kind.DIRECTORY):
+                self._archive.remove(path)
+                pair.rest(path)
         pair.ignored = ignored
         self._carrier.stop_all_walks()
         self._moves.leave_out()
@@ -533,8 +539,8 @@ class Session:
         for replica in self._replicas:
             known.update(replica.views, replica.awaited, replica.busy)
         for path in known:
-            shown = [e for e in (r.shows(path) for r in self._replicas) if e] or [None]
-            if path and any(pair.hides(path, entry) for entry in shown):
+            shown = [e for e in (r.shows(path) for r in self._replicas) if e is not None]
+            if path and any(pair.hides(path, entry) for entry in shown or (None,)):
                 pair.leave_out(path)
         for replica in self._replicas:
             for path in replica.survey.leave_out(lambda path: ignored(path, True)):

@@ -72,6 +72,21 @@ class TestDeleted:
 
 
 class TestMade:
+    @pytest.mark.parametrize("first", [b"f", b"q/g"])
+    def test_and_changed_at_once_by_one_name_changes_the_other_too(self, first: bytes) -> None:
+        """Neither is agreed when that is told, and only one of them is told of."""
+        duo = Duo({b"q": None})
+        duo.write(LEFT, b"f", b"one")
+        entry = duo.left.edit(b"f", mode=0o700)
+        duo.left.tree[b"q/g"], duo.left.content[b"q/g"] = entry, b"one"
+        duo.see(LEFT, b"q/g")
+        duo.hands[RIGHT].inbox.sort(key=lambda m: m.transitions[0].path != first)
+
+        duo.settle()
+
+        assert [duo.right.tree[name].mode for name in (b"f", b"q/g")] == [0o700] * 2
+        duo.assert_rest()
+
     def test_and_written_through_at_once_changes_the_first_name_too(self) -> None:
         """Size and time are as they were; only what it says tells."""
         duo = Duo({b"f": b"one"})

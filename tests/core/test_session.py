@@ -905,6 +905,22 @@ class TestHiding:
         assert duo.right.content[b"c"] == b"a file"
         duo.assert_rest()
 
+    def test_shows_again_what_a_rename_has_taken_to_where_it_was_hidden(self) -> None:
+        """What has become of it since has not been told."""
+        duo = Duo({b"d/x": b"1"})
+        duo.session.hide(Ignore(["/c/x"]))
+        duo.move(LEFT, b"d", b"c")
+        duo.run()
+        assert b"c/x" in duo.right.tree
+        duo.left.remove(b"c/x")
+
+        duo.session.hide(Ignore())
+        duo.see(RIGHT, b"c/x")
+        duo.settle()
+
+        assert duo.left.content[b"c/x"] == b"1"
+        duo.assert_rest()
+
     def test_gives_up_to_empty_a_directory_of_it(self) -> None:
         duo = Duo({b"cache/d/x": b"1", b"cache/d/y": b"2"})
         duo.delete(LEFT, b"cache/d/x")

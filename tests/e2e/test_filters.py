@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.pair import Pair, tree
+from tests.e2e.pair import SIDES, Pair, tree
 
 
 def rules(**lists: list[str]) -> list[str]:
@@ -69,6 +69,31 @@ class TestRules:
         make(pair.left, "e/build")
         pair.flush()
         assert (pair.right / "e/build").read_text() == "e/build"
+
+    @pytest.mark.parametrize("side", SIDES)
+    def test_of_paths_follow_the_rename_of_a_directory(self, local: Pair, side: str) -> None:
+        """What they hid is replicated once it has another path, and the other way round."""
+        here, there = local.sides(side)
+        for directory in ("a", "b"):
+            (here / directory / "d").mkdir(parents=True)
+            (here / directory / "x.log").write_text(directory)
+            (here / directory / "d/y.log").write_text(directory)
+            (here / directory / "f").write_text(directory)
+        local.start("--set", "excludes=/a/**/*.log")
+        local.flush()
+        assert not (there / "a/x.log").exists()
+
+        (here / "a").rename(here / "c")
+        local.settle()
+        assert (there / "c/x.log").read_text() == (there / "c/d/y.log").read_text() == "a"
+        (here / "b").rename(here / "a")
+        local.flush()
+        (here / "a/x.log").unlink()
+        (here / "a/f").write_text("two")
+        local.flush()
+
+        assert (there / "a/f").read_text() == "two"
+        assert (there / "a/x.log").read_text() == "b"  # it stays as it was
 
     def test_protect_what_they_hide_from_what_is_to_be_put_there(self, pair: Pair) -> None:
         pair.options = rules(excludes=["build/"])

@@ -32,6 +32,27 @@ class TestOnDemand:
         assert "full sync: somebody asks for it" in pair.log()
         assert pair.status()["full_sync"] is False
 
+    def test_refuses_options_that_the_session_does_not_run_with(self, local: Pair) -> None:
+        name = configured(local, conflict='"left"')
+        local.run(*name)
+
+        def asked(*more: str) -> tuple[int, str]:
+            done = local.psync("sync", *name, *more)
+            return done.returncode, done.stderr
+
+        refused = "runs, by its own options: {} would not count"
+        for more, said in (
+            (("--set", "conflict=right"), refused.format("conflict")),
+            (("-e", "foo", "-r", "elsewhere"), refused.format("excludes, host")),
+            (("-e", "("), "is no regular expression"),
+            (("--set", "bogus=1"), "unknown key bogus"),
+        ):
+            status, text = asked(*more)
+            assert status == 2
+            assert said in text
+            assert text.count("\n") == 1
+        assert asked("--set", "conflict=left") == (0, "")
+
     def test_finds_what_the_kernel_tells_nobody(self, pair: Pair) -> None:
         """What is written through a mapping makes no event before the mapping is given up."""
         name = configured(pair, max_delay="0.2")

@@ -60,6 +60,8 @@ class TestRules:
         assert (pair.right / "x.o").read_text() == "two"
         status = pair.status()
         assert (status["state"], status["problems"], status["conflicts"]) == ("watching", 0, 0)
+        audit = pair.psync("check", status["name"])
+        assert (audit.returncode, audit.stderr) == (0, ""), audit.stdout
 
     def test_that_come_back_bring_both_sides_together(self, local: Pair) -> None:
         name = configured(local)

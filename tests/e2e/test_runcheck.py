@@ -184,6 +184,78 @@ class TestBesideABadOne:
         assert looked.returncode == CRITICAL
 
 
+class TestMisconfigured:
+    """A session that could not be started again is named while it runs, not after the crash."""
+
+    WRONG = "trash = 'x'"
+
+    def test_is_named_while_it_runs(self, plainly: Service) -> None:
+        pid = plainly.start()
+        plainly.configure(self.WRONG)
+
+        code, line = plainly.check()
+        started = plainly.psync("start")
+
+        said = f"{plainly.config}: [session.home]: trash: "
+        assert code == WARNING
+        assert line.startswith(f"WARNING: home: watching, but could not be started again: {said}")
+        assert (started.returncode, started.stdout) == (2, "home: runs already\n")
+        (told,) = started.stderr.splitlines()
+        assert told.startswith(f"psync: {said}")
+        assert plainly.pair.status()["pid"] == pid
+
+    def test_is_named_where_it_was_stopped_on_purpose(self, plainly: Service) -> None:
+        plainly.start()
+        assert plainly.pair.psync("stop", "home").returncode == 0
+        plainly.configure(self.WRONG, alerts="mail = 'root'")
+
+        code, line = plainly.check()
+        started = plainly.psync("start")
+
+        said = f"{plainly.config}: [session.home]: trash: "
+        assert code == WARNING
+        assert line.startswith("WARNING: home: stopped on purpose (psync stop); could not be ")
+        assert said in line
+        assert plainly.subjects() == []
+        assert started.returncode == 2
+        assert started.stdout.startswith("home: stopped on purpose")
+        assert started.stderr.startswith(f"psync: {said}")
+
+    def test_is_told_once_after_so_many_in_a_row_and_once_when_it_is_over(
+        self, plainly: Service
+    ) -> None:
+        alerts, checks = "mail = 'root'", "after = 2"
+        plainly.configure("", alerts, checks)
+        plainly.start()
+        plainly.configure(self.WRONG, alerts, checks)
+
+        plainly.check()
+        assert plainly.subjects() == []
+        for _ in range(3):
+            plainly.check()
+        (subject,) = plainly.subjects()
+        assert "session home: watching, but could not" in subject  # a long one is folded
+        plainly.configure("", alerts, checks)
+        for _ in range(2):
+            assert plainly.check()[0] == OK
+
+        assert len(plainly.subjects()) == 2
+        assert plainly.subjects()[1].endswith("session home is well again")
+
+    def test_is_not_ended_where_it_hangs(self, plainly: Service) -> None:
+        pid = plainly.start()
+        plainly.configure(self.WRONG)
+        os.kill(pid, signal.SIGSTOP)
+
+        code, line = plainly.check()
+        os.kill(pid, signal.SIGCONT)
+
+        assert code == CRITICAL
+        assert "it hangs; could not be started again: " in line
+        assert line.count("[session.home]") == 1
+        assert plainly.pair.status()["pid"] == pid
+
+
 class TestHung:
     def test_is_ended_and_started_when_it_is_found_so_in_a_row(self, plainly: Service) -> None:
         plainly.configure(checks="after = 2")
@@ -384,6 +456,23 @@ class TestTelling:
         (subject,) = plainly.subjects()
         assert subject.endswith("session home has HALTED")
 
+    def test_of_a_problem_that_outlasts_a_restart_is_once(self, local: Pair) -> None:
+        """A session that tells nobody has not met it yet when it is asked first."""
+        service = Service(local)
+        service.config.write_text("[alerts]\nmail = 'root'\n[runcheck]\nafter = 1\n")
+        local.options = ["--set", "inline_max=10", "--set", "rsync_extra=--bwlimit=bogus"]
+        (local.left / "f").write_text("x" * 1000)
+        for _ in range(2):
+            local.launch()
+            local.wait_for("watching")
+            code, line = service.check()
+            assert code == WARNING
+            assert "1 problem, like " in line
+            local.stop()
+
+        (subject,) = service.subjects()
+        assert "1 problem, like " in subject
+
 
 class TestUsage:
     def test_without_any_session_nothing_can_be_told(self, local: Pair) -> None:
@@ -482,5 +571,3 @@ class TestScripts:
         assert (looked.returncode, looked.stdout[:9]) == (0, "OK: home:"), looked.stderr
         assert stopped.returncode == 0, stopped.stderr
         assert plainly.pair.status() == {}
-
-

@@ -142,6 +142,28 @@ class TestAlerts:
         assert first.endswith("session home: 1 problem that lasts")
         assert second.endswith("session home: 1 problem solved")
 
+    def test_of_problems_that_outlast_a_restart_is_once(self, service: Service) -> None:
+        """What is solved while it does not run is told as well."""
+        service.configure("inline_max = 10\nrsync_extra = ['--bwlimit=bogus']", self.ALERTS)
+        service.start()
+        pair = service.pair
+        (pair.left / "f").write_text("x" * 1000)
+        until(service.subjects, "the alert")
+        assert pair.psync("stop", "home").returncode == 0
+        assert service.psync("start", "home").returncode == 0
+        until(lambda: pair.status()["problems"], "the problem")
+
+        (pair.left / "g").write_text("x" * 1000)
+        until(lambda: len(service.subjects()) > 1, "the next alert")
+        assert pair.psync("stop", "home").returncode == 0
+        service.configure("inline_max = 10", self.ALERTS)
+        service.start()
+        until(lambda: len(service.subjects()) > 2, "the last one")
+
+        *first, last = service.subjects()
+        assert all(each.endswith("session home: 1 problem that lasts") for each in first)
+        assert last.endswith("session home: 2 problems solved")
+
     def test_of_each_halt(self, service: Service) -> None:
         """Also of one right after a resume, and of one for another reason after a restart."""
         service.configure(alerts=self.ALERTS.replace("0.5", "600"))

@@ -337,6 +337,11 @@ class Agent:
     def _directory_moved(self, old: bytes, new: bytes, *, known: bool) -> None:
         """Forget what a directory's move has made wrong; `known`: what is in it goes along."""
         now = self._now()
+        if self._revealing is not None:
+            self._rescan()  # what is left to look at may have another name now
+        if self._ignored.by_path and not self._ignored(new, True):
+            ignored = self._ignored
+            self._reveal_soon(new, lambda path, kind: ignored(old + path[len(new) :], kind))
         for path in [p for p in self._own if is_below(p, old)]:
             # Was it done before the rename, or in a new directory of the old name?
             self._settle.note(new + path[len(old) :], MODIFIED | CLOSED, now)
@@ -601,17 +606,23 @@ class Agent:
 
     def _take_over(self, ignored: Ignore) -> None:
         before, self._ignored = self._ignored, ignored
+        self._reveal_soon(ROOT, before)
+
+    def _reveal_soon(self, top: bytes, before: Callable[[bytes, bool], bool]) -> None:
         if self._revealing is not None:  # what that has not come to may be visible again, or not
-            self._scan_again = True
-            if self._scan is None:
-                self._begin_scan()
+            self._rescan()
             self._later.remove(self._revealing)
-        self._revealing = self._reveal(before)
+        self._revealing = self._reveal(top, before)
         self._later.append(self._revealing)
 
-    def _reveal(self, before: Ignore) -> Iterator[None]:
+    def _rescan(self) -> None:
+        self._scan_again = True
+        if self._scan is None:
+            self._begin_scan()
+
+    def _reveal(self, top: bytes, before: Callable[[bytes, bool], bool]) -> Iterator[None]:
         """Find what was hidden and is no more."""
-        waiting = [ROOT]
+        waiting = [top]
         while waiting:
             path = waiting.pop()
             node = self._node(path)
