@@ -110,7 +110,10 @@ class Transfers:
             going_on = self._report(events)
             self._clear(source.other, [e.op for e in events if e.op not in going_on])
         except TransportError as error:
-            self._report([Transferred(t.op, b"", message=str(error)) for t in batch])
+            # Of a side that is gone the session hears soon, and gives all of them up. Told of one
+            # before, it might begin another, which fails at once: nobody else would have a turn.
+            if all(peer.connected for peer in self._peers):
+                self._report([Transferred(t.op, b"", message=str(error)) for t in batch])
         except RsyncError as error:
             if len(batch) == 1:
                 self._report([Transferred(batch[0].op, b"", message=str(error))])

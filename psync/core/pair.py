@@ -237,8 +237,9 @@ class Pair:
             view = self.replicas[target].views.get(directory)
             if view is not None and not _is_directory(view.entry):
                 # Gone over there, but something in it lives on here: it comes back.
-                self.survivors.add(directory)
-                self.pending.problems.pop(directory, None)
+                if directory not in self.survivors:
+                    self.survivors.add(directory)
+                    self.pending.problems.pop(directory, None)  # the next try is another one: soon
                 self.pending.hold(path, directory)
                 self.pending.touch(directory)
                 return False

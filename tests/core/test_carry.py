@@ -11,7 +11,7 @@ from psync.core.events import (
     Said,
     Transferred,
 )
-from psync.core.pending import LASTING_ATTEMPTS
+from psync.core.pending import LASTING_ATTEMPTS, QUIET_ATTEMPTS
 from psync.errors import AgentError
 from psync.wire import (
     APPLIED,
@@ -619,6 +619,31 @@ class TestTransfer:
         again = duo.transfers()[-1]
         assert again.op != op
         duo.receive(Transferred(again.op, b"2/7"))
+
+        duo.assert_rest()
+
+    @pytest.mark.parametrize("there", [None, b"a small"])
+    def test_that_failed_is_tried_no_sooner_for_what_seems_to_live_in_its_place(
+        self, there: bytes | None
+    ) -> None:
+        """What was seen in a directory that is gone on both sides by now waits for its place."""
+        duo = Duo({b"d": None})
+        duo.left.remove(b"d")
+        duo.write(LEFT, b"d", LARGE)
+        duo.right.make(b"d/n", b"new")
+        duo.see(RIGHT, b"d/n")
+        duo.delete(RIGHT, b"d")
+        if there is not None:
+            duo.write(RIGHT, b"d", there, mtime_ns=1)
+        for attempt in range(1, 5):
+            begun = duo.transfers()
+            assert len(begun) == attempt
+            duo.receive(Transferred(begun[-1].op, b"", message="the left is not connected"))
+            assert len(duo.transfers()) == attempt  # not again at once
+            if attempt == QUIET_ATTEMPTS:
+                assert [problem.path for problem in duo.session.problems()] == [b"d"]
+            duo.wait()
+        duo.receive(Transferred(duo.transfers()[-1].op, b"1/7"))
 
         duo.assert_rest()
 

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 
 from psync.core.entry import Kind, Side
 from psync.core.events import Limits
+from psync.core.ignore import Ignore
 from psync.wire import Credit, Message
 from tests.simulation.agent import Agent, Options
 from tests.simulation.disk import Disk
@@ -177,7 +178,8 @@ class SmallWorld(World):
         self.log = []
         self.generation = 0
         self.boots = 0
-        self.met = False
+        self.met = self._reloaded = False
+        self.rules = self.known_rules = []
         self.host_boots, self.known_boots = [0, 0], [0, 0]
         self.cut_ns = [0, 0]
         self.agents = [None, None]
@@ -234,7 +236,7 @@ class SmallWorld(World):
         assert self.brain is not None
         self._agent_numbers += 1
         agent = Agent(
-            self.disks[side], self.options, self.rng, self._agent_numbers,
+            self.disks[side], self.options, self.rng, self._agent_numbers, Ignore(),
             partial(self._heard, side), self._time,
         )  # fmt: skip
         self.agents[side] = agent
