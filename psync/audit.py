@@ -407,6 +407,7 @@ class _Audit:
             "compared": self.compared,
             "seconds": round(time.monotonic() - self._started, 3),
             "counts": {worth.title: count for worth, count in self.counts.items()},
+            "modes": self._modes._asdict(),
         }
         if self._modes.checksum:
             told["bytes"] = self.bytes
@@ -526,6 +527,7 @@ def audit(
         PsyncError: another audit of this session runs.
     """
     console = Console()
+    modes = modes._replace(extra=_extra(options, session_dir))
     with _alone(session_dir):
         work = _Audit(options, modes, session_dir, console, silent=as_json)
         began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -542,12 +544,46 @@ def audit(
             console.warn(f"psync: {failure}")
         elif not as_json:
             console.say(_summary(report))
+        before = session_dir.described(REPORT)
+        stands = _stands(before, report["exit"], modes)
+        if stands:
+            console.warn(
+                f"psync: the audit of {before.get('time')} looked more closely, and what it found "
+                "stands until one like it says otherwise"
+            )
         if os.path.isdir(session_dir.path):
             try:
-                session_dir.describe(report, REPORT)
+                latest = {**before, "looked": began} if stands else report
+                session_dir.describe(latest, REPORT)
             except StoreError as error:
                 console.warn(f"psync: {error}")
-        return {**report, "differences": work.listed}
+        return {**report, "stands": stands, "differences": work.listed}
+
+
+def _extra(options: Options, session_dir: SessionDir) -> tuple[str, ...]:
+    """The rules of an audit that are not the session's own; without a session, none."""
+    own = session_dir.described().get("options") or {}
+    return tuple(
+        f"{key} {rule}"
+        for key in ("excludes", "tempfiles", "rsync_excludes")
+        for rule in getattr(options, key)
+        if key in own and rule not in own[key]
+    )
+
+
+def _stands(before: dict[str, Any], code: int, modes: Modes) -> bool:
+    """Tell whether an earlier audit, which found worse, could see what this one could not."""
+    seen, counts = before.get("modes"), before.get("counts")
+    if code == ALERT or before.get("exit") != ALERT:
+        return False
+    if not (isinstance(seen, dict) and isinstance(counts, dict)):
+        return False  # of another psync
+    if not any(counts.get(worth.title) for worth in Worth if worth >= Worth.UNREADABLE):
+        return False  # what was on its way has arrived, or will be found again
+    try:
+        return code == FAILED or not modes.sees_all_of(Modes(**seen))
+    except TypeError:
+        return False
 
 
 def tell_people(
@@ -575,7 +611,7 @@ def tell_people(
         alert = audit_alert(report["name"], ", ".join(counts), lines)
         failed = asyncio.run(deliver(alerts, alert, known))
         known += [way for way in unknown if way not in failed]
-    elif report["exit"] not in (ALERT, FAILED) and known:
+    elif report["exit"] not in (ALERT, FAILED) and known and not report.get("stands"):
         text = f"audit of session {report['name']}: well again"
         alert = Alert("recovered", report["name"], text, [text])
         failed = asyncio.run(deliver(alerts, alert, unknown))

@@ -54,6 +54,7 @@ class Modes(NamedTuple):
         newer_min: leave out files without a change within so many minutes; 0: none.
         backup: save what differs.
         threshold: so many differences are an alert.
+        extra: rules that hide more than the session's own.
     """
 
     lite: bool = False
@@ -63,6 +64,18 @@ class Modes(NamedTuple):
     newer_min: float = 0.0
     backup: bool = False
     threshold: int = 10
+    extra: tuple[str, ...] = ()
+
+    def sees_all_of(self, other: Modes) -> bool:
+        """Tell whether an audit finds all that another would have found."""
+        closely = [2 * m.checksum or 1 - m.lite for m in (self, other)]
+        return (
+            closely[0] >= closely[1]
+            and not self.newer_min  # what it looked at then is older by now
+            and self.modified <= other.modified
+            and self.no_links <= other.no_links
+            and set(self.extra) <= set(other.extra)
+        )
 
     def skips(self, left: Entry | None, right: Entry | None, since_ns: Sequence[int]) -> bool:
         """Tell whether a path is left out.

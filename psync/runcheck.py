@@ -330,7 +330,7 @@ def _audits(session: SessionDir, rules: Rules) -> list[tuple[int, bool, str]]:
         missing = (WARNING, False, "there was no audit yet (psync check)")
         return [missing] if rules.audit_age else []
     found = []
-    age = time.time() - _when(last.get("time"))
+    age = time.time() - _when(last.get("looked", last.get("time")))
     if age > rules.audit_age_s:
         found.append((WARNING, False, f"the last audit is {age / 3600:,.0f} hours old"))
     code = last.get("exit", last.get("code"))

@@ -82,6 +82,31 @@ class TestModes:
         assert modes.skips(left, right, since_ns) is skips
 
 
+class TestCloseness:
+    @pytest.mark.parametrize(
+        ("modes", "other", "sees"),
+        [
+            (Modes(), Modes(), True),
+            (Modes(checksum=True), Modes(), True),
+            (Modes(), Modes(checksum=True), False),
+            (Modes(lite=True), Modes(), False),
+            (Modes(), Modes(lite=True), True),
+            (Modes(checksum=True, modified=True), Modes(checksum=True), False),
+            (Modes(modified=True), Modes(modified=True), True),
+            (Modes(no_links=True), Modes(), False),
+            (Modes(), Modes(no_links=True, modified=True), True),
+            (Modes(newer_min=5), Modes(newer_min=1), False),
+            (Modes(), Modes(newer_min=1), True),
+            (Modes(extra=("excludes a",)), Modes(), False),
+            (Modes(extra=("excludes a",)), Modes(extra=("excludes b", "excludes a")), True),
+        ],
+    )
+    def test_of_one_audit_is_that_of_another(
+        self, modes: Modes, other: Modes, sees: bool
+    ) -> None:
+        assert modes.sees_all_of(other) is sees
+
+
 class TestUnchanged:
     @pytest.mark.parametrize(
         ("first", "second", "expected"),

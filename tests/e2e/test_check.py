@@ -325,6 +325,19 @@ class TestDifference:
         assert kinds(told) == {"docs/old/notes": "believed equal"}
         assert told["exit"] == ALERT
 
+        # Who looks less closely, or elsewhere, does not take that back.
+        (kept,) = pair.state.glob("sessions/*/audit.json")
+        for more in (["--lite"], [], ["-c", "-e", "notes"]):
+            code, printed = check(pair, "--json", *more)
+            weaker, said = json.loads(printed.splitlines()[0]), printed.splitlines()[1]
+            assert (code, weaker["exit"], weaker["stands"]) == (EQUAL, EQUAL, True)
+            assert said.endswith("stands until one like it says otherwise")
+            assert json.loads(kept.read_text())["exit"] == ALERT
+        (pair.left / "docs/old/notes").write_bytes(note.read_bytes())
+        os.utime(pair.left / "docs/old/notes", ns=(st.st_atime_ns, st.st_mtime_ns))
+        mended = report(pair, "--checksum")
+        assert json.loads(kept.read_text())["exit"] == mended["exit"] != ALERT
+
     def test_is_told_from_what_a_killed_session_has_done(self, pair: Pair) -> None:
         """Its archive is behind: what it had agreed since is in its notes."""
         pair.options += ["--set", "sync_interval=3600"]
