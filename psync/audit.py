@@ -545,16 +545,16 @@ def audit(
         elif not as_json:
             console.say(_summary(report))
         before = session_dir.described(REPORT)
-        stands = _stands(before, report["exit"], modes)
+        known, stands = _remember(before, report, modes)
         if stands:
+            closer = _modes_of(before) or Modes()
             console.warn(
-                f"psync: the audit of {before.get('time')} looked more closely, and what it found "
-                "stands until one like it says otherwise"
+                f"psync: the audit of {before.get('time')} ({closer.words}) looked more closely, "
+                "and what it found stands until one like it says otherwise"
             )
         if os.path.isdir(session_dir.path):
             try:
-                latest = {**before, "looked": began} if stands else report
-                session_dir.describe(latest, REPORT)
+                session_dir.describe(known, REPORT)
             except StoreError as error:
                 console.warn(f"psync: {error}")
         return {**report, "stands": stands, "differences": work.listed}
@@ -563,27 +563,53 @@ def audit(
 def _extra(options: Options, session_dir: SessionDir) -> tuple[str, ...]:
     """The rules of an audit that are not the session's own; without a session, none."""
     own = session_dir.described().get("options") or {}
-    return tuple(
-        f"{key} {rule}"
-        for key in ("excludes", "tempfiles", "rsync_excludes")
-        for rule in getattr(options, key)
-        if key in own and rule not in own[key]
-    )
+    extra = []
+    for key in ("excludes", "tempfiles", "rsync_excludes"):
+        rules, its = getattr(options, key), own.get(key)
+        if not isinstance(its, list) or rules == its:
+            continue
+        if any(rule.startswith("!") for rule in (*rules, *its)):
+            extra.append(f"{key} {' '.join(rules)}")  # what one does depends on its place
+        else:
+            extra += [f"{key} {rule}" for rule in rules if rule not in its]
+    if own.get("xattrs") and not options.xattrs:
+        extra.append("attributes")
+    if options.strip_special_bits and own.get("strip_special_bits") is False:
+        extra.append("special bits")
+    return tuple(extra)
 
 
-def _stands(before: dict[str, Any], code: int, modes: Modes) -> bool:
-    """Tell whether an earlier audit, which found worse, could see what this one could not."""
-    seen, counts = before.get("modes"), before.get("counts")
-    if code == ALERT or before.get("exit") != ALERT:
-        return False
-    if not (isinstance(seen, dict) and isinstance(counts, dict)):
-        return False  # of another psync
-    if not any(counts.get(worth.title) for worth in Worth if worth >= Worth.UNREADABLE):
-        return False  # what was on its way has arrived, or will be found again
+def _remember(
+    before: dict[str, Any], report: dict[str, Any], modes: Modes
+) -> tuple[dict[str, Any], bool]:
+    """Say what `audit.json` is to hold after an audit, and whether that is an earlier verdict.
+
+    An earlier alert stands that this audit could not see. `looked` is then when there was an audit
+    last, and `failed` why that one came to nothing. Another alert takes its place, but not so that
+    less than both needed would end it: `needs` are the modes for that.
+    """
+    closer = _modes_of(before)
+    if closer is None or (report["exit"] != FAILED and modes.sees_all_of(closer)):
+        return report, False
+    if report["exit"] == ALERT:
+        return {**report, "needs": modes.together(closer)._asdict()}, False
+    rest = {key: value for key, value in before.items() if key != "failed"}
+    why = {"failed": report.get("error", "")} if report["exit"] == FAILED else {}
+    return {**rest, "looked": report["time"], **why}, True
+
+
+def _modes_of(before: dict[str, Any]) -> Modes | None:
+    """How closely one must look to end an earlier alert; None: there is none that may stand."""
+    seen, counts = before.get("needs", before.get("modes")), before.get("counts")
+    if before.get("exit") != ALERT or not (isinstance(seen, dict) and isinstance(counts, dict)):
+        return None  # it is of another psync, or no alert
+    lasts = any(counts.get(worth.title) for worth in Worth if worth >= Worth.UNREADABLE)
+    if not lasts and "needs" not in before:
+        return None  # what was on its way has arrived, or will be found again
     try:
-        return code == FAILED or not modes.sees_all_of(Modes(**seen))
+        return Modes(**seen)
     except TypeError:
-        return False
+        return None
 
 
 def tell_people(

@@ -77,6 +77,27 @@ class Modes(NamedTuple):
             and set(self.extra) <= set(other.extra)
         )
 
+    def together(self, other: Modes) -> Modes:
+        """The modes of an audit that finds all that either would have found, and no more."""
+        return self._replace(
+            lite=self.lite and other.lite,
+            checksum=self.checksum or other.checksum,
+            modified=self.modified and other.modified,
+            no_links=self.no_links and other.no_links,
+            newer_min=0.0,
+            extra=tuple(rule for rule in self.extra if rule in other.extra),
+        )
+
+    @property
+    def words(self) -> str:
+        """How closely an audit looks, for people: as on the command line."""
+        flags = ("lite", "checksum", "modified", "no_links")
+        words = [f"--{key.replace('_', '-')}" for key in flags if getattr(self, key)]
+        if self.newer_min:
+            words.append(f"--newer {self.newer_min:g}")
+        words += [f"without {rule}" for rule in self.extra]
+        return ", ".join(words) or "without options"
+
     def skips(self, left: Entry | None, right: Entry | None, since_ns: Sequence[int]) -> bool:
         """Tell whether a path is left out.
 

@@ -61,7 +61,8 @@ def _unwritable(told: Told) -> Iterator[Sample]:
 
 
 def _audit_time(told: Told) -> Iterator[Sample]:
-    stamp = str((told.get("audit") or {}).get("time"))
+    audit = told.get("audit") or {}
+    stamp = str(audit.get("looked", audit.get("time")))
     try:
         yield {}, dt.datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%S%z").timestamp()
     except ValueError:

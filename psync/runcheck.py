@@ -333,6 +333,8 @@ def _audits(session: SessionDir, rules: Rules) -> list[tuple[int, bool, str]]:
     age = time.time() - _when(last.get("looked", last.get("time")))
     if age > rules.audit_age_s:
         found.append((WARNING, False, f"the last audit is {age / 3600:,.0f} hours old"))
+    if last.get("failed"):  # and an earlier verdict stands
+        found.append((WARNING, False, f"the last audit failed: {last['failed']}"))
     code = last.get("exit", last.get("code"))
     counts = ", ".join(f"{n:,} {what}" for what, n in (last.get("counts") or {}).items() if n)
     told = f": {last.get('error') or counts}".removesuffix(": ")

@@ -106,6 +106,20 @@ class TestCloseness:
     ) -> None:
         assert modes.sees_all_of(other) is sees
 
+    def test_together_is_that_of_both(self) -> None:
+        one = Modes(lite=True, no_links=True, newer_min=5, extra=("excludes a", "excludes b"))
+        two = Modes(checksum=True, no_links=True, extra=("excludes b",))
+        both = one.together(two)
+
+        assert both == Modes(checksum=True, no_links=True, extra=("excludes b",))
+        assert both.sees_all_of(one) and both.sees_all_of(two)
+
+    def test_is_said_as_on_the_command_line(self) -> None:
+        modes = Modes(checksum=True, no_links=True, newer_min=1.5, extra=("excludes a",))
+
+        assert modes.words == "--checksum, --no-links, --newer 1.5, without excludes a"
+        assert Modes().words == "without options"
+
 
 class TestUnchanged:
     @pytest.mark.parametrize(

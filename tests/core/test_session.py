@@ -945,6 +945,21 @@ class TestHiding:
         assert duo.session.halted == ""
         assert b"d/59" not in duo.right.tree
 
+    def test_makes_the_deletions_that_were_being_counted(self) -> None:
+        files = [b"d/%d" % i for i in range(200)]
+        duo = Duo(dict.fromkeys(files, b"x"))
+        for path in files[:60]:
+            duo.delete(LEFT, path)
+        duo.run()
+        assert files[59] in duo.right.tree  # so many at once are counted first
+
+        duo.session.hide(Ignore(["cache"]))
+        duo.pump()
+        duo.settle()
+
+        assert files[59] not in duo.right.tree
+        duo.assert_rest()
+
     def test_shows_again_what_is_told(self) -> None:
         duo = Duo({b"cache/x": b"1"})
         duo.session.hide(Ignore(["cache"]))

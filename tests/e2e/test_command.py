@@ -206,7 +206,7 @@ class TestOneShot:
         assert not (pair.right / "a").exists()
         assert not (pair.left / "b").exists()
 
-    @pytest.mark.parametrize("how", [["-s"], ["-n"], ["-s", "-k"], ["sync"]])
+    @pytest.mark.parametrize("how", [["-s"], ["-n"], ["sync"]])
     @pytest.mark.parametrize("gone", ["most", "all"])
     def test_ends_when_it_has_halted(self, local: Pair, gone: str, how: list[str]) -> None:
         for number in range(120):
