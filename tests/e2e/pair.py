@@ -275,9 +275,10 @@ class Pair:
     def leftovers(self) -> list[str]:
         """What psync left in staging on either side."""
         return [
-            str(path)
+            os.path.join(directory, name)
             for root in (self.left, self.right)
-            for path in (root / ".psync" / "stage").rglob("*")
+            for directory, below, files in os.walk(root / ".psync" / "stage")  # of what is not gone
+            for name in (*below, *files)
         ]
 
     def agents(self) -> list[int]:
