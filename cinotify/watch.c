@@ -13,9 +13,9 @@
  * we know at another place is put off until its rename is read, to be told as one.
  *
  * Invariants: a directory is watched before it is listed, and no watch is ever replaced, so
- * nothing falls between; each node is watched, or waits for a visit, or was reported as beyond the limit or unreadable; a node
- * that loses its watch to another place is visited again; a beat is told only when no visit and
- * no half of a rename is outstanding.
+ * nothing falls between; each node is watched, or waits for a visit, or was reported as beyond
+ * the limit or unreadable; a node that loses its watch to another place is visited again; a beat
+ * is told only when no visit and no half of a rename is outstanding.
  * Not here: file content, settling, echo suppression; the reader looks for itself.
  */
 #include "watch.h"

@@ -340,7 +340,7 @@ def _log_options(parser: argparse.ArgumentParser) -> None:
 _CHECK_ABOUT = "Compare both trees of a session, or any two, and change nothing."
 _CHECK_MORE = """\
 Without a NAME all sessions that run are compared, one after the other. A session that runs is
-compared with the options that it was started with, another with those in the configuration, or
+compared with the options that it runs with, another with those in the configuration, or
 those it ran with last; what is given here goes over that. Two roots are compared as `psync run`
 would replicate them.
 
