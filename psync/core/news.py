@@ -212,7 +212,7 @@ class News:
         self._list_absent(replica, message, names, since)
         replica.count_listed(before)
         if message.upto is None:
-            self._listed(replica, directory)
+            self._listed(replica, directory, message.after)
         else:
             replica.survey.passed(directory, message.after, message.upto)
 
@@ -252,8 +252,8 @@ class News:
             else:
                 self._observe(replica, Item(path, None), since)
 
-    def _listed(self, replica: Replica, directory: bytes) -> None:
-        replica.survey.listed(directory)
+    def _listed(self, replica: Replica, directory: bytes, after: bytes = b"") -> None:
+        replica.survey.listed(directory, after)
         self._pending.release(directory)
 
     # --- observations --------------------------------------------------------------------

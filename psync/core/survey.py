@@ -145,9 +145,16 @@ class Survey:
         if path in self.pending and after in (b"", self._passed.get(path)):
             self._passed[path] = upto
 
-    def listed(self, path: bytes) -> bool:
-        """A directory has been listed to its end (or cannot be); tell whether it was pending."""
+    def listed(self, path: bytes, after: bytes = b"") -> bool:
+        """A directory has been listed to its end (or cannot be); tell whether it is done.
+
+        What comes `after` a name that the listing has not come to is the end of one that began
+        before the directory was asked for again: it has to be listed once more.
+        """
         self._outstanding.discard(path)
+        if after and path in self.pending and after != self._passed.get(path):
+            self._queue.append(path)
+            return False
         self._forced.discard(path)
         self._deep.discard(path)
         self._passed.pop(path, None)

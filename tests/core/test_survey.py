@@ -185,6 +185,20 @@ class TestAsk:
 
         assert survey.next() == []
 
+    def test_is_not_answered_by_the_end_of_a_listing_that_began_before(self, survey):
+        survey.ask(b"d")
+        survey.next()
+        survey.passed(b"d", b"", b"m")
+        survey.ask(b"d", deep=True)
+        survey.found(b"d", b"d/x")
+
+        assert not survey.listed(b"d", b"m")
+        assert survey.next() == [b"d", b"d/x"]
+        survey.passed(b"d", b"", b"m")
+        survey.found(b"d", b"d/a")
+        assert survey.listed(b"d", b"m")
+        assert survey.pending == {b"d/x", b"d/a"}
+
     def test_deep_lists_every_directory_that_is_found(self, survey):
         survey.ask(b"d", deep=True)
         assert survey.next() == [b"d"]
