@@ -898,6 +898,7 @@ class Filter:
             self._known.forget_told(path)
         if self._known.shows(path, entry, written=bool(mask & _WRITTEN)):
             return 0
+        meta_only = meta_only and entry.tells_writes()
         self._tell_of(path)
         self._known.tell(path, entry, meta_only=meta_only)
         items.append(Item(path, entry, content, d.moved_from, META_ONLY if meta_only else 0))

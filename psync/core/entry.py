@@ -102,6 +102,19 @@ class Entry(NamedTuple):
             and self.mtime_ns == other.mtime_ns
         )
 
+    def tells_writes(self) -> bool:
+        """Tell whether who had written last, when the ctime last moved, would show in the mtime.
+
+        Not in one that is as new as it is coarse: as its round digits make it, or the ticks of
+        the kernel's clock. Only a file is written to.
+        """
+        if self.kind != Kind.FILE or not self.mtime_ns:
+            return self.kind != Kind.FILE
+        grain = _TICK_NS
+        while not self.mtime_ns % (10 * grain):
+            grain *= 10
+        return abs(self.ctime_ns - self.mtime_ns) >= 2 * grain  # FAT counts by two seconds
+
     def bare(self) -> Entry:
         """The same without what identifies it on its own replica."""
         return Entry(*self[:8], 0, 0, self.xattrs)
@@ -129,6 +142,7 @@ class Entry(NamedTuple):
 
 
 META_FIELDS = ("mode", "uid", "gid", "mtime_ns", "xattrs")
+_TICK_NS = 10_000_000  # of the slowest kernels
 XATTRS_MAX = 65_536  # bytes of `Entry.xattrs`
 _META = struct.Struct("<HIIq")
 

@@ -667,6 +667,7 @@ class TestLive:
         brain.content(b"f", b"one")
         path.write_bytes(b"two!")
         brain.content(b"f", b"two!")
+        os.utime(path, ns=(0, 1_600_000_000_123_456_789))  # a write now would show in it
         path.chmod(0o600)
         changed = brain.item(b"f", lambda i: i.entry is not None and i.entry.mode == 0o600)
         path.unlink()

@@ -71,6 +71,26 @@ class TestIdentity:
     def test_is_that_of_one_version_on_one_replica(self, ours, theirs, same):
         assert ours.same_identity(theirs) is same
 
+    @pytest.mark.parametrize(
+        ("kind", "mtime", "since", "tells"),
+        [
+            (Kind.FILE, 1_700_000_000_123_456_789, 20_000_000, True),
+            (Kind.FILE, 1_700_000_000_123_456_789, 19_999_999, False),  # within the clock's tick
+            (Kind.FILE, 1_700_000_000_123_456_789, -20_000_000, True),  # a time to come
+            (Kind.FILE, 1_700_000_001_000_000_000, 1_999_999_999, False),
+            (Kind.FILE, 1_700_000_001_000_000_000, 2_000_000_000, True),
+            (Kind.FILE, 1_700_000_100_000_000_000, 60_000_000_000, False),  # to the minute
+            (Kind.FILE, 0, 1_700_000_000_123_456_789, False),
+            (Kind.DIRECTORY, 0, 0, True),
+            (Kind.SYMLINK, 1_700_000_000_000_000_000, 0, True),
+        ],
+    )
+    def test_tells_writes_unless_its_time_is_as_new_as_it_is_coarse(
+        self, kind, mtime, since, tells
+    ):
+        entry = FILE._replace(kind=kind, mtime_ns=mtime, ctime_ns=mtime + since)
+        assert entry.tells_writes() is tells
+
     @pytest.mark.parametrize("field", Entry._fields)
     def test_of_metadata_counts_mode_owner_group_and_mtime(self, field):
         is_bytes = field in ("target", "digest", "xattrs")

@@ -443,7 +443,7 @@ class Agent:
         # puts that back as well, between an event and a look, is beyond an agent.)
         if d.mask & _CONTENT and not flags & BUSY:
             node.stealthy = False  # what was put back is told
-        elif not d.mask & _CONTENT and not node.stealthy:
+        elif not d.mask & _CONTENT and not node.stealthy and entry.tells_writes():
             flags |= META_ONLY
         self._tell_of(path)
         items.append(Item(path, entry, content, d.moved_from, flags))
