@@ -852,6 +852,8 @@ class Session:
                 continue
             if not _is_made_as(intent.wanted, there, base.on(replica.side) if base else None):
                 continue
+            if self._was_elsewhere(replica.side, path, there):
+                continue  # its user has renamed it: what is agreed there is still to be settled
             if there.kind == Kind.FILE:
                 if intent.wanted.digest and not there.digest:
                     return replica.look(path, 2)
@@ -865,6 +867,18 @@ class Session:
             break
         del intents[path]
         return False
+
+    def _was_elsewhere(self, side: Side, path: bytes, there: Entry) -> bool:
+        """Tell whether what a side shows at a path was agreed at another one, and not here.
+
+        What we make has an inode of its own; one that was given free belonged to another version.
+        """
+        links = self._archive.find_links(side, there.ino)
+        agreed = [base.on(side) for link in links if (base := self._archive.get(link)) is not None]
+        return path not in links and any(
+            (was.kind, was.size, was.mtime_ns) == (there.kind, there.size, there.mtime_ns)
+            for was in agreed
+        )
 
     def _hold_view(self, replica: Replica, path: bytes, base: Agreed | None) -> None:
         """Keep what a side shows without any news, before something else is agreed.

@@ -2216,6 +2216,19 @@ class TestRestart:
         again.run()
         assert again.shape(LEFT) == again.shape(RIGHT) == {b"f": b"other"}
 
+    def test_takes_no_file_for_its_own_that_a_user_has_renamed_to_there(self) -> None:
+        # The only copy left would be replaced, as what the left side has gone on from.
+        duo = self.agreed({b"f": b"one"})
+        duo.write(LEFT, b"n", b"one")
+        again = self.killed(duo)
+        again.left.edit(b"n", b"two")
+        again.right.rename(b"f", b"n")
+        again.start()
+
+        again.run()
+        assert again.shape(LEFT) == again.shape(RIGHT)
+        assert b"one" in again.shape(LEFT).values() or any(t.keep for t in again.sent())
+
     def test_takes_no_side_without_news_for_what_was_agreed_since(self) -> None:
         # The right side was made to hold `two` when it went; the left has gone back since.
         duo = self.agreed({b"f": b"one"})
