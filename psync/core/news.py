@@ -184,6 +184,8 @@ class News:
         _check(directory)
         if directory and self._pair.ignored(directory, True):
             replica.waste(message)
+            if message.entry is not None:
+                self._observe(replica, Item(directory, message.entry))
             self._listed(replica, directory)
             return
         if message.entry is None:
@@ -290,9 +292,11 @@ class News:
 
     def _observe(self, replica: Replica, item: Item, since: int | None = None) -> None:
         """Take over what a side shows at a path; `since`: from when on it may be so."""
+        if not item.path or self._pair.hides(item.path, item.entry):
+            replica.waste(Observed([item]))
+            item = item._replace(entry=None, content=None)  # in place of what may not be hidden
         path, entry, content, _, flags = item
         if not path or self._pair.hides(path, entry):
-            replica.waste(Observed([item]))
             if path in replica.awaited:  # it was asked for before it was hidden
                 self._pair.leave_out(path)
             return

@@ -905,6 +905,27 @@ class TestHiding:
         assert duo.right.content[b"c"] == b"a file"
         duo.assert_rest()
 
+    @pytest.mark.parametrize("told", ["listed", "observed", "looked at"])
+    def test_takes_a_directory_that_is_hidden_for_the_end_of_what_was_there(
+        self, told: str
+    ) -> None:
+        """Its agent had not heard of the rules when it told of it, and does so no more."""
+        duo = Duo({b"c": b"a file"})
+        duo.left.remove(b"c")
+        duo.left.make(b"c", None)
+        if told == "looked at":
+            duo.session._pair.look(LEFT, b"c", 0)
+        duo.session.hide(Ignore(["c/"]))
+        if told == "listed":
+            duo.say(LEFT, duo.left.listing(b"c"))
+        else:
+            duo.see(LEFT, b"c")
+        duo.run()
+
+        assert b"c" not in duo.right.tree
+        assert duo.archive.get(b"c") is None
+        assert {k: v for k, v in duo.session.remains().items() if v} == {}
+
     def test_shows_again_what_a_rename_has_taken_to_where_it_was_hidden(self) -> None:
         """What has become of it since has not been told."""
         duo = Duo({b"d/x": b"1"})
