@@ -533,6 +533,12 @@ _SYSCALLS = [
 
 _ENTRY = [
     (
+        "trusts a time to tell of a write that is too coarse for it",
+        "        while not self.mtime_ns % (10 * grain):\n            grain *= 10\n",
+        "",
+        "tests/core/test_entry.py tests/agent/test_filter.py -k write",
+    ),
+    (
         "takes a path with NUL in it",
         '    if b"\\0" in path or len(path) > 65535:\n',
         "    if len(path) > 65535:\n",
@@ -837,6 +843,12 @@ _RECONCILE = [
 
 _SURVEY = [
     (
+        "takes the end of an older listing for an answer",
+        "        if after and path in self.pending and after != self._passed.get(path):\n",
+        "        if False:\n",
+        "tests/core/test_survey.py",
+    ),
+    (
         "decides names that a listing has not come to",
         '        return directory in self.pending and name > self._passed.get(directory, b"")\n',
         "        return False\n",
@@ -942,6 +954,12 @@ _SESSION = [
 ]
 
 _NEWS = [
+    (
+        "overlooks that a hidden directory has taken the place of a file",
+        "            item = item._replace(entry=None, content=None)  # in place of what may not be hidden\n",
+        "            return\n",
+        "tests/core/test_session.py -k Hiding",
+    ),
     (
         "believes an answer to a batch that was never sent",
         "        if expected is None or expected != len(message.outcomes):\n",
@@ -1348,6 +1366,12 @@ _MOVES = [
 ]
 
 _HIDING = [
+    (
+        "takes what a user has renamed to where it meant to write for its own work",
+        "            if self._was_elsewhere(replica.side, path, there):\n",
+        "            if False:\n",
+        "tests/core/test_session.py -k Restart",
+    ),
     (
         "lets an operation under way agree on what is hidden by now",
         "            if pair.hides(op.path, op.transition.wanted or op.transition.expected)\n",

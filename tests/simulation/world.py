@@ -2,7 +2,8 @@
 
 Everything that can happen in one order or another happens in an order that the seed
 draws: messages are under way for a while, agents do one small step at a time, users act
-between any two of them. Links break, agents and the brain are killed, the power fails.
+between any two of them. Links break, which the brain may hear of late, agents and the brain are
+killed, the power fails.
 
 **Invariants.** No clock, no thread, no order of a set or a hash: the same seed gives the
 same trace, which `World.trace` digests. The driver here does what `psync/brain.py` does.
@@ -215,8 +216,7 @@ class Brain:
             return
         transfer, number = self._runs[run]
         source, target = (self.world.agents[s] for s in (transfer.source, transfer.source.other))
-        assert source is not None and target is not None
-        if self.world.rng.random() < 0.05:
+        if source is None or target is None or self.world.rng.random() < 0.05:
             del self._runs[run]
             self.world.send(transfer.source, CloseSource(run))
             self.world.send(transfer.source.other, Unstage(run))
@@ -316,6 +316,8 @@ class World:
         self._reloads = random.Random(f"{seed} rules")
         self._rule_changes = self._reloads.choice((0.0, 0.0, 0.05, 0.2))
         self._reloaded = False
+        self._links = random.Random(f"{seed} links")
+        self._lateness = self._links.choice((0.0, 0.0, 0.05, 0.5))  # seconds, at most
         self.rules: list[str] = []
         self.known_rules: list[str] = []  # by which the archive was committed last
         self.rows = MemoryRows()
@@ -420,6 +422,7 @@ class World:
     def _start_agent(self, side: Side) -> None:
         if self.brain is None or self.agents[side] is not None:
             return
+        self._tell_lost(side)
         self._epochs[side] += 1
         self._agent_numbers += 1
         self.note(f"{side.name} agent {self._agent_numbers}")
@@ -442,6 +445,17 @@ class World:
         self.disks[side].overflowed = False
         self.note(f"{side.name} down")
         if self.brain is not None:
+            self._doubt(self.brain)
+        epoch, late = self._epochs[side], self._links.uniform(0, self._lateness)
+        if late:
+            self.later(late, lambda: self._epochs[side] == epoch and self._tell_lost(side))
+        else:
+            self._tell_lost(side)
+
+    def _tell_lost(self, side: Side) -> None:
+        """The brain hears that a link is lost: before, what it sends and copies just fails."""
+        if self.brain is not None and self.brain.up[side]:
+            self.note(f"{side.name} known to be down")
             self._doubt(self.brain)
             self.brain.side_down(side)
 
