@@ -460,7 +460,9 @@ class Moves:
         target, source = self._replicas[op.side], self._replicas[op.side.other]
         here = shown if op.intact else base.on(source.side)
         # What the target had changed in it meanwhile is still to be told from what was agreed.
-        changed = target.views.pop(old)
+        changed, was = target.views.pop(old), op.transition.source_expected
+        if changed is None and was is not None and not was.same_identity(base.on(target.side)):
+            changed = View(was)  # a scan that began meanwhile has dropped it
         there = entry if changed is None else base.on(target.side)
         self._follow(source.side, old, new, base, here, there)
         target.views.pop(new)

@@ -6,6 +6,8 @@ import pytest
 
 from psync.core.entry import ROOT, Kind, below_or_at, is_ours
 from psync.core.events import (
+    Paused,
+    Resumed,
     Said,
     Transferred,
 )
@@ -86,6 +88,29 @@ class TestFile:
         duo.settle()
         assert duo.shape(LEFT) == duo.shape(RIGHT)
         assert any(t.keep for t in duo.sent())
+
+    @pytest.mark.parametrize("content", [b"two", b"three"])
+    def test_that_is_edited_over_there_keeps_the_edit_whatever_is_scanned(
+        self, content: bytes
+    ) -> None:
+        """A scan that begins before the rename is answered forgets what was told of the edit."""
+        duo = Duo({b"f": b"one", b"d/x": b"1"})
+        duo.receive(Paused())
+        duo.right.edit(b"f", content, mtime_ns=file(b"").mtime_ns + 5)
+        duo.see(RIGHT, b"f")
+        duo.move(LEFT, b"f", b"d/n")
+        duo.receive(Resumed())
+        assert verbs(duo) == [(RENAME, b"d/n")]
+
+        duo.say(RIGHT, *duo.right.scan())
+        duo.obey(RIGHT, Apply)
+        duo.obey(LEFT, Apply)
+        told = duo.right.item(b"d/n", read=False, moved_from=b"f", flags=META_ONLY)
+        duo.say(RIGHT, Observed([told]))
+        duo.settle()
+
+        assert duo.shape(LEFT) == duo.shape(RIGHT)
+        assert duo.shape(RIGHT)[b"d/n"] == content
 
     def test_that_is_edited_over_there_is_not_renamed(self) -> None:
         duo = Duo({b"f": b"one"})

@@ -926,6 +926,15 @@ class TestHiding:
         assert duo.archive.get(b"c") is None
         assert {k: v for k, v in duo.session.remains().items() if v} == {}
 
+    def test_learns_nothing_of_what_is_at_a_hidden_path_that_is_no_directory(self) -> None:
+        duo = Duo({b"c": b"a file"})
+        duo.session.hide(Ignore(["c/"]))
+        duo.say(LEFT, Listing(b"c", None, b"", None, []))
+        duo.run()
+
+        assert duo.right.content[b"c"] == b"a file"
+        duo.assert_rest()
+
     def test_shows_again_what_a_rename_has_taken_to_where_it_was_hidden(self) -> None:
         """What has become of it since has not been told."""
         duo = Duo({b"d/x": b"1"})

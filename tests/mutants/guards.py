@@ -1358,6 +1358,12 @@ _PAIR = [
 
 _MOVES = [
     (
+        "takes what it renamed for what was agreed after a scan has dropped the edit",
+        "            changed = View(was)  # a scan that began meanwhile has dropped it\n",
+        "            pass\n",
+        "tests/core/test_moves.py",
+    ),
+    (
         "lets all talk wait for a directory's rename that is hidden by now",
         "                    self._give_up(replica, new)\n                    self._pending.touch(move.old)\n",
         "                    self._forget(replica, new)\n                    self._pending.touch(move.old)\n",
