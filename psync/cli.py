@@ -1125,15 +1125,15 @@ def _status(chosen: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _refuse_unknown(state: Path, name: str) -> None:
-    """Raise UsageError: no session of this name has ever run, or is configured."""
+def _refuse_unknown(state: Path, name: str, file: str | None = None) -> None:
+    """Raise UsageError: no session of this name has ever run, or is configured in a file."""
     if os.path.isdir(SessionDir(state, name).path):
         return
     from psync.config import config_file
     from psync.overview import configured
 
     try:
-        config = config_file(None)
+        config = config_file(file)
     except ConfigError:
         config = None
     known = {each.name for each in sessions(state)} | configured(config)
@@ -1162,9 +1162,10 @@ def _log(chosen: argparse.Namespace) -> int:
 def _web(chosen: argparse.Namespace) -> int:
     from psync.web import serve
 
-    return serve(
-        state_directory(chosen.state_dir), chosen.name, chosen.listen, chosen.group, chosen.config
-    )
+    state = state_directory(chosen.state_dir)
+    if chosen.name is not None:
+        _refuse_unknown(state, chosen.name, chosen.config)
+    return serve(state, chosen.name, chosen.listen, chosen.group, chosen.config)
 
 
 def _names(chosen: argparse.Namespace) -> int:

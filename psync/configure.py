@@ -114,6 +114,12 @@ def _sort_out(path: Path, real: Callable[[str], str]) -> tuple[list[Options], di
                         f"{where}: {side}: {root[1]} is the {taken[root]}, too: "
                         "no root belongs to two sessions"
                     )
+                if root[0] is None and options.log_file is not None:
+                    if _is_inside(real(options.log_file), root[1]):
+                        raise ConfigError(
+                            f"{where}: log_file: {options.log_file} is inside {root[1]}, "
+                            "and would be replicated: choose another"
+                        )
         except ConfigError as error:
             faults[name] = str(error)
             continue
@@ -125,11 +131,16 @@ def _sort_out(path: Path, real: Callable[[str], str]) -> tuple[list[Options], di
 def _refuse_nested(left: str, right: str, where: str) -> None:
     """Raise ConfigError: of two directories one is in the other, or they are the same."""
     for inner, outer in ((left, right), (right, left)):
-        if os.path.commonpath((inner, outer)) == outer:
+        if _is_inside(inner, outer):
             raise ConfigError(
                 f"{where}: {inner} is {outer}, or inside it: "
                 "a tree cannot be replicated into itself"
             )
+
+
+def _is_inside(path: str, root: str) -> bool:
+    """Tell whether an absolute path is in a directory, or is it."""
+    return os.path.commonpath((path, root)) == root
 
 
 def _odd(options: Options) -> list[str]:

@@ -310,6 +310,14 @@ class TestQuestions:
         for name in ("home", "old"):
             assert psync("status", name).stdout.startswith("no session is running")
 
+    def test_show_no_session_to_a_browser_that_there_never_was(self, psync, tmp_path):
+        config = tmp_path / "psync.toml"
+        config.write_text("[session.home]\n")
+
+        said = refused(psync("web", "nosuch", "--config", config, "--listen", "127.0.0.1:0"))
+
+        assert said == "psync: no session 'nosuch'; there are: home\n"
+
     def test_pass_by_a_session_that_is_dead(self, psync, state, session):
         session("home")
         dead = SessionDir(state, "dead")

@@ -140,6 +140,27 @@ class TestCheck:
         assert trouble in "".join(wrong)
         assert all("[session.two]: " in line for line in wrong)
 
+    @pytest.mark.parametrize(
+        ("more", "inside"),
+        [
+            ('log_file="/a/psync.log"', "/a"),
+            ('log_file="/b/logs/psync.log"', "/b"),
+            ('log_file="LINK/psync.log"', "/a"),
+            ('log_file="/b/psync.log"\nhost="h"', ""),
+            ('log_file="/ab/psync.log"', ""),
+        ],
+    )
+    def test_finds_a_log_that_would_be_replicated(
+        self, tmp_path: Path, more: str, inside: str
+    ) -> None:
+        (tmp_path / "link").symlink_to("/a")
+        more = more.replace("LINK", str(tmp_path / "link"))
+
+        _, wrong = configure.check(file(tmp_path, f'[session.a]\nleft="/a"\nright="/b"\n{more}\n'))
+
+        assert len(wrong) == bool(inside)
+        assert all(f"is inside {inside}, and would be replicated" in line for line in wrong)
+
     def test_does_not_wait_for_a_disk_to_say_what_can_be_started(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
