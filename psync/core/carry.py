@@ -281,7 +281,10 @@ class Carrier:
             self._applied(op, outcome.entry, unmet=outcome.unmet)
             if last and _is_all_of_it(op) and path in self._pending.since:
                 self._pending.since[path] = op.sequence + 1  # what came later counts anew
-        elif status == CHANGED and self._pair.hides(path, outcome.entry):
+        elif status == CHANGED and (
+            self._pair.hides(path, outcome.entry)
+            or (outcome.entry is None and op.transition.expected is None)  # as of a fifo
+        ):
             self._pair.fail(path, side, "what is there is not replicated, and stands in the way")
         elif status == CHANGED:
             self._pending.changed(path, side)

@@ -480,6 +480,19 @@ class TestAttributes:
 
 
 class TestOutcome:
+    def test_changed_where_nothing_is_to_be_seen_is_something_that_is_not_replicated(self) -> None:
+        duo = Duo()
+        duo.write(LEFT, b"f", b"two")  # where on the right side a fifo is
+        for _ in range(3):
+            duo.reply(RIGHT, CHANGED)
+            duo.wait()
+            duo.obey(LEFT)
+
+        (problem,) = duo.session.problems()
+        assert "not replicated" in problem.message
+        duo.assert_rest()
+        assert duo.right.content[b"f"] == b"two"
+
     def test_changed_has_it_looked_at_and_is_told_when_it_does_not_end(self) -> None:
         duo = Duo({b"f": b"one"})
         duo.write(LEFT, b"f", b"two")

@@ -1354,7 +1354,7 @@ class TestStuck:
 
     @pytest.mark.parametrize("status", [CHANGED, IN_USE])
     def test_is_not_what_passes_by_itself(self, status: int) -> None:
-        duo = Duo()
+        duo = Duo({b"f": b"one"})
         duo.write(LEFT, b"f", b"x")
         self.refuse(duo, status, LASTING_ATTEMPTS)
 

@@ -139,6 +139,24 @@ class TestFlush:
         watching.psync("resume")
         assert b"x" in watching.settle()
 
+    def test_names_what_is_not_replicated_in_the_place_of_an_edited_file(
+        self, watching: Pair
+    ) -> None:
+        (watching.left / "f").write_text("one")
+        watching.settle()
+        watching.psync("pause")
+        (watching.right / "f").unlink()
+        os.mkfifo(watching.right / "f")
+        (watching.left / "f").write_text("two!")
+        watching.psync("resume")
+
+        run = watching.psync("flush", "--timeout", "100", timeout=60)
+
+        assert run.returncode == 1
+        assert "f: what is there is not replicated, and stands in the way" in run.stderr
+        (watching.right / "f").unlink()
+        assert watching.settle()[b"f"][-1] == b"two!"
+
     def test_does_not_wait_for_what_waiting_does_not_solve(self, watching: Pair) -> None:
         (watching.left / "d/e").mkdir(parents=True)
         watching.settle()
