@@ -790,7 +790,8 @@ class Brain:
             self._last_change = time.time()
             assert note.side is not None
             self._pace.changed(self._last_change, note.side, note.path, note.text)
-            self._log.info(note.event, side=note.side, path=note.path, what=note.text)
+            more = {"moved_from": note.moved_from} if note.moved_from else {}
+            self._log.info(note.event, side=note.side, path=note.path, what=note.text, **more)
             return
         where = f" on the {note.side.name.lower()}" if note.side is not None else ""
         path = f"{printable(note.path)}: " if note.path else ""

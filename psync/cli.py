@@ -333,7 +333,7 @@ def _log_options(parser: argparse.ArgumentParser) -> None:
     add("--level", choices=_LEVELS, default="debug", help="no less than this")
     add("--side", choices=("left", "right"), help="what was done to, or said by, that side")
     add("--grep", metavar="TEXT", help="with this text in it, in whatever case")
-    add("--path", metavar="GLOB", help="about such a path, or such a last name: '*.txt', 'docs/*'")
+    add("--path", metavar="GLOB", help="about such a path, or last name, now or before: '*.txt'")
     add("--json", action="store_true", help="for programs: a line of JSON each")
 
 

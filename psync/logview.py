@@ -194,7 +194,8 @@ class Filter(NamedTuple):
         side: `left` or `right`.
         session: its name; a log file may be shared.
         grep: a text that is to be in the line, in whatever case.
-        path: a shell's pattern, for the whole path or for the last name of it.
+        path: a shell's pattern, for the whole path or for the last name of it; of a rename, for
+            the old one as well.
     """
 
     since: float = 0.0
@@ -216,10 +217,13 @@ class Filter(NamedTuple):
             return False
         if not self.path:
             return True
-        path = record.facts.get("path")
-        if not isinstance(path, str) or not path:
-            return False
-        return any(fnmatch.fnmatchcase(each, self.path) for each in (path, path.rpartition("/")[2]))
+        paths = [record.facts.get(fact) for fact in ("path", "moved_from")]
+        return any(
+            fnmatch.fnmatchcase(each, self.path)
+            for path in paths
+            if isinstance(path, str) and path
+            for each in (path, path.rpartition("/")[2])
+        )
 
 
 # --- files --------------------------------------------------------------------------------

@@ -158,6 +158,13 @@ class TestFilter:
     def test_is_all_that_was_asked_for(self, wanted, is_wanted):
         assert wanted.wants(record()) is is_wanted
 
+    @pytest.mark.parametrize(
+        ("path", "is_wanted"), [("old", True), ("d/*", True), ("new", True), ("e/*", False)]
+    )
+    def test_by_path_is_also_of_what_was_renamed_from_there(self, path, is_wanted):
+        renamed = record(facts={"path": "new", "moved_from": "d/old"})
+        assert Filter(path=path).wants(renamed) is is_wanted
+
     def test_by_path_leaves_out_what_has_none(self):
         assert not Filter(path="*").wants(record(facts={}))
 

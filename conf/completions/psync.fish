@@ -71,7 +71,7 @@ complete -c psync -n '__fish_seen_subcommand_from log' -l since -x -d 'from then
 complete -c psync -n '__fish_seen_subcommand_from log' -l level -x -a 'debug info warning error critical' -d 'no less than this'
 complete -c psync -n '__fish_seen_subcommand_from log' -l side -x -a 'left right' -d 'what was done to, or said by, that side'
 complete -c psync -n '__fish_seen_subcommand_from log' -l grep -x -d 'with this text in it, in whatever case'
-complete -c psync -n '__fish_seen_subcommand_from log' -l path -x -d 'about such a path, or such a last name: \'*.txt\', \'docs/*\''
+complete -c psync -n '__fish_seen_subcommand_from log' -l path -x -d 'about such a path, or last name, now or before: \'*.txt\''
 complete -c psync -n '__fish_seen_subcommand_from log' -l json -d 'for programs: a line of JSON each'
 complete -c psync -n '__fish_seen_subcommand_from log' -a '(psync names 2>/dev/null)'
 complete -c psync -n '__fish_seen_subcommand_from web' -s h -l help -d 'show this help message and exit'

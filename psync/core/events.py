@@ -147,12 +147,13 @@ class Intend(NamedTuple):
 
 
 class Note(NamedTuple):
-    """Something to tell people: a stable `event` name and its facts."""
+    """Something to tell people: a stable `event` name and its facts; of a rename the old path."""
 
     event: str
     side: Side | None
     path: bytes
     text: str
+    moved_from: bytes = b""
 
 
 Command = Send | Transfer | Intend | Note

@@ -55,7 +55,8 @@ class TestFile:
         duo.assert_rest()
         assert duo.shape(RIGHT) == {b"g": b"one"}
         assert duo.session.bytes_moved == [0, 0]
-        assert [n.text for n in duo.notes("transition.applied")] == ["renamed"]
+        told = [(n.text, n.moved_from) for n in duo.notes("transition.applied")]
+        assert told == [("renamed", b"f")]
 
     def test_that_is_edited_too_is_renamed_and_then_replaced(self) -> None:
         duo = Duo({b"f": b"one"})

@@ -448,6 +448,9 @@ class TestRename:
 
         assert watching.status()["right"]["bytes"] == moved
         assert (watching.right / "renamed/7").stat().st_ino == inode
+        for name in ("big", "renamed"):  # the log is asked by either name
+            told = watching.psync("log", "--path", name, "--grep", "what=renamed").stdout
+            assert "path=renamed what=renamed moved_from=big" in told
 
     @pytest.mark.parametrize("how", ["into a new directory", "twice", "back and on"])
     def test_of_a_file_keeps_the_file(self, watching: Pair, how: str) -> None:
