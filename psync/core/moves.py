@@ -82,8 +82,7 @@ class Moves:
         was = replica.view(old, base)
         agreed = base.on(replica.side)
         same = entry.size == agreed.size and entry.mtime_ns == agreed.mtime_ns
-        listed = parent(old) not in replica.survey.pending  # else there may be news of it
-        intact = bool(item.flags & META_ONLY) and was.intact and same and listed
+        intact = bool(item.flags & META_ONLY) and was.intact and same and replica.knows(old)
         self._remember(replica, new, Move(old, entry, intact, hinted=True))
         if was.entry is not None and was.entry.ino == entry.ino:
             replica.views.set(old, View(None))

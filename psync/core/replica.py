@@ -20,7 +20,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from psync.core.archive import Archive
-from psync.core.entry import ROOT, Agreed, Entry, Kind, Side, is_below, join, parent
+from psync.core.entry import ROOT, Agreed, Entry, Kind, Side, is_below, join, parent, split
 from psync.core.events import Limits
 from psync.core.plan import Plan
 from psync.core.reconcile import View
@@ -241,14 +241,24 @@ class Replica:
         if old is None or (old.kind, old.size, old.ino) != (entry.kind, entry.size, entry.ino):
             return View(entry)
         same = entry.same_identity(old)
-        if not same and not flags & META_ONLY:
+        meta_only = bool(flags & META_ONLY) and self.knows(path)
+        if not same and not meta_only:
             return View(entry)
         if entry.mtime_ns == old.mtime_ns:
             if not entry.digest:
                 entry = entry._replace(digest=old.digest)
-            if asked or flags & META_ONLY:
+            if asked or meta_only:
                 return View(entry, was.intact, was.doubtful)
         return View(entry, doubtful=was.intact or was.doubtful)
+
+    def knows(self, path: bytes) -> bool:
+        """Tell whether it is known what was told of a path last, of which an agent tells more.
+
+        A scan that has found a directory changed has made it forgotten, until that is listed.
+        """
+        if path in self.views:
+            return True
+        return self.link == Link.READY and not self.survey.hides(*split(path))
 
     def count_listed(self, before: int) -> None:
         """A listing made `before` views to what they are now."""

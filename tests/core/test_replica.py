@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from psync.core.archive import Archive
-from psync.core.entry import Side
+from psync.core.entry import ROOT, Side
 from psync.core.events import Limits
 from psync.core.reconcile import View, agree
-from psync.core.replica import Replica, Views
+from psync.core.replica import Link, Replica, Views
 from psync.wire import META_ONLY, Credit, Item, Look, Observed, Rescan, Results
 from tests.support.replica import directory, file, link
 from tests.support.rows import MemoryRows
@@ -107,7 +107,26 @@ class TestRenewal:
     def test_keeps_of_the_content_what_is_known_still(
         self, replica: Replica, entry, flags: int, asked: bool, expected: View
     ) -> None:
+        replica.link = Link.READY
         assert replica.renewed(b"f", BASE, entry, flags, asked=asked) == expected
+
+    @pytest.mark.parametrize("how", ["scanning", "not listed", "listed", "told"])
+    def test_of_attributes_only_needs_to_know_what_was_told_before(
+        self, replica: Replica, how: str
+    ) -> None:
+        changed = FILE._replace(ctime_ns=2, digest=b"")
+        replica.link = Link.SCANNING if how == "scanning" else Link.READY
+        if how != "scanning":
+            replica.survey.ask(ROOT)
+        if how == "listed":
+            replica.survey.passed(ROOT, b"", b"g")
+        if how == "told":
+            replica.views.set(b"f", View(FILE, True))
+
+        view = replica.renewed(b"f", BASE, changed, META_ONLY, asked=False)
+
+        assert view.intact is (how in ("listed", "told"))
+        assert bool(view.entry.digest) is view.intact
 
 
 class TestLooks:

@@ -1974,6 +1974,23 @@ class TestFlushed:
         assert duo.session.settled(mark)
 
 
+class TestScanAnew:
+    def test_believes_no_attributes_only_of_what_it_has_forgotten(self) -> None:
+        """The agent goes by what it has told, which was an edit with the old time."""
+        duo = Duo({b"f": b"one"})
+        duo.receive(Paused())
+        duo.right.edit(b"f", b"six", mtime_ns=duo.right.tree[b"f"].mtime_ns)
+        duo.see(RIGHT, b"f")
+        duo.say(RIGHT, *duo.right.scan())
+        duo.see(RIGHT, b"f", read=False, flags=META_ONLY)
+        duo.write(LEFT, b"f", b"two")
+        duo.receive(Resumed())
+        duo.settle()
+
+        assert duo.shape(LEFT) == duo.shape(RIGHT)
+        assert any(t.keep for t in duo.sent())  # it is a conflict
+
+
 class TestRestart:
     """A brain that was killed finds its own work and does not take it for a user's."""
 

@@ -1080,6 +1080,12 @@ _CARRY = [
 
 _REPLICA = [
     (
+        "believes attributes only of what a scan has made forgotten",
+        "        meta_only = bool(flags & META_ONLY) and self.knows(path)\n",
+        "        meta_only = bool(flags & META_ONLY)\n",
+        "tests/core/test_replica.py tests/core/test_session.py -k 'Renewal or ScanAnew'",
+    ),
+    (
         "sends content of another version than the one that it shows",
         "        if held is None or not held[0].same_identity(entry):\n",
         "        if held is None:\n",
