@@ -926,6 +926,27 @@ class TestHiding:
         assert duo.archive.get(b"c") is None
         assert {k: v for k, v in duo.session.remains().items() if v} == {}
 
+    def test_takes_no_rename_that_it_made_for_an_edit_when_rules_have_come_between(self) -> None:
+        """Two were exchanged, and exchanged back once one of the names was hidden."""
+        duo = Duo({b"a": b"one", b"b": b"two"})
+
+        def exchange() -> None:
+            for old, new in ((b"b", b"t"), (b"a", b"b"), (b"t", b"a")):
+                duo.right.rename(old, new)
+
+        pairs = ((b"a", b"b"), (b"b", b"a"))
+        exchange()
+        moved = [duo.right.item(new, read=False, moved_from=old) for old, new in pairs]
+        duo.say(RIGHT, Observed(moved))
+        assert [(t.path, t.source) for t in duo.transitions(LEFT)] == [(b"b", b"a")]
+        duo.session.hide(Ignore(["a"]))
+        exchange()
+        duo.see(RIGHT, b"b")
+        duo.settle()
+
+        assert duo.left.content[b"b"] == duo.right.content[b"b"]
+        assert duo.right.content[b"b"] == b"two" or any(t.keep for t in duo.sent())
+
     def test_learns_nothing_of_what_is_at_a_hidden_path_that_is_no_directory(self) -> None:
         duo = Duo({b"c": b"a file"})
         duo.session.hide(Ignore(["c/"]))
