@@ -309,12 +309,12 @@ class News:
         want = replica.answered(path)
         if want < 0 and since is None and self._pair.untouched:
             self._pair.untouched.discard(path)
-        if (
-            want < 0
-            and path in pending.problems
-            and (content is not None or not _is_same(entry, replica.shows(path)))
-        ):
-            pending.hurry(path)  # something has happened there: that may help
+        if want < 0 and pending.problems:
+            shown = replica.shows(path)
+            if content is not None or not _is_same(entry, shown):
+                pending.hurry(path)  # something has happened there: that may help
+            if entry is not None and _lets_in_others(shown, entry):
+                pending.hurry_in(path)
         if want >= 0:
             self._check_answer(replica, item, want)
         if flags & BUSY:
@@ -433,6 +433,13 @@ class News:
 def _check(path: bytes) -> None:
     if not valid_path(path):
         raise AgentError(f"the agent named a path that cannot be: {printable(path)!r}")
+
+
+def _lets_in_others(was: Entry | None, now: Entry) -> bool:
+    """Tell whether who may do what in a directory has changed."""
+    if was is None or not was.kind == now.kind == Kind.DIRECTORY:
+        return False
+    return (was[:4], was.xattrs) != (now[:4], now.xattrs)  # mode and owner
 
 
 def _is_same(entry: Entry | None, shown: Entry | None) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 
-from psync.core.entry import Side, is_below
+from psync.core.entry import Side, is_below, parent
 from psync.core.events import Problem
 
 __all__ = ["QUIET_ATTEMPTS", "Pending"]
@@ -199,6 +199,11 @@ class Pending:
         problem = self.problems.get(path)
         if problem is not None and problem.due > self.now:
             self._put_off(problem._replace(due=self.now))
+
+    def hurry_in(self, directory: bytes) -> None:
+        """Something happened to a directory that may help what is put off in it."""
+        for path in [p for p in self.problems if parent(p) == directory]:
+            self.hurry(path)
 
     def hurry_all(self) -> None:
         """Try every problem again now."""

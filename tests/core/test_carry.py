@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from psync.core.entry import XATTRS_MAX, below_or_at, content_digest, is_ours
@@ -528,6 +530,28 @@ class TestOutcome:
         assert waits == pytest.approx([0.1, 0.2, 0.4])
         assert len(duo.notes("problem.raised")) == 1
         duo.assert_rest()
+
+    @pytest.mark.parametrize(
+        ("change", "helps"),
+        [({"mode": 0o700}, True), ({"uid": 7}, True), ({"xattrs": b"acl"}, True),
+         ({"mtime_ns": 7}, False)],
+    )  # fmt: skip
+    def test_failed_is_tried_at_once_when_its_directory_lets_in_others(
+        self, change: dict[str, Any], helps: bool
+    ) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.write(LEFT, b"d/f", b"two")
+        for _ in range(5):
+            duo.reply(RIGHT, FAILED, "Permission denied")
+            duo.obey(RIGHT)
+            duo.wait()
+            duo.obey(LEFT)
+        duo.reply(RIGHT, FAILED, "Permission denied")
+        duo.right.edit(b"d", **change)
+        duo.see(RIGHT, b"d")
+        duo.run()
+
+        assert (duo.right.content[b"d/f"] == b"two") is helps
 
     def test_no_parent_has_the_directory_looked_at(self) -> None:
         duo = Duo({b"d/f": b"one"})

@@ -150,6 +150,13 @@ class TestProblem:
         assert not pending.is_put_off(b"f")
         assert pending.deadline == 100.0
 
+    def test_is_hurried_when_something_happens_to_its_directory(self, pending: Pending) -> None:
+        for path in (b"d/f", b"d/e/f", b"f"):
+            pending.fail(path, Side.LEFT, "Permission denied")
+        pending.hurry_in(b"d")
+
+        assert [p for p in pending.problems if not pending.is_put_off(p)] == [b"d/f"]
+
     def test_leaves_no_deadline_behind(self, pending: Pending) -> None:
         pending.fail(b"f", Side.LEFT, "full")
         pending.rest(b"f")
