@@ -20,28 +20,32 @@ IN_A_TEST = 25
 IN_A_RUN = 50
 
 
-def live(seed: int, *, faults: bool) -> list[str]:
+def live(seed: int, *, faults: bool, actions: int = ACTIONS) -> list[str]:
     world = World(seed, faults=faults, keep_trace=True)
-    world.live(ACTIONS)
+    world.live(actions)
     return list(world.lines or [])
+
+
+def live_all(first: int, *, faults: bool, actions: int = ACTIONS) -> None:
+    for seed in range(first, first + IN_A_TEST):
+        try:
+            live(seed, faults=faults, actions=actions)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
 
 
 class TestWorlds:
     @pytest.mark.parametrize("first", range(0, 200, IN_A_TEST))
     def test_come_to_rest_without_a_loss_whatever_fails(self, first: int) -> None:
-        for seed in range(first, first + IN_A_TEST):
-            try:
-                live(seed, faults=True)
-            except Exception as error:
-                raise AssertionError(f"seed {seed}: {error}") from error
+        live_all(first, faults=True)
 
     @pytest.mark.parametrize("first", range(10_000, 10_100, IN_A_TEST))
     def test_come_to_rest_when_nothing_fails(self, first: int) -> None:
-        for seed in range(first, first + IN_A_TEST):
-            try:
-                live(seed, faults=False)
-            except Exception as error:
-                raise AssertionError(f"seed {seed}: {error}") from error
+        live_all(first, faults=False)
+
+    @pytest.mark.parametrize("first", range(20_000, 20_100, IN_A_TEST))
+    def test_come_to_rest_after_a_longer_life(self, first: int) -> None:
+        live_all(first, faults=True, actions=2 * ACTIONS)
 
 
 class TestReplay:
