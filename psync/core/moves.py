@@ -39,7 +39,7 @@ from psync.core.flights import Op
 from psync.core.pair import Pair
 from psync.core.reconcile import COPIED_FIELDS, Decision, Verb, View
 from psync.core.replica import Link, Move, Replica
-from psync.wire import APPLIED, META_ONLY, RENAME, Item, Outcome, Transition
+from psync.wire import META_ONLY, RENAME, Item, Outcome, Transition
 
 __all__ = ["Moves"]
 
@@ -449,7 +449,7 @@ class Moves:
         ):
             self._follow_over(op, base, op.shown, outcome.entry)
         else:
-            if outcome.status == APPLIED:
+            if applied:
                 self._archive.remove(new)  # what is there now is no user's edit of that
             self._fail(op)
         self._pending.release(old)
