@@ -31,6 +31,7 @@ import collections
 import errno
 import fcntl
 import os
+import re
 import shutil
 import signal
 import sys
@@ -46,7 +47,7 @@ from typing import Any, NamedTuple
 import psync.holding
 import psync.quarantine
 import psync.syscalls
-from psync.wire import APPLIED, CHANGED, IN_USE, NOT_EMPTY
+from psync.wire import APPLIED, CHANGED, IN_USE, NO_PARENT, NOT_EMPTY
 from tests.agent.test_helpers_races import BASE, OPERATIONS, OURS, Operation, User
 from tests.support.replica import Replica, directory, file
 
@@ -110,6 +111,11 @@ class Meddler(User):
             other = self._root / "linked"
             if not os.path.lexists(other):
                 os.link(self._path, other, follow_symlinks=False)
+
+    def move_directory(self) -> None:
+        """Rename the directory that it is in."""
+        if self._path.parent.is_dir():
+            self._path.parent.rename(self._root / "directory")
 
 
 ACTIONS = [
@@ -298,7 +304,12 @@ def run(schedule: Schedule, root: Path) -> bool:
 
 def _act(user: Meddler, action: str) -> Callable[[], None]:
     act: Callable[[], None] = getattr(user, action)
-    return act
+
+    def act_if_there() -> None:
+        if user._path.parent.is_dir():  # or else the other one has moved it
+            act()
+
+    return act_if_there
 
 
 def _undisturbed_by_death(
@@ -328,7 +339,7 @@ def _undisturbed_by_death(
     ended = [text for user in users for text in user.ended]
     _check_nothing_lost(replica, wrote, ended)
     everything = _texts(replica)
-    if outcome.status not in (APPLIED, CHANGED, IN_USE, NOT_EMPTY):
+    if outcome.status not in (APPLIED, CHANGED, IN_USE, NOT_EMPTY, NO_PARENT):
         raise Violation(f"outcome {outcome}")
     if outcome.status == APPLIED and not ended and not _has(everything, operation.ours):
         raise Violation(f"ours is gone: {everything}")
@@ -465,6 +476,7 @@ def _check_nothing_lost(replica: Replica, wrote: list[bytes], ended: list[bytes]
     if replica.leftovers():
         raise Violation(f"left over: {replica.leftovers()}")
     strange = set(replica.tree()) - _VISIBLE
+    strange -= {re.sub(rb"^[de]\b", b"directory", path) for path in _VISIBLE}
     if strange:
         raise Violation(f"visible: {strange}")
 
@@ -472,8 +484,9 @@ def _check_nothing_lost(replica: Replica, wrote: list[bytes], ended: list[bytes]
 def _check_twin(replica: Replica, schedule: Schedule, ended: list[bytes]) -> None:
     """Another name of what goes is not touched."""
     if "linked" in schedule.transition and not ended:
-        if BASE not in replica.tree().get(b"d/twin", b""):
-            raise Violation(f"the other name: {replica.tree()}")
+        tree = replica.tree()
+        if BASE not in tree.get(b"d/twin", tree.get(b"directory/twin", b"")):
+            raise Violation(f"the other name: {tree}")
 
 
 def _check_recovers_to_the_same(root: Path) -> None:
