@@ -202,6 +202,7 @@ class Brain:
             ignored=Ignore(options.all_excludes(), options.tempfiles),
             met=self._rows.meta("met") == "1",
         )
+        self._has_met = self._session.met  # and it is written down
         if self._rows.meta("rules") not in (None, _rules(options)):
             self._session.hide(Ignore(options.all_excludes(), options.tempfiles))
         if self._archive.is_committed:
@@ -694,6 +695,8 @@ class Brain:
         if self._waiting:
             self._wake()
         session, pace = self._session, self._pace
+        if session.met and not self._has_met and not self._options.dry_run:
+            self._remember_met()
         pace.note(
             now, session.mark(), session.applied, session.bytes_moved,
             at_rest=not session.pending,
@@ -713,6 +716,15 @@ class Brain:
             self._pump()
         except Exception as error:  # noqa: BLE001  # nobody else would hear of it
             self._fail(error)
+
+    def _remember_met(self) -> None:
+        """Both sides have been compared: from now on nothing is taken for equal by its time.
+
+        Not only once something is agreed for good: the next start would trust in times again.
+        """
+        with contextlib.suppress(UnwritableError):
+            self._rows.set_meta("met", "1", durable=True)
+            self._has_met = True
 
     def _carry_out_held(self) -> bool:
         """Carry out commands in order; False: one cannot be written down, and the rest waits."""
@@ -910,8 +922,6 @@ class Brain:
         self._mark_agreed()
         if self._rows.meta("rules") != _rules(self._options):
             self._rows.set_meta("rules", _rules(self._options))
-        if self._session.met:
-            self._rows.set_meta("met", "1")
         for peer in self._peers:
             if self._is_unstored(peer):
                 self._rows.set_meta(f"unstored.{peer.side.name.lower()}", "")

@@ -82,6 +82,28 @@ class TestNextStart:
         assert known == (20, 20), "ten directories, two sides"
 
 
+    @pytest.mark.parametrize("end", ["stop", "kill"])
+    @pytest.mark.parametrize("before", [0, 1])
+    def test_reads_files_of_equal_size_and_time_once_both_have_been_compared(
+        self, local: Pair, end: str, before: int
+    ) -> None:
+        """That is so even if nothing was agreed, or nothing for good yet."""
+        for number in range(before):
+            (local.left / f"{number}").write_text("x")
+        local.start()
+        local.settle()
+        getattr(local, end)()
+        until(lambda: not local.agents(), "the agents' end")
+        for root, text in ((local.left, "LEFT text"), (local.right, "RIGHTtext")):
+            (root / "b").write_text(text)
+            os.utime(root / "b", ns=(10**18, 10**18))
+        local.start()
+        local.settle()
+
+        assert set(local.texts()) >= {b"LEFT text", b"RIGHTtext"}
+        assert local.status()["conflicts"] == 1
+
+
 class TestWhileOff:
     def test_everything_done_on_both_sides_is_replicated(self, pair: Pair) -> None:
         _tree(pair.left)
