@@ -77,7 +77,7 @@ class Alerts(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             and `PSYNC_SESSION` are in its environment.
         urls: what apprise sends to; may be secret.
         lasting: how long a problem must last until the session tells of it.
-        every: at most so often the session tells of conflicts.
+        every: at most so often, in s, the session tells of conflicts, and of problems at paths.
     """
 
     mail: str | list[_Word] = []

@@ -1078,6 +1078,7 @@ class Brain:
             "trouble": next((why for why in self._unwritable.values() if why), ""),
             "alerts": self._overseer.tells,
             "started": self._started,
+            "ready": self._is_ready,
             "state_since": pace.state_since,
             "lag_s": round(pace.lag(session.oldest(), now), 3),
             "last_change": self._last_change,
@@ -1125,8 +1126,13 @@ class Brain:
             halts=session.halts,
             troubles=troubles,
             alive=all(not p.up or now - p.heard <= 2 * self._options.timeout for p in self._peers),
-            ready=all(p.was_up for p in self._peers) or any(p.trouble for p in self._peers),
+            ready=self._is_ready,
         )
+
+    @property
+    def _is_ready(self) -> bool:
+        """Whether both sides have been connected, or it is known why one is not, and is tried."""
+        return all(p.was_up for p in self._peers) or any(p.trouble for p in self._peers)
 
     async def _beat(self, within: float) -> dict[str, float | None]:
         """Prove that what happens on either side comes here, and say how far behind we are.

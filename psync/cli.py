@@ -817,41 +817,60 @@ def _configured(chosen: argparse.Namespace) -> tuple[Path | None, list[str]]:
 
 
 def _start(chosen: argparse.Namespace) -> int:
-    """Start sessions, one after the other; a line for each."""
+    """Start sessions, side by side; a line for each."""
     import asyncio
     from pathlib import Path
 
     from psync.configure import faults
-    from psync.launch import find_unit, is_answered, start
 
     state = state_directory(chosen.state_dir)
     file, names = _configured(chosen)
     if file is None:
         raise UsageError("there is no configuration file: psync start starts what is in it")
-    code = 0
     wrong = faults(file)
-    for name in chosen.names or names:
-        try:
-            if name not in names:
-                raise ConfigError(f"{file}: no session {name!a}")
-            if not SessionDir.is_name(name):
-                raise ConfigError(wrong[name])
-            session = SessionDir(state, name)
-            if is_answered(session):
-                print(f"{harmless(name)}: runs already")
-            elif session.stopped and not chosen.names:
-                shown = harmless(name)
-                print(f"{shown}: stopped on purpose; psync start {shown} starts it")
-            elif name not in wrong:
-                unit = asyncio.run(find_unit(name))
-                config = Path(chosen.config).absolute() if chosen.config else None
-                asyncio.run(start(session, config, unit))
-                print(f"{harmless(name)}: started")
+    config = Path(chosen.config).absolute() if chosen.config else None
+
+    async def start_one(name: str) -> str:
+        if name not in names:
+            raise ConfigError(f"{file}: no session {name!a}")
+        if not SessionDir.is_name(name):
+            raise ConfigError(wrong[name])
+        session, is_named = SessionDir(state, name), bool(chosen.names)
+        return await _start_session(session, config, is_named=is_named, is_wrong=name in wrong)
+
+    async def start_all() -> list[str | BaseException]:
+        each = chosen.names or names
+        return await asyncio.gather(*map(start_one, each), return_exceptions=True)
+
+    code = 0
+    for name, told in zip(chosen.names or names, asyncio.run(start_all()), strict=True):
+        error = told if isinstance(told, BaseException) else None
+        if isinstance(told, str):
+            if told:
+                print(f"{harmless(name)}: {harmless(told)}")
             if name in wrong:  # also if it runs: it could not be started again
-                raise ConfigError(wrong[name])
-        except PsyncError as error:  # that is no reason not to start the others
+                error = ConfigError(wrong[name])
+        if isinstance(error, PsyncError):  # that is no reason not to start the others
             code = _complain(str(error), Exit.FAILED)
+        elif error is not None:
+            raise error
     return code
+
+
+async def _start_session(
+    session: SessionDir, config: Path | None, *, is_named: bool, is_wrong: bool
+) -> str:
+    """Start a session unless it runs, or is to stay stopped; say what was done."""
+    from psync.launch import find_unit, is_answered, start
+
+    if is_answered(session):
+        return "runs already"
+    if session.stopped and not is_named:
+        return f"stopped on purpose; psync start {session.name} starts it"
+    if is_wrong:
+        return ""
+    lacks = await start(session, config, await find_unit(session.name))
+    return f"started; {lacks}" if lacks else "started"
 
 
 def _runcheck(chosen: argparse.Namespace) -> int:
@@ -1216,6 +1235,8 @@ def _describe(answer: dict[str, Any]) -> list[str]:
     for each in answer.get("problem_list", ()):
         place = f"{each.get('side')} {each.get('path')}"
         lines.append(f"  problem: {place}: {each.get('message')}")
+    if more := answer.get("problems", 0) - len(answer.get("problem_list", ())):
+        lines.append(f"  and {counted(more, 'problem')} more")
     return [harmless(line) for line in lines]
 
 
@@ -1241,10 +1262,14 @@ def _config(chosen: argparse.Namespace) -> int:
     lines: list[str]
     wrong: list[str] = []
     if chosen.action == "check":
-        from psync.alerts import check_alerts
+        from psync.alerts import check_alerts, load_alerts
+        from psync.config import config_file
         from psync.runcheck import load_rules
 
-        lines, wrong = configure.check(chosen.what or chosen.config, (check_alerts, load_rules))
+        file = chosen.what or chosen.config
+        lines, wrong = configure.check(file, (check_alerts, load_rules))
+        if not wrong and not load_alerts(config_file(file)).enabled:
+            lines.insert(0, "[alerts] names nobody: what goes wrong will be told to nobody")
     elif chosen.action == "import":
         if chosen.what is None:
             raise UsageError("which one? psync config import FILE")

@@ -33,7 +33,7 @@ from psync.config import (
     make_options,
     unfit_rsync_options,
 )
-from psync.errors import ConfigError
+from psync.errors import ConfigError, PsyncError
 
 __all__ = ["as_toml", "check", "faults", "import_", "show"]
 
@@ -65,6 +65,7 @@ def check(
         f"{path}: [session.{options.name}]: {line}" for options in sound for line in _odd(options)
     ]
     wrong = list(faults.values())
+    wrong += [f"{path}: [session.{o.name}]: {why}" for o in sound if (why := _no_route(o))]
     if not sound and not faults:
         wrong.append(f"{path}: no session is in it: sessions are [session.NAME]")
     for load in others:
@@ -136,6 +137,19 @@ def _refuse_nested(left: str, right: str, where: str) -> None:
                 f"{where}: {inner} is {outer}, or inside it: "
                 "a tree cannot be replicated into itself"
             )
+
+
+def _no_route(options: Options) -> str:
+    """Say why the host of a session cannot be asked for at all; empty: it can, or there is none."""
+    from psync.effects.ssh_config import find_route
+
+    try:
+        if options.host is not None:
+            with find_route(options.host, options.ssh_options, options.timeout):
+                pass
+    except PsyncError as error:
+        return str(error)
+    return ""
 
 
 def _is_inside(path: str, root: str) -> bool:

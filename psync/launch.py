@@ -21,7 +21,7 @@ import signal
 from pathlib import Path
 from typing import NamedTuple
 
-from psync.control import Call, NoSession, Unanswered
+from psync.control import Call, NoSession, Unanswered, call
 from psync.effects.bootstrap import own_command
 from psync.effects.spawn import run_to_end, spawn
 from psync.effects.state import SessionDir, reason
@@ -33,6 +33,7 @@ _BOOTED = "/run/systemd/system"  # sd_booted(3)
 _SYSTEMCTL_S = 150.0  # longer than what a unit may take to start
 _STARTED_S = 20.0  # until a session answers
 _LOOK_S = 0.1
+_ANSWER_S = 2.0
 _TERM_S = 5.0
 _KILL_S = 5.0
 
@@ -67,13 +68,16 @@ async def find_unit(name: str) -> Unit | None:
     return Unit(unit, said.strip())
 
 
-async def start(session: SessionDir, config: Path | None, unit: Unit | None) -> None:
-    """Start a session in the background, and wait until it answers.
+async def start(session: SessionDir, config: Path | None, unit: Unit | None) -> str:
+    """Start a session in the background, and wait until it is clear whether it can go on.
 
     Args:
         session: which one; nobody runs it.
         config: the file that it is configured in; None: where psync looks for it.
         unit: systemd's, where that is to do it; what runs of it is ended first.
+
+    Returns:
+        what it waits for, and tries again; empty: nothing, or nobody knows yet.
 
     Raises:
         PsyncError: it does not come up; the message says why.
@@ -85,7 +89,7 @@ async def start(session: SessionDir, config: Path | None, unit: Unit | None) -> 
         )
         if status:
             raise PsyncError(f"systemctl restart {unit.name} failed: {' '.join(said.split())}")
-        return
+        return ""
     where = ["--config", str(config)] if config is not None else []
     state = str(session.path.parent.parent)
     try:
@@ -98,20 +102,36 @@ async def start(session: SessionDir, config: Path | None, unit: Unit | None) -> 
         argv = [*own_command("psync.cli"), "run", "--state-dir", state, *where, session.name]
         process = await spawn(argv, stdout=output, stderr=output)
         ended = asyncio.ensure_future(process.wait())
+        lacks: str | None = None
         try:
             async with asyncio.timeout(_STARTED_S):
-                while not ended.done() and not is_answered(session):
+                while not ended.done() and (lacks := _lacks(session)) is None:
                     await asyncio.wait([ended], timeout=_LOOK_S)
         except TimeoutError:
-            raise PsyncError(f"session {session.name} does not answer yet") from None
+            if not is_answered(session):
+                raise PsyncError(f"session {session.name} does not answer yet") from None
         finally:
             ended.cancel()
-        if process.returncode is not None:
+        if process.returncode:
             lines = os.pread(output, 2000, 0).decode("utf-8", "replace").splitlines()
             why = lines[-1].removeprefix("psync: ") if lines else f"status {process.returncode}"
             raise PsyncError(f"session {session.name} ended at once: {why}")
+        return lacks or ""
     finally:
         os.close(output)
+
+
+def _lacks(session: SessionDir) -> str | None:
+    """Say what a session waits for that has begun; None: it has not, or may still end of it."""
+    try:
+        told = call(session.path, "status", timeout=_ANSWER_S)
+    except PsyncError:
+        return None
+    if not told.get("ready", True):
+        return None
+    sides = [(name, told.get(name) or {}) for name in ("left", "right")]
+    away = [(name, side.get("trouble")) for name, side in sides if not side.get("connected")]
+    return next((f"{name} is not connected: {why}" for name, why in away if why), "")
 
 
 def is_answered(session: SessionDir) -> bool:

@@ -83,6 +83,7 @@ class Reporter:
         self._conflicts: list[str] = []
         self._conflicts_more = 0
         self._quiet_until = float("-inf")  # about conflicts
+        self._paths_quiet_until = float("-inf")  # about problems at paths
         self._halted: set[str] = set()  # the sides, as found here since all went well
         self._unmet = {key for key in told if key not in _HALTED}  # not found here by now
         self._watched_since: float | None = None  # without a break
@@ -139,8 +140,12 @@ class Reporter:
         room = max(0, _SEEN_MAX - len(self.told))
         self._since = {key: self._since.get(key, now) for key in fresh[:room]}
         due = [key for key, since in self._since.items() if now - since >= self.alerts.lasting]
+        if now < self._paths_quiet_until and not any(map(_is_of_a_side, due)):
+            due = []
         alerts = []
         if due:
+            if not all(map(_is_of_a_side, due)):
+                self._paths_quiet_until = now + self.alerts.every
             self.told.update((key, present[key]) for key in due)
             seconds = max(1, round(self.alerts.lasting))
             minutes = round(seconds / 60)
@@ -163,7 +168,9 @@ class Reporter:
             self._unmet.clear()
             text = [f"Session {self._session} has got over this:", ""]
             text += _listed([self.told.pop(key) for key in known])
-            subject = f"session {self._session}: {counted(len(known), 'problem')} solved"
+            more = " or more" if len(known) + len(_HALTED) >= _SEEN_MAX else ""
+            count = counted(len(known), "problem")
+            subject = f"session {self._session}: {count}{more} solved"
             alerts.append(self._alert("recovered", subject, text))
         return alerts
 
@@ -184,6 +191,11 @@ class Reporter:
 
     def _alert(self, event: str, subject: str, lines: list[str]) -> Alert:
         return Alert(event, self._session, subject, lines)
+
+
+def _is_of_a_side(key: str) -> bool:
+    """Tell whether a trouble is a whole side's, or the state's: that does not wait for others."""
+    return key == "state" or key.startswith("away ")
 
 
 def _listed(lines: list[str], more: int = 0) -> list[str]:

@@ -374,10 +374,11 @@ async def _start_again(
             raise ConfigError(fault)
         if finding.is_hung and unit is None:
             await asyncio.to_thread(end_hung, session)
-        await start(session, config, unit)
+        lacks = await start(session, config, unit)
     except PsyncError as error:
         return finding._replace(code=CRITICAL, text=f"{finding.text}; not started: {error}")
-    return finding._replace(code=WARNING, text=f"{finding.text}; started again")
+    text = f"{finding.text}; started again" + (f", and {lacks}" if lacks else "")
+    return finding._replace(code=WARNING, text=text)
 
 
 def _trouble(finding: Finding, times: int) -> Alert:

@@ -51,7 +51,7 @@ async def main(directory):
     async def answer(verb, args):
         if verb == "status":
             return {"name": directory.name, "pid": os.getpid(), "state": "watching", "pending": 0,
-                    "conflicts": 1, "problems": 1, "halted": "", "left": side,
+                    "conflicts": 1, "problems": 3, "halted": "", "left": side,
                     "right": side | {"connected": False, "trouble": "cut\\x1b[2J"},
                     "problem_list": [{"side": "left", "path": "a", "message": "full"}],
                     "conflict_list": ["f"]}
@@ -338,9 +338,10 @@ class TestQuestions:
             f"home: watching (pid {pid})",
             f"  left   {SIDE}",
             f"  right  {SIDE}; not connected: cut\\x1b[2J",
-            "  pending 0, conflicts 1, problems 1",
+            "  pending 0, conflicts 1, problems 3",
             "  conflict: f: waits for psync conflicts --take left|right PATH",
             "  problem: left a: full",
+            "  and 2 problems more",
         ]
         version = "1,200 bytes, 2026-11-22T00:15:00Z"
         assert psync("conflicts").stdout.splitlines() == [
@@ -684,13 +685,22 @@ class TestLauncher:
 class TestConfig:
     def test_that_is_right_is_said_to_be(self, psync, tmp_path):
         file = tmp_path / "psync.toml"
-        file.write_text('[session.a]\nleft = "/a"\nright = "/b"\n')
+        file.write_text('[session.a]\nleft = "/a"\nright = "/b"\n[alerts]\nmail = "root"\n')
 
         done = psync("config", "check", str(file))
 
         assert done.returncode == 0
         assert done.stdout == f"{file}: 1 session, nothing wrong\n"
         assert psync("--config", str(file), "config", "check").returncode == 0
+
+    def test_that_has_trouble_told_to_nobody_is_wondered_at(self, psync, tmp_path):
+        file = tmp_path / "psync.toml"
+        file.write_text('[session.a]\nleft = "/a"\nright = "/b"\n')
+
+        done = psync("config", "check", str(file))
+
+        assert done.returncode == 0
+        assert done.stdout.splitlines()[0].startswith("[alerts] names nobody")
 
     def test_that_is_wrong_is_refused_in_a_line(self, psync, tmp_path):
         file = tmp_path / "psync.toml"

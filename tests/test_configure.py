@@ -161,6 +161,31 @@ class TestCheck:
         assert len(wrong) == bool(inside)
         assert all(f"is inside {inside}, and would be replicated" in line for line in wrong)
 
+    @pytest.mark.parametrize(
+        ("more", "why"),
+        [
+            ("ssh_options='x'", "'x' is no ssh option"),
+            ("ssh_options='-Z'", "-Z means nothing to psync"),
+            ("ssh_options='-p'", "-p needs a value"),
+            ("ssh_options='-p abc'", "abc"),
+            ("ssh_options='-F /nonexistent'", "/nonexistent cannot be read"),
+            ("ssh_options='-o StrictHostKeyChecking=no'", "psync checks host keys, always"),
+            ("host='user@'", "'user@' is no host"),
+            ("ssh_options='-p 2222 -o ConnectTimeout=5'", ""),
+        ],
+    )
+    def test_finds_what_no_connection_can_be_made_by(
+        self, tmp_path: Path, more: str, why: str
+    ) -> None:
+        host = "" if more.startswith("host") else 'host="h"\n'
+
+        _, wrong = configure.check(
+            file(tmp_path, f'[session.a]\nleft="/a"\nright="/b"\n{host}{more}\n')
+        )
+
+        assert len(wrong) == bool(why)
+        assert all("[session.a]: " in line and why in line for line in wrong)
+
     def test_does_not_wait_for_a_disk_to_say_what_can_be_started(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -111,9 +111,24 @@ class TestProblems:
         assert alert.event == "problems"
         assert alert.subject == "session home: 2 problems that last"
         assert "  left a: it is full" in alert.lines
-        assert reporter.look(troubled("a", "b", "c"), 1199) == []
-        (alert,) = reporter.look(troubled("a", "b", "c"), 1200)
-        assert alert.subject == "session home: 1 problem that lasts"
+        # What comes at other paths is gathered; a whole side does not wait for that.
+        assert reporter.look(troubled("a", "b", "c"), 1200) == []
+        assert reporter.look(troubled("a", "b", "c", "d"), 1300) == []
+        assert reporter.look(troubled("a", "b", "c", "d"), 600 + ALERTS.every - 1) == []
+        (alert,) = reporter.look(troubled("a", "b", "c", "d"), 600 + ALERTS.every)
+        assert alert.subject == "session home: 2 problems that last"
+
+    def test_of_a_whole_side_are_told_whatever_was_told_of_paths(self) -> None:
+        reporter = Reporter("home", ALERTS, {})
+        away = [("away right", "right is not connected: no route")]
+        seen = troubled("a")
+        assert [reporter.look(seen, 0), len(reporter.look(seen, 600))] == [[], 1]
+        seen = seen._replace(troubles=[*seen.troubles, *away])
+
+        assert reporter.look(seen, 700) == []
+        (alert,) = reporter.look(seen, 1300)
+
+        assert "  right is not connected: no route" in alert.lines
 
     @pytest.mark.parametrize(
         ("lasting", "told"),

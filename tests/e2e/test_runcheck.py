@@ -125,6 +125,30 @@ class TestDead:
         assert b"x" in plainly.pair.settle()
         assert plainly.check()[0] == OK
 
+    def test_is_not_said_to_be_started_when_it_cannot_go_on(self, service: Service) -> None:
+        """What is wrong over there shows only once a connection stands."""
+        os.kill(service.start(), signal.SIGKILL)
+        until(lambda: not service.pair.agents(), "the end of the agents")
+        service.pair.right.rename(service.pair.base / "away")
+        service.pair.right.write_text("no directory")
+
+        code, line = service.check()
+
+        assert code == CRITICAL
+        assert "; not started: session home ended at once: " in line
+        done = service.psync("start", "home")
+        assert done.returncode == 2
+        assert "home ended at once" in done.stderr
+        assert done.stdout == ""
+
+    def test_says_what_it_waits_for_once_it_is_started(self, service: Service) -> None:
+        service.configure("ssh_options = '-p 1'")
+
+        done = service.psync("start", "home")
+
+        assert done.returncode == 0
+        assert done.stdout.startswith("home: started; right is not connected: ")
+
     def test_is_left_alone_when_it_was_stopped_on_purpose(self, plainly: Service) -> None:
         plainly.configure(alerts="mail = 'root'")
         plainly.start()
