@@ -490,7 +490,7 @@ class Filter:
         if to_nowhere:
             self._touch(parent(old), now)
             self._settle.note(old, MOVED_OUT | flag, now)
-        elif from_nowhere or old in self._absent:  # in the latter case: told as gone already
+        elif from_nowhere or self._is_told_absent(old):
             self._touch(parent(new), now)
             self._settle.note(new, LIST | DEEP | flag if directory else MOVED_IN, now)
             if not from_nowhere:
@@ -499,6 +499,7 @@ class Filter:
                 self._settle.note(old, MOVED_OUT | flag, now)
         else:
             self._absent.pop(new, None)
+            self._absent.pop(old, None)
             self._touch(parent(old), now)
             self._touch(parent(new), now)
             self._settle.rename(old, new, directory, now)
@@ -941,6 +942,10 @@ class Filter:
             held.add(d.moved_from)
             self._settle.hold(d.moved_from, now, _CHAIN_WAIT)
             return
+        if not mask & (HELD | _GONE | LIST) and not d.force and not self._scanning:
+            # Nobody has said that it went: a directory above it may have been renamed just now.
+            self._settle.hold(path, self._now(), _CHAIN_WAIT)
+            return
         for code, trouble in self._troubles_at(path):
             self._untrouble(code, trouble)
         told = self._known.tell_absent(path)
@@ -967,6 +972,11 @@ class Filter:
                 self._unread.pop()
         items.append(Item(path, entry, None, d.moved_from, flags))
         return 0
+
+    def _is_told_absent(self, path: bytes) -> bool:
+        """Tell whether a path was told as gone; of a directory in which names change nothing is."""
+        known = self._absent.get(path)
+        return known is not None and bool(known[1] & ~(ATTRIBUTES | DIRECTORY))
 
     def _remember_absent(self, path: bytes, mask: int) -> None:
         now = self._now()

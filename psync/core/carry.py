@@ -299,11 +299,11 @@ class Carrier:
                 self._pending.problems.pop(path, None)  # the next try is another one: soon
             self._pair.fail(path, side, "the directory holds entries that are not replicated")
         elif status == NO_PARENT:
-            self._pair.look(side, parent(path), 0)
             if self._replicas[side].lacks_parent(path):
                 self._replicas[side].views.set(path, View(None))  # it went with its directory
-            else:
-                self._pair.fail(path, side, "its directory is not there")
+            elif self._pair.fail(path, side, "its directory is not there") > 1:
+                # Not at once: it may have been renamed, of which its agent is just going to hear.
+                self._pair.look(side, parent(path), 0)
         else:
             text = outcome.message or "somebody is writing it"
             self._pair.fail(path, side, text, soon=status == IN_USE)

@@ -177,10 +177,15 @@ class Pair:
                     self.look(side, each, 0)
                     self.pending.touch(each)
 
-    def fail(self, path: bytes, side: Side, message: str, *, soon: bool = False) -> None:
-        """A path could not be handled; people are told when it does not go away by itself."""
-        if self.pending.fail(path, side, message, soon=soon) == QUIET_ATTEMPTS:
+    def fail(self, path: bytes, side: Side, message: str, *, soon: bool = False) -> int:
+        """A path could not be handled; people are told when it does not go away by itself.
+
+        Returns how often that was so.
+        """
+        attempts = self.pending.fail(path, side, message, soon=soon)
+        if attempts == QUIET_ATTEMPTS:
             self.note("problem.raised", side, path, message)
+        return attempts
 
     def is_at_rest(self, path: bytes) -> bool:
         """Tell whether both sides show what was agreed, so that there is nothing to decide."""

@@ -558,6 +558,10 @@ class TestOutcome:
         duo.write(LEFT, b"d/f", b"two")
         duo.right.remove(b"d")
         duo.reply(RIGHT, NO_PARENT)
+        assert duo.looked(RIGHT) == []  # it may have been renamed, and that is being told
+        duo.wait()
+        duo.obey(LEFT)
+        duo.reply(RIGHT, NO_PARENT)
         assert duo.looked(RIGHT) == [(0, b"d")]
         duo.obey(RIGHT)
         duo.settle()
