@@ -251,6 +251,7 @@ class Brain:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)
         if self._reread is not None:
             loop.add_signal_handler(signal.SIGHUP, self._take_over)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))  # blocked since the start
         control = ControlServer(self._state.path, self._control)
         await control.start()
         works: list[Coroutine[Any, Any, None]] = [
@@ -837,11 +838,13 @@ class Brain:
             self._console.finish()
             kept = len(session.conflicts())
             took = f"{done:,} changes in {time.time() - self._started:.1f} s"
+            count = self._archive.count
+            entries = "entry" if count == 1 else "entries"
             self._log.info(
                 "session.watching",
                 message=f"dry run: {done:,} changes would be made"
                 if self._options.dry_run
-                else f"watching: both sides agree on {self._archive.count:,} entries ({took})"
+                else f"watching: both sides agree on {count:,} {entries} ({took})"
                 + (f"; versions that lost a conflict: {kept:,} (psync conflicts)" if kept else ""),
             )
 

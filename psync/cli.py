@@ -574,6 +574,8 @@ def _await_sync(request: Call, directory: Path) -> int:
 
 def _run(chosen: argparse.Namespace) -> int:
     """Run a session in the foreground."""
+    # Until somebody minds it: who reloads what has just been started does not mean to end it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
     # Until the brain minds its signals there is nothing that an end would have to tidy up.
     signal.signal(signal.SIGTERM, _end_at_once)
     options = _options(chosen)

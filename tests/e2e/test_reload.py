@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -272,3 +273,20 @@ class TestFile:
 
         assert b"x.o" in local.settle()
         assert lines(local, "configuration") == []
+
+
+class TestStart:
+    def hang_up_early(self, pair: Pair) -> None:
+        until(lambda: list(pair.state.glob("sessions/*/lock")), "a session that begins")
+        assert pair.process is not None
+        pair.process.send_signal(signal.SIGHUP)
+
+    def test_does_not_end_of_a_reload_that_comes_too_early(self, local: Pair) -> None:
+        name = configured(local)
+        hang_up_early = threading.Thread(target=self.hang_up_early, args=(local,))
+        hang_up_early.start()
+        local.run(*name)
+        hang_up_early.join()
+
+        (local.left / "f").write_text("x")
+        assert b"f" in local.settle()
