@@ -745,6 +745,18 @@ _KNOWN = [
 
 _FILTER = [
     (
+        "tells that something is gone before its directory's rename could be heard of",
+        "        if not mask & (HELD | _GONE | LIST) and not d.force and not self._scanning:\n",
+        "        if False:\n",
+        f"{FILTER} -k TestLateRenames",
+    ),
+    (
+        "takes a directory in which names have changed for one that was told as gone",
+        "        return known is not None and bool(known[1] & ~(ATTRIBUTES | DIRECTORY))\n",
+        "        return known is not None\n",
+        f"{FILTER} -k TestLateRenames",
+    ),
+    (
         "does not scan when events were lost",
         '        elif kind == "O":\n            self._trouble("overflow", b"", '
         '"too much happened at once: everything is scanned again")\n            self._events_lost()\n',
@@ -1194,6 +1206,12 @@ _FORCED = [
 ]
 
 _BRAIN = [
+    (
+        "forgets that both sides have been compared unless something is agreed for good",
+        "            self._remember_met()\n",
+        "            pass\n",
+        "tests/e2e/test_restart.py -k equal_size_and_time",
+    ),
     (
         "commits what a replica has not made durable",
         "        if not all(answer.ok for answer in answers):\n",
