@@ -38,6 +38,7 @@ from psync.core.events import (
 from psync.core.ignore import Ignore
 from psync.core.session import Session
 from psync.wire import (
+    RENAME,
     Apply,
     Closed,
     CloseSource,
@@ -333,7 +334,7 @@ class World:
         self._idle = 0.05  # how often an agent that has nothing to do is asked
         self._last: dict[tuple[int, str], float] = {}
         self.sent = 0
-        self.applied = 0
+        self.applied = self.renames = 0
         self._flushing = False
         self._powerless: list[float] = []
         self._restored: set[bytes] = set()
@@ -386,6 +387,7 @@ class World:
         self.sent += 1
         if isinstance(message, Apply):
             self.applied += len(message.transitions)
+            self.renames += sum(t.verb == RENAME for t in message.transitions)
         if self.sent > MESSAGES_MAX:
             raise Violation("the brain does not come to rest")
         agent = self.agents[side]
@@ -557,6 +559,7 @@ class World:
         brain = self.brain
         if brain is None or not all(brain.up):
             return
+        renames = self.renames
         brain.session.receive(Retry(), self.now)
         brain.pump()
         self.run_until(self.now + 5, lambda: brain.session.settled(-1))
@@ -577,8 +580,8 @@ class World:
         if brain.alive and brain.session.settled(mark) and not brain.session.problems():
             if any(n.writers or n.inode.linked for d in self.disks for _, n in d.walk()):
                 return
-            if Ignore(self.rules).by_path:  # what our own renames reveal is told a moment later
-                return
+            if Ignore(self.rules).by_path and self.renames != renames:
+                return  # what they reveal is told a moment later
             different = self._difference()
             if different:
                 raise Violation(f"not flushed: {different}")
