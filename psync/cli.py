@@ -824,6 +824,7 @@ def _start(chosen: argparse.Namespace) -> int:
     from pathlib import Path
 
     from psync.configure import faults
+    from psync.launch import find_unit, is_answered, start
 
     state = state_directory(chosen.state_dir)
     file, names = _configured(chosen)
@@ -832,47 +833,38 @@ def _start(chosen: argparse.Namespace) -> int:
     wrong = faults(file)
     config = Path(chosen.config).absolute() if chosen.config else None
 
-    async def start_one(name: str) -> str:
-        if name not in names:
-            raise ConfigError(f"{file}: no session {name!a}")
-        if not SessionDir.is_name(name):
-            raise ConfigError(wrong[name])
-        session, is_named = SessionDir(state, name), bool(chosen.names)
-        return await _start_session(session, config, is_named=is_named, is_wrong=name in wrong)
+    async def start_one(name: str) -> tuple[str, str]:
+        """Say what was done, and what is wrong."""
+        try:
+            if name not in names:
+                raise ConfigError(f"{file}: no session {name!a}")
+            if not SessionDir.is_name(name):
+                raise ConfigError(wrong[name])
+            session = SessionDir(state, name)
+            if is_answered(session):
+                done = "runs already"
+            elif session.stopped and not chosen.names:
+                done = f"stopped on purpose; psync start {name} starts it"
+            elif name in wrong:
+                done = ""
+            else:
+                lacks = await start(session, config, await find_unit(name))
+                done = f"started; {lacks}" if lacks else "started"
+        except PsyncError as error:
+            return "", str(error)
+        return done, wrong.get(name, "")  # also if it runs: it could not be started again
 
-    async def start_all() -> list[str | BaseException]:
-        each = chosen.names or names
-        return await asyncio.gather(*map(start_one, each), return_exceptions=True)
+    async def start_all(each: list[str]) -> list[tuple[str, str]]:
+        return await asyncio.gather(*map(start_one, each))
 
     code = 0
-    for name, told in zip(chosen.names or names, asyncio.run(start_all()), strict=True):
-        error = told if isinstance(told, BaseException) else None
-        if isinstance(told, str):
-            if told:
-                print(f"{harmless(name)}: {harmless(told)}")
-            if name in wrong:  # also if it runs: it could not be started again
-                error = ConfigError(wrong[name])
-        if isinstance(error, PsyncError):  # that is no reason not to start the others
-            code = _complain(str(error), Exit.FAILED)
-        elif error is not None:
-            raise error
+    each = chosen.names or names
+    for name, (done, fault) in zip(each, asyncio.run(start_all(each)), strict=True):
+        if done:
+            print(harmless(f"{name}: {done}"))
+        if fault:  # that is no reason not to start the others
+            code = _complain(fault, Exit.FAILED)
     return code
-
-
-async def _start_session(
-    session: SessionDir, config: Path | None, *, is_named: bool, is_wrong: bool
-) -> str:
-    """Start a session unless it runs, or is to stay stopped; say what was done."""
-    from psync.launch import find_unit, is_answered, start
-
-    if is_answered(session):
-        return "runs already"
-    if session.stopped and not is_named:
-        return f"stopped on purpose; psync start {session.name} starts it"
-    if is_wrong:
-        return ""
-    lacks = await start(session, config, await find_unit(session.name))
-    return f"started; {lacks}" if lacks else "started"
 
 
 def _runcheck(chosen: argparse.Namespace) -> int:
@@ -1270,8 +1262,9 @@ def _config(chosen: argparse.Namespace) -> int:
 
         file = chosen.what or chosen.config
         lines, wrong = configure.check(file, (check_alerts, load_rules))
-        if not wrong and not load_alerts(config_file(file)).enabled:
-            lines.insert(0, "[alerts] names nobody: what goes wrong will be told to nobody")
+        path = config_file(file)
+        if not wrong and not load_alerts(path).enabled:
+            lines.insert(0, f"{path}: [alerts] names nobody: nobody will be told what goes wrong")
     elif chosen.action == "import":
         if chosen.what is None:
             raise UsageError("which one? psync config import FILE")

@@ -115,12 +115,12 @@ def _sort_out(path: Path, real: Callable[[str], str]) -> tuple[list[Options], di
                         f"{where}: {side}: {root[1]} is the {taken[root]}, too: "
                         "no root belongs to two sessions"
                     )
-                if root[0] is None and options.log_file is not None:
-                    if _is_inside(real(options.log_file), root[1]):
-                        raise ConfigError(
-                            f"{where}: log_file: {options.log_file} is inside {root[1]}, "
-                            "and would be replicated: choose another"
-                        )
+                log = options.log_file if root[0] is None else None
+                if log is not None and _is_inside(real(log), root[1]):
+                    raise ConfigError(
+                        f"{where}: log_file: {log} is inside {root[1]}, and would be replicated: "
+                        "choose another"
+                    )
         except ConfigError as error:
             faults[name] = str(error)
             continue

@@ -700,7 +700,7 @@ class TestConfig:
         done = psync("config", "check", str(file))
 
         assert done.returncode == 0
-        assert done.stdout.splitlines()[0].startswith("[alerts] names nobody")
+        assert done.stdout.startswith(f"{file}: [alerts] names nobody: ")
 
     def test_that_is_wrong_is_refused_in_a_line(self, psync, tmp_path):
         file = tmp_path / "psync.toml"
