@@ -24,7 +24,7 @@ from psync.core.entry import (
     parent,
     printable,
 )
-from psync.core.events import Intend, Intent, Note, Transfer, Transferred
+from psync.core.events import Intend, Intent, Transfer, Transferred
 from psync.core.flights import Op
 from psync.core.moves import Moves
 from psync.core.pair import Pair
@@ -273,8 +273,8 @@ class Carrier:
             self._presume_no_more(op)
         if op.transition.verb == RENAME:
             if status == APPLIED:
-                renamed = Note("transition.applied", side, path, "renamed", op.transition.source)
-                self._pair.out.append(renamed)
+                old = op.transition.source
+                self._pair.note("transition.applied", side, path, "renamed", old)
             self._moves.finish(op, outcome, applied=status == APPLIED and not void)
         elif status == APPLIED and void:
             self._replicas[side].views.set(path, View(outcome.entry))

@@ -103,13 +103,15 @@ class Entry(NamedTuple):
         )
 
     def tells_writes(self) -> bool:
-        """Tell whether who had written last, when the ctime last moved, would show in the mtime.
+        """Tell whether a write at the moment of `ctime_ns` would have left another `mtime_ns`.
 
-        Not in one that is as new as it is coarse: as its round digits make it, or the ticks of
-        the kernel's clock. Only a file is written to.
+        Not if the mtime is as new as it is coarse: as coarse as the zeros at its end say, or as
+        the kernel's clock ticks. Only a file is written to.
         """
-        if self.kind != Kind.FILE or not self.mtime_ns:
-            return self.kind != Kind.FILE
+        if self.kind != Kind.FILE:
+            return True
+        if not self.mtime_ns:
+            return False
         grain = _TICK_NS
         while not self.mtime_ns % (10 * grain):
             grain *= 10

@@ -292,14 +292,15 @@ class News:
 
     def _observe(self, replica: Replica, item: Item, since: int | None = None) -> None:
         """Take over what a side shows at a path; `since`: from when on it may be so."""
-        if not item.path or self._pair.hides(item.path, item.entry):
+        path = item.path
+        if not path or self._pair.hides(path, item.entry):
             replica.waste(Observed([item]))
+            if not path or self._pair.hides(path, None):
+                if path in replica.awaited:  # it was asked for before it was hidden
+                    self._pair.leave_out(path)
+                return
             item = item._replace(entry=None, content=None)  # in place of what may not be hidden
-        path, entry, content, _, flags = item
-        if not path or self._pair.hides(path, entry):
-            if path in replica.awaited:  # it was asked for before it was hidden
-                self._pair.leave_out(path)
-            return
+        _, entry, content, _, flags = item
         if entry is not None and entry.kind not in _KINDS:
             raise AgentError(f"the agent showed a kind that cannot be at {printable(path)!r}")
         if entry is not None and len(entry.xattrs) > XATTRS_MAX:
@@ -310,11 +311,7 @@ class News:
         if want < 0 and since is None and self._pair.untouched:
             self._pair.untouched.discard(path)
         if want < 0 and pending.problems:
-            shown = replica.shows(path)
-            if content is not None or not _is_same(entry, shown):
-                pending.hurry(path)  # something has happened there: that may help
-            if entry is not None and _lets_in_others(shown, entry):
-                pending.hurry_in(path)
+            self._hurry(replica, item)
         if want >= 0:
             self._check_answer(replica, item, want)
         if flags & BUSY:
@@ -344,6 +341,18 @@ class News:
         pending.touch(path, since)
         if want < 0 and not same and entry is not None and not flags & BUSY:
             self._pair.look_at_links(replica.side, path, entry)
+
+    def _hurry(self, replica: Replica, item: Item) -> None:
+        """Something has happened at a path: that may help what is put off there, or in it."""
+        path, entry = item.path, item.entry
+        is_directory = entry is not None and entry.kind == Kind.DIRECTORY
+        if path not in self._pending.problems and not is_directory:
+            return
+        shown = replica.shows(path)
+        if item.content is not None or not _is_same(entry, shown):
+            self._pending.hurry(path)
+        if entry is not None and _lets_in_others(shown, entry):
+            self._pending.hurry_in(path)
 
     def _check_answer(self, replica: Replica, item: Item, want: int) -> None:
         """A look that did not bring what was asked for is a problem of that path.

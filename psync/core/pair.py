@@ -111,9 +111,11 @@ class Pair:
             if moved:
                 self.intents.setdefault(intent.path + path[len(old) :], []).extend(moved)
 
-    def note(self, event: str, side: Side | None, path: bytes, text: str) -> None:
+    def note(
+        self, event: str, side: Side | None, path: bytes, text: str, moved_from: bytes = b""
+    ) -> None:
         """Tell people something."""
-        self.out.append(Note(event, side, path, text))
+        self.out.append(Note(event, side, path, text, moved_from))
 
     def keep(self, side: Side, path: bytes, kept: bytes, *, fresh: bool = True) -> None:
         """A conflict's loser was kept on a side; people know already unless it is fresh."""
