@@ -147,7 +147,8 @@ class Pair:
         """What is at a path has changed: of other names that it may have nobody tells.
 
         A name that is new has moved the ctime of the others; that alone says nothing. Who has
-        written through it at once, and put size and time back, is known by what it says.
+        written through it at once, and put size and time back, is known by what it says. It is
+        news as old as the path's: who waits for that one waits for all of them.
         """
         replica, base = self.replicas[side], self.archive.get(path)
         is_known = base is not None and base.on(side).ino == entry.ino
@@ -163,7 +164,7 @@ class Pair:
                 replica.look(link, 2)
             else:
                 continue
-            self.pending.touch(link)
+            self.pending.touch(link, self.pending.since.get(path))
 
     def look_at_twins(self, side: Side, path: bytes, shown: Entry) -> None:
         """What comes to be agreed at a path may have another name on a side, which shows another.
@@ -177,7 +178,7 @@ class Pair:
             if (other[:7], other.ctime_ns) != (shown[:7], shown.ctime_ns):
                 for each in (link, path):
                     self.look(side, each, 0)
-                    self.pending.touch(each)
+                    self.pending.touch(each, self.pending.since.get(path))
 
     def fail(self, path: bytes, side: Side, message: str, *, soon: bool = False) -> int:
         """A path could not be handled; people are told when it does not go away by itself.

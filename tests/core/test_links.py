@@ -137,12 +137,15 @@ class TestChanged:
     def test_by_metadata_brought_over_is_looked_at(self, duo: Duo) -> None:
         duo.right.edit(b"a", mode=0o600)
         duo.see(RIGHT, b"a")
+        mark = duo.session.mark()
         transition = duo.transitions(LEFT)[0]
         assert (transition.verb, transition.links) == (META, [b"b", b"d/c"])
         change(duo, b"text", b"a", b"b", b"d/c", mode=0o600)
         batch = duo.left.inbox.pop()
+        duo.write(RIGHT, b"x", b"later")
         duo.say(LEFT, Results(batch.batch, [Outcome(transition.op, APPLIED, duo.left.tree[b"a"])]))
         assert {path for _, path in duo.looked(LEFT)} == {b"b", b"d/c"}
+        assert not duo.session.settled(mark)  # of the flush that waits for `a`
         duo.settle()
 
         assert {duo.right.tree[n].mode for n in (b"a", b"b", b"d/c")} == {0o600}
