@@ -16,7 +16,7 @@ from psync.core.events import Command, Intend, Intent, Limits, Note
 from psync.core.flights import Flights
 from psync.core.pending import QUIET_ATTEMPTS, Pending
 from psync.core.reconcile import View
-from psync.core.replica import Link, Replica
+from psync.core.replica import NOTHING, Link, Replica
 
 __all__ = ["Ignored", "Pair"]
 
@@ -242,7 +242,10 @@ class Pair:
             self._ask_for_parent(path, directory)
             return False
         if target is not None:
-            view = self.replicas[target].views.get(directory)
+            replica = self.replicas[target]
+            if directory not in replica.views and replica.lacks_parent(directory):
+                replica.views.set(directory, NOTHING)  # it went with a directory above it
+            view = replica.views.get(directory)
             if view is not None and not _is_directory(view.entry):
                 # Gone over there, but something in it lives on here: it comes back.
                 if directory not in self.survivors:

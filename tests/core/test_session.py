@@ -1849,6 +1849,27 @@ class TestAskedOfADirectory:
         duo.assert_rest()
         assert duo.left.tree[b"p/x"].mode == duo.right.tree[b"p/y"].mode == 0o600
 
+    def test_keeps_nothing_trying_far_below_when_a_side_comes_back(self, directory: Side) -> None:
+        """Its scan shows only that the top is none any more."""
+        duo = Duo({b"p/d/e/x": b"one"}, TINY._replace(ask=True))
+        duo.receive(Paused())
+        duo.hands[directory.other].remove(b"p")
+        duo.write(directory.other, b"p", b"file")
+        duo.write(directory, b"p/d/e/x", b"edited")
+        duo.receive(Resumed())
+        duo.settle()
+        duo.down(directory.other)
+        duo.up(directory.other)
+        duo.say(directory.other, *duo.hands[directory.other].scan())
+        duo.settle()
+
+        assert [path for path, _, _ in duo.session.asked()] == [b"p"]
+        assert duo.session.status()["pending"] == 0
+        assert duo.session.take(b"p", directory) == ""
+        duo.pump()
+        duo.assert_rest()
+        assert duo.left.content == {b"p/d/e/x": b"edited"}
+
     def test_is_the_only_problem_of_what_waits_for_it(self, duo: Duo, directory: Side) -> None:
         duo.session._pending.problems[b"p/y"] = Problem(b"p/y", directory, "full", 3, 0.0)
         assert duo.session.problems() == []
