@@ -37,6 +37,7 @@ from psync.core.entry import (
 )
 from psync.core.flights import Op
 from psync.core.pair import Pair
+from psync.core.recall import Recall
 from psync.core.reconcile import COPIED_FIELDS, Decision, Verb, View
 from psync.core.replica import Link, Move, Replica
 from psync.wire import META_ONLY, RENAME, Item, Outcome, Transition
@@ -49,8 +50,9 @@ _RENAME = Decision(Verb.NOTHING)
 class Moves:
     """See the module's text."""
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: Pair, recall: Recall) -> None:
         self._pair = pair
+        self._recall = recall
         self._archive = pair.archive
         self._pending = pair.pending
         self._flights = pair.flights
@@ -177,8 +179,9 @@ class Moves:
                 if path in moves:
                     moved.append(path)
                 new = leaving.get(path, path)
-                if new in moves and moves[new].asked and path not in replica.awaited:
-                    moved.append(new)
+                if new in moves and path not in replica.awaited:
+                    if moves[new].asked or self._recall.is_open(path):
+                        moved.append(new)
         return dict.fromkeys([*moved, *dirty])
 
     # --- what waits for renames ------------------------------------------------------------
@@ -303,6 +306,12 @@ class Moves:
         if base is None and old in self._flights.at:
             self._pending.hold(new, old)
             return True
+        if base is not None and base.kind != Kind.DIRECTORY and self._recall.is_open(old):
+            # What is there now may be what we had put in the place of what was renamed.
+            if old in target.awaited or self._recall.settle(old):
+                self._pending.hold(new, old)
+                return True
+            base = self._archive.get(old)
         if self._has_asked(replica, old, new):
             return True
         if base is None or not self._is_news(replica, old, new, base):

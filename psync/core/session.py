@@ -45,7 +45,6 @@ from psync.core.archive import Archive
 from psync.core.carry import Carrier, intent_of, is_recorded
 from psync.core.entry import (
     ROOT,
-    Agreed,
     Entry,
     Kind,
     Side,
@@ -76,8 +75,9 @@ from psync.core.moves import Moves
 from psync.core.news import News
 from psync.core.pair import Ignored, Pair
 from psync.core.pending import QUIET_ATTEMPTS
+from psync.core.recall import Recall
 from psync.core.reconcile import RIVALS, Decision, Verb, View, agree, decide, with_meta_of
-from psync.core.replica import NOTHING, Link, Replica
+from psync.core.replica import Link
 from psync.wire import List_, Scanned
 
 __all__ = ["STATES", "Session"]
@@ -138,7 +138,8 @@ class Session:
         self._replicas = self._pair.replicas
         self._pending = self._pair.pending
         self._flights = self._pair.flights
-        self._moves = Moves(self._pair)
+        self._recall = Recall(self._pair)
+        self._moves = Moves(self._pair, self._recall)
         self._carrier = Carrier(self._pair, self._moves)
         self._news = News(self._pair, self._moves, self._carrier)
         self._guard = Guard(self._pair)
@@ -583,7 +584,7 @@ class Session:
         if not any(replica.survey.pending for replica in self._replicas):
             self.met = True
             self._pair.adopting = False
-            self._forget_intents()
+            self._recall.forget()
             if len(pending.since) == pending.asleep:
                 self._guard.rest()
 
@@ -604,12 +605,6 @@ class Session:
         del self._pending.dirty[path]
         self._decide(path, emptied=True)
         return True
-
-    def _forget_intents(self) -> None:
-        """Once both sides are compared with what was agreed, what was not recognised is void."""
-        intents = self._pair.intents
-        for path in [p for p in intents if p not in self._pending.since]:
-            del intents[path]
 
     def _is_waiting(self, path: bytes) -> bool:
         """Tell whether something stands in the way of deciding a path; who ends that says so."""
@@ -677,10 +672,8 @@ class Session:
                 return
         left, right = self._replicas
         base = self._archive.get(path)
-        if path in self._pair.intents and (left.shows(path) or right.shows(path)):
-            if not self._pair.has_parent(path, None):
-                return
-            if self._recall(path, base):
+        if self._recall.is_open(path):
+            if not self._pair.has_parent(path, None) or self._recall.settle(path):
                 return
             base = self._archive.get(path)
         views = (left.view(path, base), right.view(path, base))
@@ -830,65 +823,6 @@ class Session:
         conflict = RIVALS if decision.verb is Verb.COPY else ""
         return Decision(Verb.COPY, kept, entry.bare(), conflict)
 
-    def _recall(self, path: bytes, base: Agreed | None) -> bool:
-        """Recognise what an earlier run did and could not record; True: that needs a look.
-
-        It is recognised by what it made, and that by its bytes: equal size and time may be
-        what was there before.
-        """
-        intents = self._pair.intents
-        for intent in reversed(intents[path]):
-            replica, source = self._replicas[intent.target], self._replicas[1 - intent.target]
-            there = replica.view(path, base).entry
-            if intent.wanted is None and there is None:
-                # Removed by us; what the other side shows, or shows again, has come after that.
-                self._hold_view(source, path, base)
-                shown = source.shows(path)
-                if shown is not None and shown.kind == Kind.DIRECTORY:
-                    source.survey.ask(path, deep=True)  # what was agreed in it is so no more
-                self._archive.remove(path)
-                break
-            if intent.wanted is None or intent.source is None or there is None:
-                continue
-            if not _is_made_as(intent.wanted, there, base.on(replica.side) if base else None):
-                continue
-            if self._was_elsewhere(replica.side, path, there):
-                continue  # its user has renamed it: what is agreed there is still to be settled
-            if there.kind == Kind.FILE:
-                if intent.wanted.digest and not there.digest:
-                    return replica.look(path, 2)
-                if there.digest != intent.wanted.digest or not there.digest:
-                    continue
-            # A side without news shows what was agreed so far, not what is agreed now.
-            for each in self._replicas:
-                self._hold_view(each, path, base)
-            sides = (intent.source, there) if intent.target else (there, intent.source)
-            self._archive.put(path, agree(intent.wanted, *sides))
-            break
-        del intents[path]
-        return False
-
-    def _was_elsewhere(self, side: Side, path: bytes, there: Entry) -> bool:
-        """Tell whether what a side shows at a path was agreed at another one, and not here.
-
-        What we make has an inode of its own; one that was given free belonged to another version.
-        """
-        links = self._archive.find_links(side, there.ino)
-        agreed = [base.on(side) for link in links if (base := self._archive.get(link)) is not None]
-        return path not in links and any(
-            (was.kind, was.size, was.mtime_ns) == (there.kind, there.size, there.mtime_ns)
-            for was in agreed
-        )
-
-    def _hold_view(self, replica: Replica, path: bytes, base: Agreed | None) -> None:
-        """Keep what a side shows without any news, before something else is agreed.
-
-        That is what was agreed, unless it went with a directory above it.
-        """
-        if path not in replica.views:
-            gone = replica.lacks_parent(path)
-            replica.views.set(path, NOTHING if gone else replica.view(path, base))
-
 
 def _adopted(decision: Decision) -> Decision:
     """What is decided at a start that is to change nothing: only what is the same is agreed."""
@@ -897,17 +831,3 @@ def _adopted(decision: Decision) -> Decision:
     if decision.verb in (Verb.COPY, Verb.REMOVE, Verb.ADJUST):
         return Decision(Verb.NOTHING)
     return decision
-
-
-def _is_made_as(wanted: Entry, there: Entry, before: Entry | None) -> bool:
-    """Tell whether what is there looks like what was to be made, and is not what was before."""
-    if before is not None and there.same_identity(before):
-        return False
-    if there.kind == wanted.kind == Kind.DIRECTORY:
-        return True  # its time has moved on
-    return (
-        there.kind == wanted.kind
-        and there.size == wanted.size
-        and there.mtime_ns == wanted.mtime_ns
-        and there.target == wanted.target
-    )

@@ -2318,6 +2318,21 @@ class TestRestart:
         assert again.shape(LEFT) == again.shape(RIGHT)
         assert b"one" in again.shape(LEFT).values() or any(t.keep for t in again.sent())
 
+    def test_knows_its_own_work_before_it_renames_it(self) -> None:
+        """It had put a new file over one that had been renamed, with the inode of that one."""
+        duo = self.agreed({b"f": b"one"})
+        was = duo.left.tree[b"f"].ino
+        duo.right.rename(b"f", b"g")
+        duo.right.make(b"f", b"another")
+        duo.see(RIGHT, b"f")
+        duo.do_unheard()
+        duo.left.tree[b"f"] = duo.left.tree[b"f"]._replace(ino=was)
+        again = self.killed(duo)
+        again.start()
+
+        again.assert_rest()
+        assert again.shape(LEFT) == again.shape(RIGHT) == {b"f": b"another", b"g": b"one"}
+
     def test_takes_no_side_without_news_for_what_was_agreed_since(self) -> None:
         # The right side was made to hold `two` when it went; the left has gone back since.
         duo = self.agreed({b"f": b"one"})

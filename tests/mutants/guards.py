@@ -952,12 +952,6 @@ _SESSION = [
         "tests/core/test_carry.py -k scan",
     ),
     (
-        "does not recognise what an earlier run has done",
-        "            if self._recall(path, base):\n                return\n",
-        "            del self._pair.intents[path]\n",
-        "tests/core/test_session.py",
-    ),
-    (
         "replaces what somebody is writing",
         "        elif path in left.busy or path in right.busy:\n",
         "        elif False:\n",
@@ -1359,7 +1353,34 @@ _TRANSFERS = [
     ),
 ]
 
+_RECALL = [
+    (
+        "does not recognise what an earlier run has done",
+        "        if path not in self._pair.intents:\n",
+        "        if self._pair.intents.pop(path, None) or True:\n",
+        "tests/core/test_session.py -k Restart",
+    ),
+    (
+        "takes what a user has renamed to where it meant to write for its own work",
+        "            if self._was_elsewhere(replica.side, path, there):\n",
+        "            if False:\n",
+        "tests/core/test_session.py -k Restart",
+    ),
+]
+
 _PAIR = [
+    (
+        "takes another name of a file for news that came later",
+        "            self.pending.touch(link, self.pending.since.get(path))\n",
+        "            self.pending.touch(link)\n",
+        "tests/core/test_links.py",
+    ),
+    (
+        "looks only right above for what has gone on the other side",
+        "            if directory not in replica.views and replica.lacks_parent(directory):\n",
+        "            if False:\n",
+        "tests/core/test_session.py -k AskedOfADirectory",
+    ),
     (
         "hurries a directory that is to come back at each try of what is in it",
         "                if directory not in self.survivors:\n",
@@ -1382,6 +1403,12 @@ _PAIR = [
 
 _MOVES = [
     (
+        "renames its own work for what it had put that in the place of",
+        "        if base is not None and base.kind != Kind.DIRECTORY and self._recall.is_open(old):\n",
+        "        if False:\n",
+        "tests/core/test_session.py -k Restart",
+    ),
+    (
         "takes a rename that it made and could not follow for an edit",
         "                self._archive.remove(new)  # what is there now is no user's edit of that\n",
         "                pass\n",
@@ -1402,12 +1429,6 @@ _MOVES = [
 ]
 
 _HIDING = [
-    (
-        "takes what a user has renamed to where it meant to write for its own work",
-        "            if self._was_elsewhere(replica.side, path, there):\n",
-        "            if False:\n",
-        "tests/core/test_session.py -k Restart",
-    ),
     (
         "lets an operation under way agree on what is hidden by now",
         "            if pair.hides(op.path, op.transition.wanted or op.transition.expected)\n",
@@ -1688,6 +1709,7 @@ GUARDS: list[Guard] = [
         ("psync/core/session.py", _HIDING),
         ("psync/transfers.py", _TRANSFERS),
         ("psync/core/pair.py", _PAIR),
+        ("psync/core/recall.py", _RECALL),
         ("psync/core/moves.py", _MOVES),
         ("psync/core/archive.py", _ARCHIVE),
         ("psync/audit_merge.py", _AUDIT_MERGE),
