@@ -154,6 +154,7 @@ class Replica:
         turning: the directory's rename (its new path) that further talk of the side waits for.
         stream: that talk.
         stalled: paths that wait for room in the plan.
+        unasked: paths whose content was not asked for yet, because of all that is asked for.
         awaited: paths that wait for a look, with what was asked for and the bytes expected.
         presumed: paths of which an operation under way has changed the agreed state since the
             side was scanned; their view is what was agreed before.
@@ -176,6 +177,7 @@ class Replica:
         self.turning = ROOT
         self.stream: deque[Message] = deque()
         self.stalled: OrderedDict[bytes, None] = OrderedDict()
+        self.unasked: OrderedDict[bytes, None] = OrderedDict()
         self.awaited: dict[bytes, tuple[int, int]] = {}
         self.presumed: dict[bytes, None] = {}
         self.troubles: dict[tuple[str, bytes], str] = {}
@@ -188,7 +190,6 @@ class Replica:
         self._listed = 0  # so many of the views came by listings, which are rationed
         self._looks: dict[int, dict[bytes, None]] = {}
         self._asking = 0
-        self._unasked: dict[bytes, None] = {}
         self._contents: dict[bytes, tuple[Entry, bytes]] = {}
         self._contents_size = 0
         self._credit = 0
@@ -274,8 +275,8 @@ class Replica:
 
     def look(self, path: bytes, want: int, size: int = 0) -> bool:
         """Ask for a fresh look; the path waits for the answer. False: too much is asked already."""
-        if size and self._asking >= ASKING_MAX:
-            self._unasked[path] = None
+        if size and not self.may_ask:
+            self.unasked[path] = None
             return False
         known = self.awaited.get(path)
         if known is None or known[0] < want:
@@ -292,13 +293,10 @@ class Replica:
         self._asking -= awaited[1]
         return awaited[0]
 
-    def unasked(self) -> dict[bytes, None]:
-        """The paths whose content may be asked for now, which it was too early for."""
-        paths = self._unasked
-        if paths and self._asking < ASKING_MAX:
-            self._unasked = {}
-            return paths
-        return {}
+    @property
+    def may_ask(self) -> bool:
+        """Whether more content may be asked for."""
+        return self._asking < ASKING_MAX
 
     def questions(self) -> list[Message]:
         """The looks to be sent."""
@@ -352,7 +350,7 @@ class Replica:
 
         What became of operations, and of losers, is no news of that kind: it stays.
         """
-        waiting = {**self._unasked, **dict.fromkeys(self.awaited)}
+        waiting = {**self.unasked, **dict.fromkeys(self.awaited)}
         for path in list(self._contents):
             self.drop_content(path)
         outcomes: deque[Message] = deque()
@@ -368,7 +366,7 @@ class Replica:
         self.busy.clear()
         self.moves.clear()
         self.leaving.clear()
-        self._unasked.clear()
+        self.unasked.clear()
         self.awaited.clear()
         self._asking = 0
         self._looks.clear()
@@ -392,7 +390,7 @@ class Replica:
             "stream": len(self.stream),
             "presumed": len(self.presumed),
             "stalled": len(self.stalled),
-            "awaited": len(self.awaited) + len(self._unasked) + self._asking,
+            "awaited": len(self.awaited) + len(self.unasked) + self._asking,
             "contents": len(self._contents) + self._contents_size,
             "surveyed": len(self.survey.pending),
         }

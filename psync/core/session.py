@@ -567,7 +567,8 @@ class Session:
             # Oldest first, and no more of them than there is room for: each is decided anew.
             while replica.stalled and replica.plan.has_room:
                 self._decide(replica.stalled.popitem(last=False)[0])
-            pending.dirty.update(replica.unasked())
+            while replica.unasked and replica.may_ask:
+                self._decide(replica.unasked.popitem(last=False)[0])
             if not replica.survey.comparing:
                 pending.release(_SCANNED[replica.side])
         going_on = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from psync.core.entry import ROOT, Entry, Side, is_ours
 from psync.core.events import Limits, Paused, Resumed, State
 from psync.core.pending import LASTING_ATTEMPTS
+from psync.core.session import Session
 from psync.errors import AgentError
 from psync.wire import (
     APPLIED,
@@ -654,6 +656,26 @@ class TestCredit:
         duo.obey(LEFT)
         assert duo.looked(LEFT) == [(1, b"b")]
         duo.assert_rest()
+
+    def test_is_not_decided_anew_for_all_that_waits_with_each_answer(self, monkeypatch) -> None:
+        monkeypatch.setattr("psync.core.replica.ASKING_MAX", 10)
+        duo = Duo()
+        names = [b"%03d" % i for i in range(200)]
+        for name in names:
+            duo.left.make(name, b"one")
+        decided: collections.Counter[bytes] = collections.Counter()
+        decide = Session._decide
+
+        def count(self: Session, path: bytes, **how: bool) -> None:
+            decided[path] += 1
+            decide(self, path, **how)
+
+        monkeypatch.setattr(Session, "_decide", count)
+        duo.see(LEFT, *names, read=False)
+
+        duo.assert_rest()
+        assert duo.shape(RIGHT) == dict.fromkeys(names, b"one")
+        assert max(decided.values()) <= 6
 
     def test_that_waits_is_forgotten_with_the_side(self, monkeypatch) -> None:
         monkeypatch.setattr("psync.core.replica.ASKING_MAX", 3)

@@ -147,10 +147,10 @@ class TestLooks:
         assert replica.look(b"f", 1, 10)
         assert not replica.look(b"g", 1, 10)
         assert replica.look(b"h", 0)
-        assert replica.unasked() == {}
+        assert not replica.may_ask
         replica.answered(b"f")
-        assert replica.unasked() == {b"g": None}
-        assert replica.unasked() == {}
+        assert replica.may_ask
+        assert list(replica.unasked) == [b"g"]
 
 
 class TestContent:
