@@ -567,7 +567,8 @@ class Session:
             # Oldest first, and no more of them than there is room for: each is decided anew.
             while replica.stalled and replica.plan.has_room:
                 self._decide(replica.stalled.popitem(last=False)[0])
-            while replica.unasked and replica.may_ask:
+            plan = self._replicas[replica.side.other].plan
+            while replica.unasked and replica.may_ask and plan.has_room:
                 self._decide(replica.unasked.popitem(last=False)[0])
             if not replica.survey.comparing:
                 pending.release(_SCANNED[replica.side])
