@@ -45,6 +45,7 @@ __all__ = [
     "load_table",
     "make_options",
     "parse_setting",
+    "read_bounded",
     "seconds_of",
 ]
 
@@ -247,6 +248,7 @@ _RSYNC_VALUES = (
 _RSYNC_OPTION = re.compile(
     f"-[46qvWz]+|({'|'.join(_RSYNC_FLAGS)})|({'|'.join(_RSYNC_VALUES)})=.+"
 )
+_FILE_MAX = 4 << 20  # bytes of a configuration file
 _WORDS = ("ssh_options", "rsync_extra")  # a string is split as a shell would
 _LISTS = ("excludes", "tempfiles", "rsync_excludes")  # a string is a list of one
 _FIELD_OF = re.compile(r" - at `\$\.?(\w*)(?:\[[\d.]+\])?`$")
@@ -511,12 +513,25 @@ def load_table(file: Path | None, name: str, kind: type[_S]) -> _S:
     return _convert(table, kind, where)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_bounded(file: str | Path) -> bytes:
+    """Read all of a file that a person named as a configuration; `/dev/zero` has no end.
+
+    Raises:
+        ConfigError: it cannot be read, or is far too large to be one.
+    """
     try:
         with open(file, "rb") as stream:
-            return tomllib.load(stream)
+            content = stream.read(_FILE_MAX + 1)
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+    if len(content) > _FILE_MAX:
+        raise ConfigError(f"{file} has more than {_FILE_MAX >> 20} MiB: that is no configuration")
+    return content
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(read_bounded(file).decode())
     except ValueError as error:
         raise ConfigError(f"{file} is no TOML: {error}") from None
     except RecursionError:

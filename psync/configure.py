@@ -31,6 +31,7 @@ from psync.config import (
     load_file,
     load_session,
     make_options,
+    read_bounded,
     unfit_rsync_options,
 )
 from psync.errors import ConfigError, PsyncError
@@ -274,10 +275,7 @@ _HARMLESS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, as
 
 def _assignments(file: str) -> tuple[_Known, list[str]]:
     """What is assigned to each name at the top of a file; and a line each of what else may be."""
-    try:
-        source = Path(file).read_bytes().decode("utf-8-sig", "replace")
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+    source = read_bounded(file).decode("utf-8-sig", "replace")
     source = source.replace("\r\n", "\n").replace("\r", "\n")
     lines = source.split("\n")
     found: _Known = {}

@@ -245,6 +245,10 @@ class TestFile:
         with pytest.raises(ConfigError, match="cannot read"):
             load_session(tmp_path / "none", "a")
 
+    def test_that_has_no_end_is_refused(self):
+        with pytest.raises(ConfigError, match="/dev/zero has more than 4 MiB: that is no config"):
+            load_session(Path("/dev/zero"), "a")
+
     def test_is_the_users_own_or_the_machines(self, tmp_path, monkeypatch):
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
         (tmp_path / "psync").mkdir()

@@ -514,6 +514,8 @@ class TestImport:
     def test_of_no_file_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="cannot read"):
             configure.import_(str(tmp_path / "none"))
+        with pytest.raises(ConfigError, match="/dev/zero has more than 4 MiB"):
+            configure.import_("/dev/zero")
 
     @given(
         st.one_of(
