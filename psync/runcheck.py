@@ -49,6 +49,7 @@ OK, WARNING, CRITICAL, UNKNOWN = range(4)
 WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 _ANSWER_S = 5.0
 _GRACE_S = 5.0  # for the answer itself
+_AHEAD_S = 300.0  # so far ahead may a time be that another clock has told
 _FRESH_S = 120.0  # a session that has just been started may still be on its way
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
@@ -333,6 +334,8 @@ def _audits(session: SessionDir, rules: Rules) -> list[tuple[int, bool, str]]:
     age = time.time() - _when(last.get("looked", last.get("time")))
     if age > rules.audit_age_s:
         found.append((WARNING, False, f"the last audit is {age / 3600:,.0f} hours old"))
+    elif rules.audit_age and age < -_AHEAD_S:
+        found.append((WARNING, False, "the last audit is of the future: has the clock been set?"))
     if last.get("failed"):  # and an earlier verdict stands
         found.append((WARNING, False, f"the last audit failed: {last['failed']}"))
     code = last.get("exit", last.get("code"))

@@ -394,6 +394,9 @@ class TestAudit:
             pytest.param(
                 {"exit": 0, "time": "2020-01-01T00:00:00+00:00"}, WARNING, "hours old", id="old"
             ),
+            pytest.param(
+                {"exit": 0, "time": "2100-01-01T00:00:00+00:00"}, WARNING, "of the future", id="ahead"
+            ),
             pytest.param(None, WARNING, "no audit yet", id="missing"),
         ],
     )
