@@ -76,7 +76,7 @@ class Carrier:
         wanted = decision.wanted
         assert entry is not None and wanted is not None
         target = self._replicas[source.other]
-        if not self._pair.has_parent(path, target.side) or not self._has_room(path, target.side):
+        if not self._pair.has_parent(path, target.side):
             return
         if _is_directory(expected) and not _is_directory(entry):
             if not emptied:
@@ -84,7 +84,7 @@ class Carrier:
                 return
             if self._is_kept(path):
                 return
-            if path in self._pair.forced:
+            if path in self._pair.forced:  # there is room: a walk ends only when there is
                 self._remove_directory(target.side, path, expected, decision)
                 return
         if _is_directory(entry) and not _is_directory(expected) and not emptied:
@@ -92,6 +92,8 @@ class Carrier:
             if self._archive.children(path):
                 self._walk(target.side, path)
                 return
+        if not self._has_content(path, source, entry) or not self._has_room(path, target.side):
+            return
         if entry.kind == Kind.FILE and entry.size > self._pair.limits.inline_max:
             keep = bool(decision.conflict)
             transition = Transition(0, PUT, path, expected, wanted, keep=keep)
@@ -102,15 +104,10 @@ class Carrier:
             return
         content: bytes | None = None
         if entry.kind == Kind.FILE:
-            replica = self._replicas[source]
-            held = replica.content(path, entry) if entry.size else (b"", b"")
-            if held is None:
-                replica.look(path, 1, entry.size)
-                return
-            content, digest = held
+            content, digest = self._replicas[source].content(path, entry) or (b"", b"")
             if not wanted.digest:
                 wanted = wanted._replace(digest=digest or content_digest(content))
-            replica.drop_content(path)
+            self._replicas[source].drop_content(path)
         transition = Transition(
             0, PUT, path, expected, wanted, b"", None, content, bool(decision.conflict)
         )
@@ -180,6 +177,19 @@ class Carrier:
             shown = self._replicas[side.other].shows
             names = [name for name in names if _same_copied(shown(name), wanted)]
         return names[:LINKS_MAX]
+
+    def _has_content(self, path: bytes, source: Side, entry: Entry) -> bool:
+        """Tell whether what is to be sent with a transition is here; else ask for it in time."""
+        replica, target = self._replicas[source], self._replicas[source.other]
+        if entry.kind != Kind.FILE or not 0 < entry.size <= self._pair.limits.inline_max:
+            return True
+        if replica.content(path, entry) is not None:
+            return True
+        if replica.may_ask and target.plan.has_room:
+            replica.look(path, 1, entry.size)
+        else:
+            replica.unasked[path] = None
+        return False
 
     def _has_room(self, path: bytes, side: Side) -> bool:
         replica = self._replicas[side]

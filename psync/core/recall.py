@@ -59,7 +59,8 @@ class Recall:
                 continue  # its user has renamed it: what is agreed there is still to be settled
             if there.kind == Kind.FILE:
                 if intent.wanted.digest and not there.digest:
-                    return replica.look(path, 2)
+                    replica.look(path, 2)
+                    return True
                 if there.digest != intent.wanted.digest or not there.digest:
                     continue
             # A side without news shows what was agreed so far, not what is agreed now.

@@ -273,17 +273,13 @@ class Replica:
 
     # --- what it is asked ----------------------------------------------------------------
 
-    def look(self, path: bytes, want: int, size: int = 0) -> bool:
-        """Ask for a fresh look; the path waits for the answer. False: too much is asked already."""
-        if size and not self.may_ask:
-            self.unasked[path] = None
-            return False
+    def look(self, path: bytes, want: int, size: int = 0) -> None:
+        """Ask for a fresh look, at content of so many bytes; the path waits for the answer."""
         known = self.awaited.get(path)
         if known is None or known[0] < want:
             self._asking += size
             self.awaited[path] = (want, size + (known[1] if known else 0))
             self._looks.setdefault(want, {})[path] = None
-        return True
 
     def answered(self, path: bytes) -> int:
         """A look came (asked for or not); return what had been asked for, -1: nothing."""

@@ -30,6 +30,7 @@ from psync.wire import (
     UNREADABLE,
     Apply,
     Item,
+    List_,
     Observed,
     Outcome,
     Results,
@@ -288,6 +289,20 @@ class TestRemoval:
         assert duo.session.settled(mark) is (what is None)
         duo.assert_rest()
         assert duo.right.content.get(b"d") == what
+
+    def test_of_such_a_directory_may_be_forced_once_there_is_room(self, monkeypatch) -> None:
+        duo = Duo({b"d": None}, TINY._replace(force=True))
+        duo.left.remove(b"d")
+        duo.write(LEFT, b"d", b"file")
+        duo.reply(RIGHT, NOT_EMPTY)
+        monkeypatch.setattr("psync.core.plan.OPS_MAX", 1)
+        duo.write(LEFT, b"e", b"")
+        duo.obey(RIGHT, List_)
+        duo.wait()
+        assert [t.path for t in duo.transitions(RIGHT)] == [b"e"]
+
+        duo.assert_rest()
+        assert duo.right.content == {b"d": b"file", b"e": b""}
 
     def test_is_forced_soon_once_that_may_be(self) -> None:
         duo = Duo({b"d": None})

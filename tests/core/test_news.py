@@ -675,7 +675,7 @@ class TestCredit:
 
         duo.assert_rest()
         assert duo.shape(RIGHT) == dict.fromkeys(names, b"one")
-        assert max(decided.values()) <= 6
+        assert max(decided.values()) <= 3
 
     def test_that_waits_is_forgotten_with_the_side(self, monkeypatch) -> None:
         monkeypatch.setattr("psync.core.replica.ASKING_MAX", 3)

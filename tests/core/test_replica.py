@@ -144,13 +144,11 @@ class TestLooks:
     def test_for_content_are_bounded(self, replica: Replica, monkeypatch) -> None:
         monkeypatch.setattr("psync.core.replica.ASKING_MAX", 10)
 
-        assert replica.look(b"f", 1, 10)
-        assert not replica.look(b"g", 1, 10)
-        assert replica.look(b"h", 0)
+        replica.look(b"f", 1, 10)
+        replica.look(b"h", 0)
         assert not replica.may_ask
         replica.answered(b"f")
         assert replica.may_ask
-        assert list(replica.unasked) == [b"g"]
 
 
 class TestContent:

@@ -395,7 +395,7 @@ class TestAudit:
                 {"exit": 0, "time": "2020-01-01T00:00:00+00:00"}, WARNING, "hours old", id="old"
             ),
             pytest.param(
-                {"exit": 0, "time": "2100-01-01T00:00:00+00:00"}, WARNING, "of the future", id="ahead"
+                {"exit": 0, "time": "2100-01-01T00:00:00+00:00"}, WARNING, "the future", id="ahead"
             ),
             pytest.param(None, WARNING, "no audit yet", id="missing"),
         ],
