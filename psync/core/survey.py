@@ -30,6 +30,7 @@ class Survey:
         self._side = side
         self._archive = archive
         self.generation = 0
+        self._scanning = False
         self._comparing = False
         self._digests: dict[bytes, bytes] = {}
         self._queue: deque[bytes] = deque()
@@ -42,7 +43,7 @@ class Survey:
     def reset(self) -> None:
         """Forget everything: the side is gone or scans anew."""
         self.generation = 0
-        self._comparing = False
+        self._scanning = self._comparing = False
         self._digests.clear()
         self._queue.clear()
         self._outstanding.clear()
@@ -93,6 +94,7 @@ class Survey:
         if not keep:
             self.reset()
         self._digests.clear()
+        self._scanning = True
         self.generation = generation
 
     def scanned(self, directories: list[tuple[bytes, bytes]]) -> None:
@@ -101,6 +103,7 @@ class Survey:
 
     def finish(self, *, compare: bool = True) -> None:
         """The scan is over: find out what to list (nothing, if not to be compared)."""
+        self._scanning = False
         if compare:
             self._digests.setdefault(ROOT, b"")
             for path in sorted(self._digests):
@@ -133,7 +136,8 @@ class Survey:
             paths.append(path)
         if not self.pending:
             self._comparing = False
-            self._digests.clear()
+            if not self._scanning:
+                self._digests.clear()
         return paths
 
     def hides(self, directory: bytes, name: bytes) -> bool:

@@ -736,6 +736,22 @@ class TestFullSync:
         duo.assert_rest()
         assert duo.right.content[b"n/x"] == b"x"
 
+    def test_compares_all_that_it_was_told_of_one_by_one(self) -> None:
+        """Large trees are told of in many messages, and nothing else may be to be listed."""
+        names = [b"d%d" % i for i in range(5)]
+        duo = Duo({name + b"/f": b"one" for name in names})
+        for name in names:
+            duo.left.edit(name + b"/f", b"two")
+        duo.receive(FullSync())
+        digests, scanned = duo.left.scan()
+        for each in digests.directories:
+            duo.say(LEFT, Digests(digests.generation, [each]))
+        duo.say(LEFT, scanned)
+        duo.left.inbox = [m for m in duo.left.inbox if not isinstance(m, Rescan)]
+
+        duo.assert_rest()
+        assert set(duo.right.content.values()) == {b"two"}
+
     def test_asks_no_side_twice_nor_one_that_is_scanned_anyway(self) -> None:
         duo = Duo({b"f": b"one"}, start=False)
         duo.up(LEFT)

@@ -75,6 +75,31 @@ class TestOnDemand:
         mapped.close()
         pair.settle()
 
+    def test_finds_what_nobody_told_of_wherever_it_is_in_a_large_tree(self, local: Pair) -> None:
+        """Written through names outside of the root, of which no watch tells."""
+        name = configured(local)
+        files = [local.left / f"d{i:04}/f" for i in range(2500)]
+        for file in files:
+            file.parent.mkdir()
+            file.write_text("one")
+        local.run(*name)
+        local.settle()
+        outside = [local.base / f"outside{n}" for n in range(10)]
+        for file, other in zip(files[::250], outside, strict=True):
+            os.link(file, other)
+        local.settle()
+        for other in outside:
+            other.write_text("another")
+        local.flush()
+        there = [local.right / file.relative_to(local.left) for file in files[::250]]
+        assert {file.read_text() for file in there} == {"one"}
+
+        done = local.psync("sync", *name)
+
+        assert (done.returncode, done.stdout) == (0, "10 changes were made\n")
+        assert {file.read_text() for file in there} == {"another"}
+        local.settle()
+
     def test_names_a_session_by_its_roots_too(self, watching: Pair) -> None:
         (watching.left / "f").write_text("one")
 

@@ -855,6 +855,12 @@ _RECONCILE = [
 
 _SURVEY = [
     (
+        "forgets what a scan has found as soon as nothing is to be listed",
+        "            if not self._scanning:\n",
+        "            if True:\n",
+        "tests/core/test_session.py -k TestFullSync",
+    ),
+    (
         "takes the end of an older listing for an answer",
         "        if after and path in self.pending and after != self._passed.get(path):\n",
         "        if False:\n",
