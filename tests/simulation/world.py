@@ -648,6 +648,20 @@ class World:
         if self._trees(waiting) != trees and not due and not self._has_local_names():
             raise Violation("a new start changes something that nobody is asked about")
         self._answer_all()
+        self._write_untold()
+
+    def _write_untold(self) -> None:
+        """What no event tells of is found by a full sync, wherever it is."""
+        if self._has_local_names() or self._waiting():
+            return
+        side = self._when.choice(list(Side))
+        disk = self.disks[side]
+        events, overflowed = list(disk.events), disk.overflowed
+        self.note(f"{side.name} untold {self.users.do_overwrite(disk)!r}")
+        disk.events[:], disk.overflowed = events, overflowed
+        self._full_sync()
+        self.run_until(self.now + 60)
+        self.check()
 
     def _trees(self, without: list[bytes]) -> list[tuple[bytes, Entry, bytes]]:
         """All that is on both sides, but for some paths and what is in them."""
