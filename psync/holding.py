@@ -87,21 +87,21 @@ class Directory:
 
         It goes on being a directory when it is moved, also out of the root.
         """
-        if not self.path:
+        if not self.path or self._is_there(root_fd):
             return True
+        self.since = -math.inf
+        return False
+
+    def _is_there(self, root_fd: int) -> bool:
         try:
             fd = open_beneath(root_fd, self.path, os.O_PATH | os.O_DIRECTORY)
         except OSError:
-            self.since = -math.inf
             return False
         try:
             st = os.fstat(fd)
         finally:
             os.close(fd)
-        if (st.st_dev, st.st_ino) == (self.st.st_dev, self.st.st_ino):
-            return True
-        self.since = -math.inf
-        return False
+        return (st.st_dev, st.st_ino) == (self.st.st_dev, self.st.st_ino)
 
     def leave(self) -> None:
         """Put mode and time back, if we have changed names in it, and close it."""

@@ -149,8 +149,8 @@ class Survey:
         if path in self.pending and after in (b"", self._passed.get(path)):
             self._passed[path] = upto
 
-    def listed(self, path: bytes, after: bytes = b"") -> bool:
-        """A directory has been listed to its end (or cannot be); tell whether it is done.
+    def listed(self, path: bytes, after: bytes = b"") -> None:
+        """A directory has been listed to its end, or cannot be.
 
         What comes `after` a name that the listing has not come to is the end of one that began
         before the directory was asked for again: it has to be listed once more.
@@ -158,14 +158,11 @@ class Survey:
         self._outstanding.discard(path)
         if after and path in self.pending and after != self._passed.get(path):
             self._queue.append(path)
-            return False
+            return
         self._forced.discard(path)
         self._deep.discard(path)
         self._passed.pop(path, None)
-        if path in self.pending:
-            self.pending.remove(path)
-            return True
-        return False
+        self.pending.discard(path)
 
     def leave_out(self, hidden: Callable[[bytes], bool]) -> list[bytes]:
         """List none of the directories that are hidden now; return those that were to be."""

@@ -106,11 +106,26 @@ class TestScan:
 
     def test_is_over_when_all_is_listed(self, survey, archive):
         scan(survey, archive, b"d")
-        assert [survey.listed(path) for path in survey.next()] == [True, True]
+        for path in survey.next():
+            assert survey.comparing
+            survey.listed(path)
 
         assert not survey.comparing
         assert survey.next() == []
-        assert not survey.listed(b"d")  # an answer that nobody waits for
+        survey.listed(b"d")  # an answer that nobody waits for
+        assert not survey.pending
+
+    def test_compares_all_that_was_told_of_though_nothing_was_to_be_listed(self, survey):
+        survey.begin(1)
+        survey.finish()
+        survey.begin(2, keep=True)
+        survey.listed(ROOT)
+        for path in (b"a", b"d"):
+            survey.scanned([(path, b"?")])
+            assert survey.next() == []
+        survey.finish()
+
+        assert survey.next() == [ROOT, b"a", b"d"]
 
     def test_that_is_not_to_be_compared_lists_nothing(self, survey):
         survey.begin(1)
@@ -169,7 +184,8 @@ class TestAsk:
         survey.ask(b"d")
 
         assert survey.next() == [ROOT, b"d"]
-        assert survey.listed(b"d")
+        survey.listed(b"d")
+        assert survey.pending == {ROOT}
 
     def test_once_while_it_is_under_way(self, survey):
         survey.ask(b"d")
@@ -181,7 +197,7 @@ class TestAsk:
 
     def test_is_forgotten_when_it_was_answered_before_it_was_sent(self, survey):
         survey.ask(b"d")
-        assert survey.listed(b"d")
+        survey.listed(b"d")
 
         assert survey.next() == []
 
@@ -192,11 +208,12 @@ class TestAsk:
         survey.ask(b"d", deep=True)
         survey.found(b"d", b"d/x")
 
-        assert not survey.listed(b"d", b"m")
+        survey.listed(b"d", b"m")
+        assert survey.pending == {b"d", b"d/x"}
         assert survey.next() == [b"d", b"d/x"]
         survey.passed(b"d", b"", b"m")
         survey.found(b"d", b"d/a")
-        assert survey.listed(b"d", b"m")
+        survey.listed(b"d", b"m")
         assert survey.pending == {b"d/x", b"d/a"}
 
     def test_deep_lists_every_directory_that_is_found(self, survey):
@@ -256,9 +273,10 @@ class TestMove:
 
         survey.moved(b"a", b"z")
         assert survey.next() == [b"z"]
-        assert not survey.listed(b"a")
+        survey.listed(b"a")
+        assert b"z" in survey.pending
         survey.found(b"z", b"z/b")  # it is as deep as it was
-        assert survey.listed(b"z")
+        survey.listed(b"z")
         assert survey.pending == {b"ab", b"z/b"}
 
     def test_compares_with_the_new_place(self, survey, archive):

@@ -241,8 +241,8 @@ _HELPERS = [
 _HOLDING = [
     (
         "takes a directory that was moved away for one that has stayed",
-        "        if (st.st_dev, st.st_ino) == (self.st.st_dev, self.st.st_ino):\n            return True\n        self.since = -math.inf\n        return False\n",
-        "        return True\n",
+        "        if not self.path or self._is_there(root_fd):\n",
+        "        if True:\n",
         f"{RACES} -k MovedAway",
     ),
     (
