@@ -734,7 +734,7 @@ class Agent:
     def _keep(self, path: bytes, node: Node) -> None:
         """What loses a conflict is never lost."""
         disk = self._disk
-        disk.conflicts.append((path, node.data))
+        disk.conflicts.append((path, node))
         disk.kept += 1
         if self._options.keep_both:
             name = b"%d" % disk.kept
@@ -754,7 +754,7 @@ class Agent:
         disk.set_meta(new, mode=node.mode, uid=node.uid, gid=node.gid, mtime=node.mtime, tell=False)
         place.mtime = before
         del disk.due[name]
-        disk.conflicts.remove((path, node.data))
+        disk.conflicts.remove((path, node))
         disk.beside.add(node.data[:8])
         self._send(Dropped(name, new))
 

@@ -106,7 +106,7 @@ class Disk:
         self.watcher = 0  # the agent that listens now
         self.events: list[Event] = []
         self.overflowed = False
-        self.conflicts: list[tuple[bytes, bytes]] = []  # path and content of losers kept
+        self.conflicts: list[tuple[bytes, Node]] = []  # losers kept, and where they were
         self.due: dict[bytes, tuple[bytes, Node]] = {}  # those to be put beside what won
         self.beside: set[bytes] = set()  # tokens of those that were
         self.kept = 0  # losers so far

@@ -788,7 +788,7 @@ class World:
         ]
         if self._has_local_names() or not everywhere:  # what stays local keeps its directory, too
             here = [here[0] | here[1]] * 2
-        kept = {data[:8] for d in self.disks for _, data in d.conflicts}
+        kept = {node.data[:8] for d in self.disks for _, node in d.conflicts}
         users = self.users
         # A rename is a removal and a creation. When the power fails where it was made, what was
         # removed on the other side for it is still in quarantine there, for a minute.
@@ -809,8 +809,8 @@ class World:
         back = {token for token in back if token not in beside or not self._was_rivalled(token)}
         if back:
             raise Violation(f"came back: {sorted(back)}")
-        for _, data in [c for d in self.disks for c in d.conflicts]:
-            token = data[:8]
+        for _, node in [c for d in self.disks for c in d.conflicts]:
+            token = node.data[:8]
             if token in users.superseded - users.blurred and not self._was_rivalled(token):
                 raise Violation(f"no conflict: {token!r}")
 
