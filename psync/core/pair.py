@@ -252,7 +252,8 @@ class Pair:
                     self.survivors.add(directory)
                     self.pending.problems.pop(directory, None)  # the next try is another one: soon
                 self.pending.hold(path, directory)
-                self.pending.touch(directory)
+                if directory not in self.pending.asked:
+                    self.pending.touch(directory)
                 return False
         return True
 

@@ -1886,6 +1886,28 @@ class TestAskedOfADirectory:
         duo.assert_rest()
         assert duo.left.content == {b"p/d/e/x": b"edited"}
 
+    def test_ends_where_each_side_has_moved_one_into_the_other(self) -> None:
+        """And both have put a file where theirs was: each is in the way of the other's rename."""
+        duo = Duo({b"p/x": b"one", b"q/r/y": b"two"}, TINY._replace(ask=True))
+        duo.receive(Paused())
+        duo.left.edit(b"q/r", mode=0o700)
+        duo.right.edit(b"p", mode=0o700)
+        duo.see(LEFT, b"q/r")
+        duo.see(RIGHT, b"p")
+        duo.move(LEFT, b"p", b"q/r/p")
+        duo.move(RIGHT, b"q/r", b"p/r")
+        duo.write(LEFT, b"p", b"by left")
+        duo.write(RIGHT, b"q/r", b"by right")
+        duo.receive(Resumed())
+        duo.settle()
+
+        assert [path for path, _, _ in duo.session.asked()] == [b"p", b"q/r"]
+        for path, side in ((b"p", RIGHT), (b"q/r", LEFT)):
+            assert duo.session.take(path, side) == ""
+            duo.pump()
+        duo.assert_rest()
+        assert sorted(duo.left.content.values()) == [b"one", b"two"]
+
     def test_is_the_only_problem_of_what_waits_for_it(self, duo: Duo, directory: Side) -> None:
         duo.session._pending.problems[b"p/y"] = Problem(b"p/y", directory, "full", 3, 0.0)
         assert duo.session.problems() == []
