@@ -566,10 +566,10 @@ class Session:
         for replica in self._replicas:
             # Oldest first, and no more of them than there is room for: each is decided anew.
             while replica.stalled and replica.plan.has_room:
-                self._decide(replica.stalled.popitem(last=False)[0])
+                self._take_up(replica.stalled.popitem(last=False)[0])
             plan = self._replicas[replica.side.other].plan
             while replica.unasked and replica.may_ask and plan.has_room:
-                self._decide(replica.unasked.popitem(last=False)[0])
+                self._take_up(replica.unasked.popitem(last=False)[0])
             if not replica.survey.comparing:
                 pending.release(_SCANNED[replica.side])
         going_on = True
@@ -577,9 +577,7 @@ class Session:
             while pending.dirty:
                 dirty, pending.dirty = pending.dirty, {}
                 for path in self._moves.first(dirty):
-                    self._decide(path)
-                    if self._moves.any:
-                        self._moves.untangle(path)
+                    self._take_up(path)
             going_on = (
                 self._walk_on() or self._moves.turn() or self._news.catch_up() or self._count_gone()
             )
@@ -605,8 +603,14 @@ class Session:
             return False
         self._pending.touch(path)
         del self._pending.dirty[path]
-        self._decide(path, emptied=True)
+        self._take_up(path, emptied=True)
         return True
+
+    def _take_up(self, path: bytes, *, emptied: bool = False) -> None:
+        """Decide a path, and see to it that nothing waits for it for which it waits itself."""
+        self._decide(path, emptied=emptied)
+        if self._moves.any:
+            self._moves.untangle(path)
 
     def _is_waiting(self, path: bytes) -> bool:
         """Tell whether something stands in the way of deciding a path; who ends that says so."""

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 
 from psync.core.archive import Archive
-from psync.core.entry import ROOT, is_below
+from psync.core.entry import ROOT, ancestors, is_below
 
 __all__ = ["Survey"]
 
@@ -177,7 +177,8 @@ class Survey:
     def moved(self, old: bytes, new: bytes) -> None:
         """A directory was renamed on this side: what is pending in it is pending there now.
 
-        What has been asked under the old name is asked again.
+        What has been asked under the old name is asked again; so is all of it that a deep
+        listing of what it was in has not come to.
         """
 
         def there(path: bytes) -> bytes:
@@ -191,3 +192,5 @@ class Survey:
         self._passed = {p: name for p, name in self._passed.items() if there(p) == p}
         self.pending = {there(p) for p in self.pending}
         self._digests = {there(p): d for p, d in self._digests.items()}
+        if not self._deep.isdisjoint(ancestors(old)):
+            self.ask(new, deep=True)

@@ -279,6 +279,17 @@ class TestMove:
         survey.listed(b"z")
         assert survey.pending == {b"ab", b"z/b"}
 
+    @pytest.mark.parametrize("deep", [True, False])
+    def test_out_of_what_is_being_listed_with_all_that_is_in_it_is_listed_too(self, survey, deep):
+        survey.ask(b"a", deep=deep)
+        assert survey.next() == [b"a"]
+
+        survey.moved(b"a/b/c", b"z")
+
+        assert survey.next() == ([b"z"] if deep else [])
+        survey.found(b"z", b"z/d")
+        assert (b"z/d" in survey.pending) is deep
+
     def test_compares_with_the_new_place(self, survey, archive):
         scan(survey, archive)
         survey.moved(b"d", b"a/e")

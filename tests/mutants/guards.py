@@ -855,6 +855,12 @@ _RECONCILE = [
 
 _SURVEY = [
     (
+        "forgets what was to be listed of a directory that is moved out of another",
+        "        if not self._deep.isdisjoint(ancestors(old)):\n",
+        "        if False:\n",
+        "tests/core/test_offline.py",
+    ),
+    (
         "forgets what a scan has found as soon as nothing is to be listed",
         "            if not self._scanning:\n",
         "            if True:\n",
@@ -915,6 +921,12 @@ _GUARD = [
 ]
 
 _SESSION = [
+    (
+        "lets renames wait for each other for ever",
+        "        if self._moves.any:\n            self._moves.untangle(path)\n",
+        "        if self._moves.any and not emptied:\n            self._moves.untangle(path)\n",
+        "tests/core/test_offline.py",
+    ),
     (
         "goes on though it has halted",
         "            not self._halts\n            and not self._paused\n",
@@ -1375,6 +1387,12 @@ _RECALL = [
 ]
 
 _PAIR = [
+    (
+        "asks a person again because of what waits for his answer",
+        "                if directory not in self.pending.asked:\n",
+        "                if True:\n",
+        "tests/core/test_session.py -k AskedOfADirectory",
+    ),
     (
         "takes another name of a file for news that came later",
         "            self.pending.touch(link, self.pending.since.get(path))\n",
