@@ -20,7 +20,9 @@ from psync.core.entry import (
     Entry,
     Kind,
     Side,
+    ancestors,
     content_digest,
+    is_below,
     parent,
     printable,
 )
@@ -225,9 +227,17 @@ class Carrier:
     # --- directories that go with all that is in them ------------------------------------
 
     def _walk(self, source: Side, path: bytes) -> None:
-        """Deal with everything agreed below a directory that is gone on `source`, then with it."""
+        """Deal with everything agreed below a directory that is gone on `source`, then with it.
+
+        A walk leaves out what another one deals with: so that one comes before it.
+        """
+        walks = self._walks[source.other]
+        after = len(walks)
+        if not self.walking.keys().isdisjoint(ancestors(path)):
+            around = (n for n, (_, top, _) in enumerate(walks) if is_below(path, top))
+            after = next(around, after)
+        walks.insert(after, (source, path, self._archive.walk_up(path)))
         self.walking[path] = source
-        self._walks[source.other].append((source, path, self._archive.walk_up(path)))
 
     def next_of_walk(self) -> bytes | None:
         """The next path to be decided below a directory that goes, or that directory itself."""
