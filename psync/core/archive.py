@@ -16,6 +16,7 @@ It deliberately holds nothing of what a replica looks like *now*: that is `core.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 from psync.core.entry import (
@@ -155,19 +156,33 @@ class Archive:
 
     def walk_up(self, path: bytes) -> Iterator[bytes]:
         """Yield every agreed path below `path`, children before their directory."""
-        for name, agreed in self.children(path):
-            child = join(path, name)
-            if agreed.kind == Kind.DIRECTORY:
-                yield from self.walk_up(child)
-            yield child
+        way = [(path, iter(self.children(path)))]
+        while way:
+            directory, rest = way[-1]
+            for name, agreed in rest:
+                child = join(directory, name)
+                if agreed.kind == Kind.DIRECTORY:
+                    way.append((child, iter(self.children(child))))
+                    break
+                yield child
+            else:
+                way.pop()
+                if way:
+                    yield directory
 
     def walk_down(self, path: bytes) -> Iterator[tuple[bytes, Agreed]]:
         """Yield what is agreed below `path`, a directory before what is in it, if it is still."""
-        for name, agreed in self.children(path):
-            child = join(path, name)
-            yield child, agreed
-            if agreed.kind == Kind.DIRECTORY:
-                yield from self.walk_down(child)
+        way = [(path, iter(self.children(path)))]
+        while way:
+            directory, rest = way[-1]
+            for name, agreed in rest:
+                child = join(directory, name)
+                yield child, agreed
+                if agreed.kind == Kind.DIRECTORY:
+                    way.append((child, iter(self.children(child))))
+                    break
+            else:
+                way.pop()
 
     def find_inode(self, side: int, ino: int) -> bytes | None:
         """The path at which an inode of `side` was when last agreed; of several, one."""
@@ -241,17 +256,15 @@ class Archive:
             self._remove(path)
 
     def _remove(self, path: bytes) -> None:
-        directory, name = split(path)
-        parent = self._number(directory)
-        record = self._at(parent, name) if parent else None
-        if record is None:
-            return
-        if record[0]:
-            for child, _, _ in list(self._children(record[0])):
-                self._remove(join(path, child))
-            self._ids.pop(path, None)
-        self.count -= 1
-        self._recent.set(parent, name, None)
+        for each in chain(self.walk_up(path), (path,)):
+            directory, name = split(each)
+            parent = self._number(directory)
+            record = self._at(parent, name) if parent else None
+            if record is not None:
+                if record[0]:
+                    self._ids.pop(each, None)
+                self.count -= 1
+                self._recent.set(parent, name, None)
 
     def rename(self, old: bytes, new: bytes, agreed: Agreed) -> None:
         """Move a path and everything below it; `agreed` is its record from now on."""
@@ -390,9 +403,13 @@ class Archive:
 
     def _number(self, path: bytes) -> int:
         """A directory's id; 0: it has no record."""
-        number = self._ids.get(path)
-        if number is None:
-            record = self._find(path)
+        unknown: list[bytes] = []
+        while (number := self._ids.get(path)) is None:  # the root's is known
+            unknown.append(path)
+            path = path.rpartition(b"/")[0]
+        while unknown and number:
+            path = unknown.pop()
+            record = self._at(number, path.rpartition(b"/")[2])
             number = record[0] if record else 0
             if number:
                 if len(self._ids) > _IDS_MAX:
