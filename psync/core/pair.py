@@ -262,6 +262,8 @@ class Pair:
         self.pending.hold(path, directory)
         if directory in self.flights.at or directory in self.pending.dirty:
             return
+        if self.pending.waits_for(directory) is not None:
+            return  # a chain of them would be decided anew for each that is found
         for replica in self.replicas:
             if directory in replica.views:
                 self.pending.touch(directory)

@@ -110,6 +110,23 @@ class TestReading:
         assert len(later._read) <= 2 and len(later._ids) <= 2
 
 
+class TestDepth:
+    def test_is_as_large_as_any_that_paths_have(self, rows):
+        """Nothing here calls itself for each level."""
+        archive = Archive(rows)
+        paths = [b"/".join([b"d"] * depth) for depth in range(1, 2001)]
+        for number, path in enumerate(paths):
+            archive.put(path, directory(number))
+        flush(archive)
+        archive = Archive(rows)
+
+        assert archive.get(paths[-1]) == directory(len(paths) - 1)
+        assert list(archive.walk_up(ROOT)) == paths[::-1]
+        assert [path for path, _ in archive.walk_down(ROOT)] == paths
+        archive.remove(b"d")
+        assert (archive.count, list(archive.walk_up(ROOT))) == (0, [])
+
+
 class TestPut:
     def test_replaces_a_record(self, archive, stage):
         archive.put(b"z", file(6, size=9))

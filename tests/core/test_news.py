@@ -657,12 +657,8 @@ class TestCredit:
         assert duo.looked(LEFT) == [(1, b"b")]
         duo.assert_rest()
 
-    def test_is_not_decided_anew_for_all_that_waits_with_each_answer(self, monkeypatch) -> None:
-        monkeypatch.setattr("psync.core.replica.ASKING_MAX", 10)
-        duo = Duo()
-        names = [b"%03d" % i for i in range(200)]
-        for name in names:
-            duo.left.make(name, b"one")
+    def counted(self, monkeypatch: pytest.MonkeyPatch) -> collections.Counter[bytes]:
+        """How often each path is decided from now on."""
         decided: collections.Counter[bytes] = collections.Counter()
         decide = Session._decide
 
@@ -671,6 +667,27 @@ class TestCredit:
             decide(self, path, **how)
 
         monkeypatch.setattr(Session, "_decide", count)
+        return decided
+
+    def test_in_a_chain_of_new_directories_is_not_decided_anew_for_each(self, monkeypatch) -> None:
+        chain = [b"/".join([b"d"] * depth) for depth in range(1, 100)]
+        duo = Duo(dict.fromkeys(chain), start=False)
+        duo.archive.remove(b"d")
+        duo.right.remove(b"d")
+        decided = self.counted(monkeypatch)
+        duo.start()
+
+        duo.assert_rest()
+        assert set(duo.shape(RIGHT)) == set(chain)
+        assert max(decided.values()) <= 6
+
+    def test_is_not_decided_anew_for_all_that_waits_with_each_answer(self, monkeypatch) -> None:
+        monkeypatch.setattr("psync.core.replica.ASKING_MAX", 10)
+        duo = Duo()
+        names = [b"%03d" % i for i in range(200)]
+        for name in names:
+            duo.left.make(name, b"one")
+        decided = self.counted(monkeypatch)
         duo.see(LEFT, *names, read=False)
 
         duo.assert_rest()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,23 @@ class TestNames:
         os.unlink("large", dir_fd=here)
         os.close(here)
         assert len(watching.settle()) == 31
+
+    def test_n07_below_each_other_more_often_than_python_calls_itself(self, local: Pair) -> None:
+        """At the start, while it watches, and when all of it is removed."""
+        make = "import os\nfor i in range(550): os.mkdir('d'); os.chdir('d'); open('f', 'w').close()"
+        subprocess.run([sys.executable, "-c", make], cwd=local.left, check=True)
+        (local.left / "d").rename(local.left / "first")
+        local.start("--set", "max_delete=100%")
+
+        subprocess.run([sys.executable, "-c", make], cwd=local.left, check=True)
+        local.flush()
+        for name in ("first", "d"):
+            count = subprocess.run(
+                ["find", name, "-type", "f"], cwd=local.right, capture_output=True, check=True
+            )
+            assert count.stdout.count(b"\n") == 550
+        subprocess.run(["rm", "-r", "first", "d"], cwd=local.left, check=True)
+        assert local.settle() == {}
 
     def test_n15_of_our_own_stay_where_they_are_and_are_counted(self, watching: Pair) -> None:
         (watching.left / "mine.psync.ignore").write_text("local")
