@@ -43,6 +43,7 @@ class _Flood:
         self.free = 0  # so many more may go at once
         self.strict = False  # a scan shows all of it: none is made uncounted
         self.accepted = -math.inf  # until when all may go
+        self.follows = False  # one that was accepted: then no replica is too small to be guarded
         self.first = self.due = math.inf  # since when somebody waits, and when he is counted
         self.counting: dict[bytes, None] = {}  # who waited when that began
         self.census: Iterator[int] | None = None  # over all that goes with them
@@ -135,7 +136,8 @@ class Guard:
     def rest(self) -> None:
         """Both sides are at rest."""
         for flood in self._floods:
-            flood.accepted, flood.strict = -math.inf, False
+            self._accept_no_more(flood)
+            flood.strict = False
             flood.counted.clear()
 
     # --- deletions -----------------------------------------------------------------------
@@ -152,13 +154,14 @@ class Guard:
         if now <= flood.accepted:
             flood.accepted = max(flood.accepted, now + _ACCEPTED_S)
             return False
+        self._accept_no_more(flood)
         if path in flood.counted:
             return False
         if now > flood.began + _FLOOD_S and flood.due == math.inf:
-            flood.began, flood.agreed = now, 0
+            flood.began, flood.agreed, flood.follows = now, 0, False
             flood.counted.clear()
         flood.agreed = max(flood.agreed, self._archive.count)
-        most = self._most(flood.agreed)
+        most = self._most(flood.agreed, small=flood.follows)
         if most >= flood.agreed:
             return False
         if now > flood.last + _PAUSE_S:
@@ -177,6 +180,12 @@ class Guard:
         flood.due = now if flood.strict else min(now + _PAUSE_S, flood.first + _PATIENCE_S)
         self._pending.hold(path, _GONE[decision.source])
         return True
+
+    def _accept_no_more(self, flood: _Flood) -> None:
+        """What has been accepted is no part of what is counted from now on."""
+        if flood.accepted != -math.inf:
+            flood.accepted = -math.inf
+            flood.began, flood.agreed, flood.follows = self._pending.now, 0, True
 
     # --- edits ---------------------------------------------------------------------------
 
@@ -233,7 +242,7 @@ class Guard:
                 flood.gone += is_gone
                 visited += 1
             lost = flood.agreed - flood.left + flood.gone
-            if lost > self._most(flood.agreed):
+            if lost > self._most(flood.agreed, small=flood.follows):
                 flood.census = None
                 return side, (
                     f"{side.name.lower()} has lost {lost} of {flood.agreed} entries, or more: "
@@ -285,12 +294,12 @@ class Guard:
         due = min(flood.due for flood in self._floods)
         return None if due == math.inf else due
 
-    def _most(self, agreed: int) -> int:
-        """How many entries of so many may go."""
+    def _most(self, agreed: int, *, small: bool = False) -> int:
+        """How many entries of so many may go; `small`: even of few, not guarded else."""
         limit = self._limits.max_delete
         if isinstance(limit, int):
             return limit
-        return self._share(limit, agreed) if agreed >= self._fewest else agreed
+        return self._share(limit, agreed) if small or agreed >= self._fewest else agreed
 
     @staticmethod
     def _share(limit: float, agreed: int) -> int:

@@ -165,6 +165,23 @@ class TestFloods:
         delete(duo, *list(of(100))[80:])
         assert duo.transitions(RIGHT) == []  # nobody has accepted this
 
+    def test_counts_nothing_again_that_a_person_has_accepted(self) -> None:
+        duo = Duo(of(200), HALF)
+        delete(duo, *list(of(200))[:140])
+        duo.run()
+        duo.wait()
+        duo.receive(Resumed(accept=True))
+        duo.assert_rest()
+        duo.now += 10
+
+        delete(duo, *list(of(200))[140:165])
+        duo.settle()
+        assert not duo.session.halted
+        assert len(duo.right.tree) == 35
+        delete(duo, *list(of(200))[165:171])
+        duo.settle()
+        assert duo.session.halted.startswith("left has lost 31 of 60 entries")
+
     def test_asks_again_after_a_new_scan(self) -> None:
         duo = Duo(of(100), HALF)
         delete(duo, *list(of(60)))

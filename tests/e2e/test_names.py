@@ -88,7 +88,7 @@ class TestNames:
 
     def test_n07_below_each_other_more_often_than_python_calls_itself(self, local: Pair) -> None:
         """At the start, while it watches, and when all of it is removed."""
-        make = "import os\nfor i in range(550): os.mkdir('d'); os.chdir('d'); open('f', 'w').close()"
+        make = "import os\nfor _ in range(550): os.mkdir('d'), os.chdir('d'), open('f', 'w')"
         subprocess.run([sys.executable, "-c", make], cwd=local.left, check=True)
         (local.left / "d").rename(local.left / "first")
         local.start("--set", "max_delete=100%")
