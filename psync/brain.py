@@ -488,6 +488,8 @@ class Brain:
         assert peer.ready is not None
         if not peer.ready.marker_pair or not self._archive.count or self._options.dry_run:
             return
+        if not self._rows.meta("generation"):
+            return  # nothing has been recorded yet: what a root is called is of another's time
         if peer.ready.generation not in self._generations():
             raise _StaleError(
                 f"{peer.name}: {peer.root} is not in the state that was agreed last: it was set "

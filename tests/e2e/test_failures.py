@@ -71,6 +71,29 @@ class TestStarts:
         assert after == {b"f": b"three", b"one": b"one", b"two": b"two"}
         assert "another state directory" in pair.log()
 
+    def test_x08_with_a_new_archive_bring_nothing_back_before_it_is_recorded(
+        self, breakable: Pair, sshd: Sshd
+    ) -> None:
+        """The link breaks when the roots are still called as another archive knows them."""
+        pair = breakable
+        for name in ("f", "g"):
+            (pair.left / name).write_text(name)
+        pair.start()
+        pair.settle()
+        pair.stop()
+        pair.state = pair.base / "other"
+        pair.env["PSYNC_STATE_DIR"] = str(pair.state)
+        pair.start("--set", "sync_interval=3600", "--set", "timeout=2")
+        sshd.freeze()
+        (pair.left / "f").unlink()
+        (pair.left / "g").rename(pair.left / "moved")
+        pair.wait_for("disconnected")
+        sshd.thaw()
+        pair.wait_for("watching")
+
+        assert set(pair.settle()) == {b"moved"}
+        assert "set back" not in pair.log()
+
     @pytest.mark.parametrize("how", ["gone", "broken"])
     def test_x07_without_an_archive_delete_nothing(self, pair: Pair, how: str) -> None:
         for name in ("f", "g"):
