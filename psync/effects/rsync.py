@@ -248,6 +248,12 @@ class _Run:
             return RsyncError(
                 code, f"it is not installed on {where} (Debian: apt-get install rsync); {said}"
             )
+        if any("is your shell clean?" in line for line in lines):
+            return RsyncError(
+                code,
+                f"something on {where} prints before it answers: see to it that neither the "
+                f"shell's start-up files nor a command= of the key do; {said}",
+            )
         if code in _LINK_CODES or code < 0:
             why = _LINK_CODES.get(code, f"rsync was killed by signal {-code}")
             return TransportError(f"{where}: {why}{f': {said}' if said else ''}")

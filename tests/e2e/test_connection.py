@@ -63,6 +63,26 @@ class TestDrop:
         assert pair.status()["conflicts"] == 0
         until(lambda: not pair.leftovers(), "empty staging")
 
+    def test_host_that_greets_is_told_to_be_silent_where_that_matters(
+        self, breakable: Pair, sshd: Sshd
+    ) -> None:
+        """The agent is found after a greeting, on either output; rsync is not."""
+        pair = breakable
+        sshd.through('echo welcome; echo welcome >&2; exec sh -c "$SSH_ORIGINAL_COMMAND"')
+        pair.start()
+        (pair.left / "small").write_text("small")
+        pair.settle()
+        (pair.left / "large").write_bytes(os.urandom(500_000))
+        until(lambda: pair.status()["problems"], "the problem")
+
+        (problem,) = pair.status()["problem_list"]
+        assert problem["path"] == "large"
+        assert "prints before it answers" in problem["message"]
+        sshd.through('exec sh -c "$SSH_ORIGINAL_COMMAND"')
+        sshd.cut()
+        pair.wait_for("watching")
+        pair.settle()
+
     def test_host_that_is_away_at_the_start_is_waited_for(
         self, breakable: Pair, sshd: Sshd
     ) -> None:
