@@ -15,7 +15,7 @@ It deliberately holds nothing of what a replica looks like *now*: that is `core.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from itertools import chain
 from typing import NamedTuple, Protocol
 
@@ -154,13 +154,20 @@ class Archive:
                         names.add(name)
         return names
 
-    def walk_up(self, path: bytes) -> Iterator[bytes]:
-        """Yield every agreed path below `path`, children before their directory."""
+    def walk_up(self, path: bytes, without: Container[bytes] = ()) -> Iterator[bytes]:
+        """Yield every agreed path below `path`, children before their directory.
+
+        Args:
+            path: a directory.
+            without: directories to be left out, with all that is in them.
+        """
         way = [(path, iter(self.children(path)))]
         while way:
             directory, rest = way[-1]
             for name, agreed in rest:
                 child = join(directory, name)
+                if child in without:
+                    continue
                 if agreed.kind == Kind.DIRECTORY:
                     way.append((child, iter(self.children(child))))
                     break

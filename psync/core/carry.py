@@ -229,14 +229,14 @@ class Carrier:
     def _walk(self, source: Side, path: bytes) -> None:
         """Deal with everything agreed below a directory that is gone on `source`, then with it.
 
-        A walk leaves out what another one deals with: so that one comes before it.
+        A walk leaves out what another one deals with, or has dealt with: that comes before it.
         """
         walks = self._walks[source.other]
         after = len(walks)
         if not self.walking.keys().isdisjoint(ancestors(path)):
             around = (n for n, (_, top, _) in enumerate(walks) if is_below(path, top))
             after = next(around, after)
-        walks.insert(after, (source, path, self._archive.walk_up(path)))
+        walks.insert(after, (source, path, self._archive.walk_up(path, self._flights.removing)))
         self.walking[path] = source
 
     def next_of_walk(self) -> bytes | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from psync.core.entry import Entry, Kind, Side, ancestors
 from psync.core.reconcile import Decision
-from psync.wire import META, RENAME, Transition
+from psync.wire import META, RENAME, RMDIR, Transition
 
 __all__ = ["Flights", "Op"]
 
@@ -67,6 +67,7 @@ class Flights:
         self._void: set[int] = set()
         self._doomed: tuple[dict[int, list[bytes]], dict[int, list[bytes]]] = ({}, {})
         self.locked: dict[bytes, int] = {}  # names that a rename is taking away or giving
+        self.removing: set[bytes] = set()  # directories that are being removed
 
     def begin(
         self,
@@ -87,6 +88,8 @@ class Flights:
         if op.doomed:
             self._doomed[side].setdefault(op.doomed, []).append(path)
         self.at[path] = self.at.get(path, 0) + 1
+        if transition.verb == RMDIR:
+            self.removing.add(path)
         return op
 
     def end(self, op: Op) -> bool:
@@ -98,6 +101,8 @@ class Flights:
             if not doomed[op.doomed]:
                 del doomed[op.doomed]
         self.transfers.discard(op.number)
+        if op.transition.verb == RMDIR:
+            self.removing.discard(op.path)
         self._void.discard(op.number)
         left = self.at[op.path] - 1
         if left:

@@ -14,6 +14,7 @@ from psync.core.events import (
     Transferred,
 )
 from psync.core.pending import LASTING_ATTEMPTS, QUIET_ATTEMPTS
+from psync.core.session import Session
 from psync.errors import AgentError
 from psync.wire import (
     APPLIED,
@@ -254,21 +255,32 @@ class TestRemoval:
         duo.assert_rest()
         assert duo.shape(RIGHT) == {}
 
-    def test_of_a_chain_that_waits_for_operations_goes_from_the_bottom_up(self) -> None:
+    def test_of_a_chain_that_waits_for_operations_goes_from_the_bottom_up(
+        self, monkeypatch
+    ) -> None:
         """All of it had been touched before it was removed, and becomes free from the top down."""
-        chain = [b"/".join([b"d"] * depth) for depth in range(1, 6)]
+        chain = [b"/".join([b"d"] * depth) for depth in range(1, 61)]
+        decided: list[bytes] = []
+        decide = Session._decide
+
+        def note(self: Session, path: bytes, **how: bool) -> None:
+            decided.append(path)
+            decide(self, path, **how)
+
+        monkeypatch.setattr(Session, "_decide", note)
         duo = Duo(dict.fromkeys(chain))
         for path in chain:
             duo.left.edit(path, mode=0o700)
         duo.see(LEFT, *chain)
         duo.left.remove(b"d")
         duo.see(LEFT, *reversed(chain))
-        assert [t.verb for t in duo.transitions(RIGHT)] == [META] * 5
+        assert [t.verb for t in duo.transitions(RIGHT)] == [META] * 60
         duo.obey(RIGHT)
 
         assert [t.path for t in duo.transitions(RIGHT)] == chain[::-1]
         duo.assert_rest()
         assert duo.shape(RIGHT) == {}
+        assert len(decided) <= 10 * len(chain)
 
     def test_of_a_directory_with_something_not_replicated_is_a_problem(self) -> None:
         duo = Duo({b"d": None})
