@@ -1069,6 +1069,7 @@ class Brain:
                 "changes_per_s": round(rates[peer.side][0], 2),
                 "bytes_per_s": round(rates[peer.side][1]),
                 "trouble": peer.trouble or self._waited_for(peer),
+                "waits": not peer.trouble and bool(self._waited_for(peer)),
             }
             for peer in self._peers
         }

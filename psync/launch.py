@@ -26,6 +26,7 @@ from psync.effects.bootstrap import own_command
 from psync.effects.spawn import run_to_end, spawn
 from psync.effects.state import SessionDir, reason
 from psync.errors import PsyncError, StoreError
+from psync.overview import away
 
 __all__ = ["Unit", "end_hung", "find_unit", "is_answered", "start"]
 
@@ -129,9 +130,7 @@ def _lacks(session: SessionDir) -> str | None:
         return None
     if not told.get("ready", True):
         return None
-    sides = [(name, told.get(name) or {}) for name in ("left", "right")]
-    away = [(name, side.get("trouble")) for name, side in sides if not side.get("connected")]
-    return next((f"{name} is not connected: {why}" for name, why in away if why), "")
+    return next((f"{name} is not connected: {why}" for name, why in away(told)), "")
 
 
 def is_answered(session: SessionDir) -> bool:

@@ -34,6 +34,7 @@ __all__ = [
     "ENDED",
     "ask",
     "audit_in_words",
+    "away",
     "configured",
     "health",
     "names",
@@ -177,6 +178,17 @@ def _holds(pid: int, directory: Path) -> bool:
     return any("FLOCK" in row and str(pid) in row and row[-3].endswith(f":{inode}") for row in rows)
 
 
+def away(told: dict[str, Any]) -> list[tuple[str, str]]:
+    """The sides of a session that are not connected, and why, as far as it is known.
+
+    The side that only waits for the other one comes last.
+    """
+    sides = [(name, told.get(name) or {}) for name in ("left", "right")]
+    lost = [(name, side) for name, side in sides if not side.get("connected")]
+    lost.sort(key=lambda each: bool(each[1].get("waits")))
+    return [(name, side["trouble"]) for name, side in lost if side.get("trouble")]
+
+
 def health(told: list[dict[str, Any]]) -> tuple[bool, list[str]]:
     """Judge what `survey` has told: all that runs replicates, and something does.
 
@@ -192,8 +204,7 @@ def health(told: list[dict[str, Any]]) -> tuple[bool, list[str]]:
         state = str(each.get("state"))
         why = each.get("halted") or each.get("trouble") or ""
         if state == "disconnected":
-            sides = (each.get(side) or {} for side in ("left", "right"))
-            why = next((s["trouble"] for s in sides if s.get("trouble")), why)
+            why = next((reason for _, reason in away(each)), why)
         ails = state in AILING and (state != "failed" or each.get("missed", True))
         ill = ill or ails or bool(each.get("trouble"))
         lines.append(f"{each.get('name')}: {state}" + (f": {why}" if why else ""))

@@ -15,7 +15,7 @@ import pytest
 
 from psync.control import ControlServer
 from psync.effects.state import SessionDir
-from psync.overview import ask, health, names, survey
+from psync.overview import ask, away, health, names, survey
 
 STAMP = "2026-03-01T09:30:00+0100"
 FACTS = {"name": "x", "left": "/l", "host": "h", "right": "/r", "started": STAMP, "version": "1"}
@@ -193,6 +193,24 @@ class TestHealth:
 
         assert answer[0] is well
         assert line in answer[1]
+
+
+WAITS = {"connected": False, "trouble": "it waits for the other", "waits": True}
+REFUSED = {"connected": False, "trouble": "refused", "waits": False}
+
+
+class TestAway:
+    @pytest.mark.parametrize(
+        ("left", "right", "found"),
+        [
+            pytest.param(WAITS, REFUSED, ["right", "left"], id="the cause comes first"),
+            pytest.param(REFUSED, WAITS, ["left", "right"], id="or stays there"),
+            pytest.param(WAITS, {"connected": False, "trouble": ""}, ["left"], id="not known yet"),
+            pytest.param({"connected": True, "trouble": ""}, REFUSED, ["right"], id="one side"),
+        ],
+    )
+    def test_is_told_with_its_cause_first(self, left, right, found):
+        assert [side for side, _ in away({"left": left, "right": right})] == found
 
 
 class TestNames:

@@ -72,6 +72,12 @@ class Recall:
         del intents[path]
         return False
 
+    def forget(self) -> None:
+        """Once both sides are compared with what was agreed, what was not recognised is void."""
+        intents = self._pair.intents
+        for path in [p for p in intents if p not in self._pair.pending.since]:
+            del intents[path]
+
     def _was_elsewhere(self, side: Side, path: bytes, there: Entry) -> bool:
         """Tell whether what a side shows at a path was agreed at another one, and not here.
 
@@ -92,12 +98,6 @@ class Recall:
         if path not in replica.views:
             gone = replica.lacks_parent(path)
             replica.views.set(path, NOTHING if gone else replica.view(path, base))
-
-    def forget(self) -> None:
-        """Once both sides are compared with what was agreed, what was not recognised is void."""
-        intents = self._pair.intents
-        for path in [p for p in intents if p not in self._pair.pending.since]:
-            del intents[path]
 
 
 def _is_made_as(wanted: Entry, there: Entry, before: Entry | None) -> bool:
