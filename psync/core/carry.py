@@ -378,6 +378,7 @@ class Carrier:
         view = other.get(path)
         if view is not None and view.entry is None:
             other.pop(path)
+        self._pending.hurry(parent(path))  # it may have been in the way of its directory's end
         self._pair.note("transition.applied", op.side, path, "removed")
 
     def _agree(self, op: Op, wanted: Entry, entry: Entry, shown: Entry, *, unmet: bool) -> None:

@@ -10,6 +10,7 @@ from psync.core.entry import XATTRS_MAX, below_or_at, content_digest, is_ours
 from psync.core.events import (
     Intend,
     Limits,
+    Problem,
     Said,
     Transferred,
 )
@@ -281,6 +282,22 @@ class TestRemoval:
         duo.assert_rest()
         assert duo.shape(RIGHT) == {}
         assert len(decided) <= 10 * len(chain)
+
+    def test_of_a_directory_that_is_put_off_is_tried_when_something_in_it_has_gone(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.delete(LEFT, b"d/f")
+        duo.left.remove(b"d")
+        duo.see(LEFT, b"d")
+        pending = duo.session._pending
+        for op in [op for op in duo.session._flights.ops.values() if op.path == b"d"]:
+            duo.session._flights.end(op)  # as if it had been refused again and again
+        pending.problems[b"d"] = Problem(b"d", RIGHT, "in the way", 9, duo.now + 60)
+        duo.right.inbox = duo.right.inbox[:1]
+        assert [t.path for t in duo.transitions(RIGHT)] == [b"d/f"]
+        duo.obey(RIGHT)
+
+        assert [t.path for t in duo.transitions(RIGHT)] == [b"d"]
+        duo.assert_rest()
 
     def test_of_a_directory_with_something_not_replicated_is_a_problem(self) -> None:
         duo = Duo({b"d": None})
