@@ -18,6 +18,7 @@ Everything else is about *what stands in the way* of a path, and each has one na
     somebody writing it                    `Replica.busy`
     a look at it that has been asked for   `Replica.awaited`
     the target's window full               `Replica.stalled`
+    too much content asked for already     `Replica.unasked`
     what is below it to be removed first   `Carrier.walking`
     many deletions, to be counted first    `Guard.holds`
     a failure, until its time comes        `Pending.problems`
