@@ -58,8 +58,8 @@ def main():
 
         return psync()
     find_packages()
-    from psync.cli import QUESTIONS
     from psync.cli import main as psync
+    from psync.grammar import QUESTIONS
 
     if not QUESTIONS.intersection(sys.argv[1:2]):
         build_programs()

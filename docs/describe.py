@@ -3,9 +3,9 @@
     python docs/describe.py             write them into conf, where the wheel takes them from
     python docs/describe.py --check     only tell which of them are stale; status 1 if any is
 
-What a verb takes is said once, in `psync/cli.py`; `tests/test_describe.py` notices who changes that
-and forgets this. What the man page says beside it stands in `docs/psync.1.in`. Session names are
-asked of `psync names` when a word is completed.
+What a verb takes is said once, in `psync/grammar.py`; `tests/test_describe.py` notices who changes
+that and forgets this. What the man page says beside it stands in `docs/psync.1.in`. Session names
+are asked of `psync names` when a word is completed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from psync import __version__
-from psync.cli import _grammar
+from psync import grammar as command
 from psync.config import Options
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +71,7 @@ class Verb(NamedTuple):
 
 def grammar() -> list[Verb]:
     """Read the command's grammar."""
-    parser = _grammar()
+    parser = command.grammar()
     (subparsers,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     about = {choice.dest: choice.help or "" for choice in subparsers._choices_actions}
     return [

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from psync.cli import VERBS
 from psync.effects.state import SessionDir
+from psync.grammar import VERBS
 
 SIGNALLED = """
 import os, signal

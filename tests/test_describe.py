@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from psync.cli import VERBS
 from psync.config import Options
+from psync.grammar import VERBS
 
 HERE = Path(__file__).parents[1]
 PAGE = HERE / "conf" / "man" / "psync.1"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from psync.cli import VERBS
 from psync.errors import StoreError, UsageError
+from psync.grammar import VERBS
 from psync.install import doubled, install, uninstall
 
 COMMAND = "/opt/psync/bin/psync"

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-__all__ = ["Console", "counted", "duration", "harmless", "quantity"]
+__all__ = ["Console", "complain", "counted", "duration", "harmless", "quantity"]
 
 _REDRAW_S = 0.1  # on a terminal
 _REPEAT_S = 30.0  # elsewhere
@@ -36,6 +36,16 @@ def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # a byte of a name that is no UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def complain(message: str, code: int) -> int:
+    """Say on stderr, in one line, what is wrong or worth a look; return the code."""
+    line = "psync: " + harmless(" ".join(message.split("\n"))) + "\n"
+    try:
+        sys.stderr.write(line)
+    except (OSError, ValueError):
+        pass
+    return int(code)
 
 
 def quantity(size: float) -> str:
