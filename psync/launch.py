@@ -95,7 +95,8 @@ async def start(session: SessionDir, config: Path | None, unit: Unit | None) -> 
     state = str(session.path.parent.parent)
     try:
         session.make()
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        # Appended, so that logrotate may cut it while the session goes on.
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         output = os.open(session.path / "output", flags, 0o600)
     except OSError as error:
         raise StoreError(f"cannot use {session.path}: {reason(error)}") from None

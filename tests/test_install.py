@@ -116,6 +116,7 @@ class TestInstall:
         assert "\nPSYNC_STATE_DIR=/srv/state\n" in (tmp_path / "etc/cron.d/psync").read_text()
         rotated = (tmp_path / "etc/logrotate.d/psync").read_text()
         assert "\n/srv/state/sessions/*/psync.log /var/log/psync/*.log {\n" in rotated
+        assert "\n/srv/state/sessions/*/output {\n" in rotated
         for path, content in everything(tmp_path / "etc").items():
             assert b"/var/lib/psync" not in content or path == "psync/psync.toml.example", path
 

@@ -332,3 +332,7 @@ class TestLogrotate:
         assert list(service.directory.glob("psync.log.2.gz"))
         told = service.pair.psync("log", "home", "--path", "before-0", "--side", "right").stdout
         assert told.count("before-0") == 1  # from the oldest file
+
+        service.pair.psync("stop", "home")
+        printed = (service.directory / "output").read_text()
+        assert printed == "psync: home: stopped: psync stop\n"  # what was there has been cut
