@@ -637,7 +637,9 @@ def _config(chosen: argparse.Namespace) -> int:
     elif chosen.action == "import":
         if chosen.what is None:
             raise UsageError("which one? psync config import FILE")
-        lines, left_out = configure.import_(chosen.what)
+        from psync.original import import_
+
+        lines, left_out = import_(chosen.what)
         for line in left_out:
             complain(line, 0)
     else:
