@@ -110,6 +110,7 @@ from psync.wire import (
     Watch,
     encode,
 )
+from psync.writes import Watched, Writes
 from psync.xattrs import attributes_of
 
 __all__ = ["Agent", "main"]
@@ -142,6 +143,7 @@ class _Source(NamedTuple):
     path: bytes
     fd: int
     entry: Optional[Entry]
+    watched: Optional[Watched]
 
 
 class Agent:
@@ -181,6 +183,7 @@ class Agent:
         self._bulk: deque[tuple[int, Iterator[None]]] = deque()
         self._backlog = 0
         self._sources: dict[int, list[_Source]] = {}
+        self._writes = Writes()
 
     # --- life --------------------------------------------------------------------------
 
@@ -232,6 +235,7 @@ class Agent:
         self._worker.stop()
         if self._filter is not None:
             self._filter.close()
+        self._writes.close()
         for sources in self._sources.values():
             _close_all(sources)
         if self._helpers is not None:
@@ -824,34 +828,43 @@ class Agent:
         try:
             fd = open_beneath(self._root_fd, path, _SOURCE)
         except OSError:
-            return _Source(path, -1, None)
+            return _Source(path, -1, None, None)
+        watched = self._writes.watch(fd)  # before it is known for what is expected
         entry = self._entry_of(fd)
         if entry is None or entry.kind != Kind.FILE or not entry.same_identity(expected):
+            self._writes.forget(watched)
             os.close(fd)
-            return _Source(path, -1, None)
-        return _Source(path, fd, entry)
+            return _Source(path, -1, None, None)
+        return _Source(path, fd, entry, watched)
 
-    def _is_intact(self, fd: int, was: Entry) -> bool:
+    def _is_intact(self, source: _Source) -> bool:
         """Tell whether a file that was read is as it was when it was opened.
 
         One that has lost its last name meanwhile (saved aside and renamed over, again)
-        has another ctime for that alone; by then nobody can put its mtime back by name.
+        has another ctime for that alone: whether it was written to before, and its mtime put
+        back, only who has listened knows.
         """
-        st = os.fstat(fd)
+        fd, was, watched = source.fd, source.entry, source.watched
+        if was is None or (watched is not None and not self._writes.is_unwritten(watched)):
+            return False
         if was.same_identity(self._entry_of(fd)):
             return True
-        return not st.st_nlink and (st.st_size, st.st_mtime_ns) == (was.size, was.mtime_ns)
+        st = os.fstat(fd)
+        same = (st.st_size, st.st_mtime_ns) == (was.size, was.mtime_ns)
+        return watched is not None and same and not st.st_nlink
 
     def _on_close_source(self, message: CloseSource) -> None:
         sources = self._sources.pop(message.run, [])
         intact = []
         for source in sources:
             same = False
-            if source.fd >= 0 and source.entry is not None:
-                same = self._is_intact(source.fd, source.entry)
+            if source.fd >= 0:
+                same = self._is_intact(source)
                 if not same:
                     self._observer().again(source.path)
             intact.append(same)
+        for source in sources:
+            self._writes.forget(source.watched)
         _close_all(sources)
         self._send(Closed(message.run, intact))
 

@@ -25,7 +25,7 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import Callable, NamedTuple, Optional
 
-from psync.core.entry import Entry, Kind, content_digest
+from psync.core.entry import TICK_NS, Entry, Kind, content_digest
 from psync.syscalls import is_mount, open_beneath, read_lease, release_lease
 from psync.wire import BUSY, UNREADABLE
 from psync.xattrs import Attributes
@@ -392,6 +392,13 @@ def _open_quietly(root_fd: int, path: bytes) -> int:
         return open_beneath(root_fd, path, _OPEN)
 
 
+def _outwait(ctime_ns: int) -> None:
+    """Wait until no write can leave this ctime any more: what is read from then on tells."""
+    passed = time.time_ns() - ctime_ns
+    if 0 <= passed < TICK_NS:
+        time.sleep((TICK_NS - passed) / 1e9)
+
+
 def look_whole(
     root_fd: int,
     looker: Looker,
@@ -431,6 +438,7 @@ def look_whole(
             continue
         try:
             opened(fd)
+            _outwait(entry.ctime_ns)
             digest = hash_file(fd, stopped)
         finally:
             os.close(fd)

@@ -19,6 +19,7 @@ from typing import Iterable, NamedTuple, Optional, Tuple
 __all__ = [
     "META_FIELDS",
     "ROOT",
+    "TICK_NS",
     "XATTRS_MAX",
     "Agreed",
     "Entry",
@@ -112,7 +113,7 @@ class Entry(NamedTuple):
             return True
         if not self.mtime_ns:
             return False
-        grain = _TICK_NS
+        grain = TICK_NS
         while not self.mtime_ns % (10 * grain):
             grain *= 10
         return abs(self.ctime_ns - self.mtime_ns) >= 2 * grain  # FAT counts by two seconds
@@ -144,7 +145,7 @@ class Entry(NamedTuple):
 
 
 META_FIELDS = ("mode", "uid", "gid", "mtime_ns", "xattrs")
-_TICK_NS = 10_000_000  # of the slowest kernels
+TICK_NS = 10_000_000  # of the slowest kernels
 XATTRS_MAX = 65_536  # bytes of `Entry.xattrs`
 _META = struct.Struct("<HIIq")
 

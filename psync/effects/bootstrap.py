@@ -50,7 +50,8 @@ AGENT_MODULES = (
     "psync.examine", "psync.faults", "psync.filter", "psync.forced", "psync.helpers",
     "psync.holding", "psync.host", "psync.intents", "psync.known", "psync.lock",
     "psync.plumbing", "psync.private", "psync.quarantine", "psync.reader", "psync.recovery",
-    "psync.scan", "psync.staging", "psync.syscalls", "psync.watch", "psync.wire", "psync.xattrs",
+    "psync.scan", "psync.staging", "psync.syscalls", "psync.watch", "psync.wire",
+    "psync.writes", "psync.xattrs",
 )  # fmt: skip
 
 PYTHON_MIN = (3, 9)

@@ -1499,6 +1499,48 @@ class TestLargeFiles:
         assert not Path(path).exists()
         one.item(b"b", lambda i: i.entry is not None and i.entry.size == 1004)
 
+    @pytest.mark.parametrize(
+        ("written", "intact"), [(False, True), (True, False)], ids=["", "written to before"]
+    )
+    def test_a_source_that_lost_its_name_is_intact_if_nobody_wrote_to_it(
+        self, root: Path, one: Brain, written: bool, intact: bool
+    ) -> None:
+        """Its ctime tells nothing then, and its mtime can have been put back."""
+        (root / "f").write_bytes(b"a" * 1000)
+        entry = one.observed()[b"f"].entry
+        assert entry is not None
+        one.say(OpenSource(4, [(b"f", entry)]))
+        one.until(Opened)
+        if written:
+            with (root / "f").open("r+b") as stream:
+                stream.write(b"b" * 1000)
+            os.utime(root / "f", ns=(entry.mtime_ns, entry.mtime_ns))
+        (root / "aside").write_bytes(b"c" * 1000)
+        (root / "aside").rename(root / "f")
+        one.say(CloseSource(4))
+
+        assert one.until(Closed) == Closed(4, [intact])
+
+    def test_of_a_file_that_is_sent_twice_at_once_each_hears_of_writes(
+        self, root: Path, one: Brain
+    ) -> None:
+        (root / "f").write_bytes(b"a" * 1000)
+        entry = one.observed()[b"f"].entry
+        assert entry is not None
+        one.say(OpenSource(4, [(b"f", entry)]))
+        one.until(Opened)
+        one.say(OpenSource(5, [(b"f", entry)]))
+        one.until(Opened)
+        one.say(CloseSource(4))
+        assert one.until(Closed) == Closed(4, [True])
+        with (root / "f").open("r+b") as stream:
+            stream.write(b"b" * 1000)
+        os.utime(root / "f", ns=(entry.mtime_ns, entry.mtime_ns))
+        (root / "f").unlink()
+        one.say(CloseSource(5))
+
+        assert one.until(Closed) == Closed(5, [False])
+
     def test_w10_a_store_into_a_page_that_was_dirty_shows_from_then_on(
         self, root: Path, one: Brain
     ) -> None:

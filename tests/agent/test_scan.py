@@ -8,13 +8,14 @@ import socket
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from psync import scan, syscalls
-from psync.core.entry import Entry, Kind, content_digest
+from psync.core.entry import TICK_NS, Entry, Kind, content_digest
 from psync.scan import (
     ABSENT,
     Looker,
@@ -22,6 +23,7 @@ from psync.scan import (
     entry_from_stat,
     hash_file,
     list_names,
+    look_whole,
     open_directory,
     read_settled,
 )
@@ -361,6 +363,26 @@ class TestLooker:
         finally:
             done.set()
             thread.join()
+
+    def test_hashes_no_file_that_may_still_change_within_its_ctime(
+        self, tmp_path: Path, root_fd: int, looker: Looker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Within a tick of the kernel's clock a write leaves the ctime that is there."""
+        begun = []
+
+        def hashed(fd: int, stopped: Callable[[], bool]) -> bytes | None:
+            begun.append(time.time_ns())
+            return hash_file(fd, stopped)
+
+        monkeypatch.setattr("psync.scan.hash_file", hashed)
+        (tmp_path / "f").write_bytes(b"x" * 100)
+
+        seen = look_whole(root_fd, looker, b"f", lambda: False)
+
+        assert seen is not None
+        assert seen.entry is not None
+        assert seen.entry.digest == content_digest(b"x" * 100)
+        assert begun[0] - seen.entry.ctime_ns >= TICK_NS
 
     def test_never_takes_half_of_a_save_for_a_whole(self, tmp_path: Path, looker: Looker) -> None:
         path = tmp_path / "f"

@@ -605,8 +605,14 @@ _AGENT = [
     ),
     (
         "says of a large file that changed while it was sent that it is intact",
-        "                same = self._is_intact(source.fd, source.entry)\n",
+        "                same = self._is_intact(source)\n",
         "                same = True\n",
+        f"{AGENT} -k TestLargeFiles",
+    ),
+    (
+        "sends a large file that was written to and removed, with its time put back",
+        "        if was is None or (watched is not None and not self._writes.is_unwritten(watched)):\n",
+        "        if was is None:\n",
         f"{AGENT} -k TestLargeFiles",
     ),
 ]
@@ -682,6 +688,12 @@ _SCAN = [
         "        if entry.same_identity(seen.entry) and seen.entry is not None:\n",
         "        if seen.entry is not None:\n",
         f"{AGENT} -k w20",
+    ),
+    (
+        "hashes a file that may still change within its ctime",
+        "            _outwait(entry.ctime_ns)\n",
+        "",
+        SCAN,
     ),
     (
         "publishes a read that was torn",
