@@ -1330,9 +1330,9 @@ class Filter:
         echoes = self._echoes
         for transition, outcome in zip(transitions, outcomes):
             path = transition.path
-            self._absent.pop(path, None)
             if outcome.status != APPLIED or not path:
-                continue
+                continue  # then what was told as gone may still have been renamed
+            self._absent.pop(path, None)
             self._done_at(path, now)
             if transition.verb == RENAME:
                 self._done_at(transition.source, now)

@@ -1880,7 +1880,10 @@ class Picture:
             self.contents.pop(p, None)
 
     def carry(self, old: bytes, new: bytes) -> None:
-        moved = {new + p[len(old) :]: p for p in [old, *self.below(old)]}
+        was = self.paths.get(old)
+        # What is below a file is in a directory that has its name by now.
+        below = self.below(old) if was is None or was.kind == Kind.DIRECTORY else []
+        moved = {new + p[len(old) :]: p for p in [old, *below]}
         entries = {p: self.paths.pop(was) for p, was in moved.items() if was in self.paths}
         texts = {p: self.contents.pop(was) for p, was in moved.items() if was in self.contents}
         self.drop(new)

@@ -36,6 +36,7 @@ from psync.watch import Event, Inotify, Polling, walk
 from psync.wire import (
     APPLIED,
     BUSY,
+    NO_PARENT,
     PUT,
     RENAME,
     Digests,
@@ -623,6 +624,18 @@ class TestLateRenames:
 
         after = told[told.index((b"e", True)) :]
         assert {(b"d/f", True), (b"e/f", False), (b"e/g", True)} <= set(after)
+
+    def test_are_not_forgotten_for_what_we_could_not_do_at_the_old_name(self, bench: Bench) -> None:
+        """The file was removed, and the directory renamed; of that nobody had heard."""
+        (bench.root / "e").mkdir()
+        bench.hear(("E", DELETED, b"d/f"))
+        assert bench.items() == [Item(b"d/f", None)]
+        failed = Transition(1, PUT, b"d/f", None, Entry(1, 0o644, 0, 0, 0, 0, b"", b"", 0, 0))
+        bench.filter.applied([failed], [Outcome(1, NO_PARENT, None)])
+
+        bench.hear(("M", True, b"d", b"e"))
+
+        assert Item(b"e/f", None) in bench.items(1.0)
 
     def test_touch_the_directory_where_it_is_now(self, bench: Bench) -> None:
         bench.hear(("E", CREATED | CLOSED, b"d/f"), ("M", True, b"d", b"e"))
