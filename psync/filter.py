@@ -1438,6 +1438,7 @@ class Filter:
         number = error.errno or errno.EIO
         if number == errno.EXDEV:
             self._trouble("mount", path, "is (in) a mount point and stays here", again=again)
+            self._settle.hold(path, self._now(), _TROUBLE_RETRY)  # nothing tells of its end
             return
         if number in (errno.EACCES, errno.EPERM):
             self._close(parent(path))

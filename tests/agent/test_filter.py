@@ -6,6 +6,7 @@ made to say at will: lost events, late events, renames heard of after the looks.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -1490,6 +1491,26 @@ class TestTroubles:
         troubled.hear(("E", MOVED_OUT | DIRECTORY, os.fsencode(path)))
 
         assert self.troubles(troubled)["mount", b"d/m"] is False
+
+    def test_end_when_nothing_is_mounted_there_any_more(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of which nobody tells: what was asked for in vain is looked at again."""
+        (bench.root / "f").write_bytes(b"x")
+        whole = bench.filter._looker.look
+
+        def fail(*args: Any, **options: Any) -> Any:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+        monkeypatch.setattr(bench.filter._looker, "look", fail)
+        for _ in bench.filter.look(0, [b"f"]):
+            pass
+        assert self.troubles(bench) == {("mount", b"f"): True}
+        bench.work(20)
+        monkeypatch.setattr(bench.filter._looker, "look", whole)
+        sent = bench.work(20)
+
+        assert [(m.code, m.message) for m in sent if isinstance(m, Trouble)] == [("mount", "")]
 
     def test_end_with_a_scan_that_does_not_tell_of_them_again(self, troubled: Bench) -> None:
         troubled.filter.rescan()
