@@ -167,6 +167,7 @@ class Helpers:
         self.kept: list[Kept] = []
         self.unheld = ""
         self._unmet = False
+        self._was_there = False  # the directory that was to be made
         self.step = faults.at
         self._root_fd = root_fd
         self._owners = owners
@@ -436,7 +437,7 @@ class Helpers:
         t = self._brought_up(t)
         if refusal:
             return Outcome(t.op, FAILED, self._look(t.path), refusal)
-        self._unmet = False
+        self._unmet = self._was_there = False
         try:
             entry, kept = self._change(t, intent)
         except UnmetError as unmet:
@@ -445,7 +446,10 @@ class Helpers:
         except OSError as error:
             message = f"cannot {_DOING[t.verb]} {printable(t.path)}: {error.strerror}"
             return Outcome(t.op, FAILED, self._look(t.path), message)
-        self._remember(t.path, entry)
+        if self._was_there:
+            self.own.pop(t.path, None)  # whoever brought it is to be told of, with what is in it
+        else:
+            self._remember(t.path, entry)
         if self._unmet and not self.unheld:
             assert entry is not None and t.wanted is not None
             self.unheld = _unheld(t.path, entry, t.wanted)
@@ -487,6 +491,7 @@ class Helpers:
         wanted, expected = t.wanted, t.expected
         assert wanted is not None
         if wanted.kind == _DIRECTORY and self._is_directory(here, name, expected):
+            self._was_there = True
             return self._set_meta(here.fd, name, t), b""
         made = self._make(t, wanted)
         kept = b""

@@ -169,6 +169,14 @@ class TestCreate:
         assert replica.helpers.own == {}
         assert replica.leftovers() == []
 
+    def test_takes_no_directory_that_is_there_for_its_own(self, replica):
+        """A user has just renamed it to there: the brain misses its files if it is not told."""
+        replica.write(b"d/f", b"text")
+        replica.apply(replica.put(b"e", directory()))
+        replica.apply(replica.put(b"d", directory(0o700)))
+
+        assert set(replica.helpers.own) == {b"e"}
+
     def test_a_directory_that_is_there_gets_mode_and_time(self, replica):
         replica.write(b"d/f", b"mine")
 

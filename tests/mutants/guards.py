@@ -49,6 +49,12 @@ class Guard(NamedTuple):
 
 _HELPERS = [
     (
+        "takes a directory that a user has just brought for its own work",
+        "        if self._was_there:\n",
+        "        if False:\n",
+        f"{HELPERS} -k for_its_own",
+    ),
+    (
         "confirms what was made in a directory that was moved away",
         "        if not here.has_stayed(self._root_fd):\n",
         "        if False:\n",
@@ -756,6 +762,13 @@ _KNOWN = [
 ]
 
 _FILTER = [
+    (
+        "forgets what was told as gone when an operation fails at its name",
+        "            if outcome.status != APPLIED or not path:\n                continue",
+        "            self._absent.pop(path, None)\n"
+        "            if outcome.status != APPLIED or not path:\n                continue",
+        f"{FILTER} -k could_not_do",
+    ),
     (
         "tells that something is gone before its directory's rename could be heard of",
         "        if not mask & (HELD | _GONE | LIST) and not d.force and not self._scanning:\n",
