@@ -1158,8 +1158,7 @@ class Brain:
         beaten: float | None = None
         try:
             async with asyncio.timeout(within):
-                asked = (peer.ask(Flush(number), Flushed, number) for peer in self._peers)
-                await asyncio.gather(*asked)
+                await self._hear_all(number)
                 beaten = loop.time() - began
                 await self._until_settled(self._session.mark())
         except (TimeoutError, TransportError, _HaltedError):
@@ -1206,14 +1205,22 @@ class Brain:
             await self._until_settled(-1)
             number = self._number()
             try:
-                await asyncio.gather(
-                    *(peer.ask(Flush(number), Flushed, number) for peer in self._peers)
-                )
+                await self._hear_all(number)
             except TransportError:
                 await asyncio.sleep(0.02)  # what the lost link carried comes again
                 continue
             await self._until_settled(-1)  # what was said before may not be taken in yet
             return await self._until_settled(self._session.mark())
+
+    async def _hear_all(self, number: int) -> None:
+        """Wait until both agents have told us of all that was before this question.
+
+        Raises:
+            TransportError: a side is away, or does not watch yet.
+        """
+        for peer in self._peers:
+            peer.check_watches()
+        await asyncio.gather(*(peer.ask(Flush(number), Flushed, number) for peer in self._peers))
 
     async def _until_settled(self, mark: int) -> list[Problem]:
         """Wait until everything observed up to `mark` is on both sides (and both are watched).

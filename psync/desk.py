@@ -182,8 +182,7 @@ class Desk:
 
     async def _ask(self, side: Side, question: Recall) -> Recalled:
         peer = self._peers[side]
-        if not peer.up:
-            raise TransportError(f"{peer.name} is not connected")
+        peer.check_watches()
         question = question._replace(token=self._number())
         return await peer.ask(question, Recalled, question.token, within=_ANSWER_S)
 

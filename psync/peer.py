@@ -203,6 +203,15 @@ class Peer:
         assert isinstance(answer, kind)
         return answer
 
+    def check_watches(self) -> None:
+        """See that an agent watches: what is asked about a replica before that, its agent ends of.
+
+        Raises:
+            TransportError: there is none.
+        """
+        if not self.up:
+            raise TransportError(f"{self.name} is not connected")
+
     async def until(self, condition: asyncio.Event) -> None:
         """Wait for something to become true, as long as the link lasts.
 

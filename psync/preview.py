@@ -91,6 +91,7 @@ class Preview:
         while True:
             number = self._number()
             question = Peek(number, directory, after)
+            self._peers[side].check_watches()
             answer = await self._peers[side].ask(question, Peeked, number)
             if answer.message:
                 where = f"{side.name.lower()} {printable(directory) or 'root'}"

@@ -304,10 +304,12 @@ def _beats(
 
 def _late(told: dict[str, Any], beat: dict[str, Any], rules: Rules) -> tuple[int, bool, str]:
     """Say why a heartbeat, or what it was to follow, has not arrived."""
+    sides = [(name, told.get(name, {})) for name in ("left", "right")]
+    sides.sort(key=lambda each: bool(each[1].get("waits")))  # why comes before what follows of it
     away = [
-        f"{side} is not connected: {told[side].get('trouble') or 'not yet'}"
-        for side in ("left", "right")
-        if not told.get(side, {}).get("connected", True)
+        f"{name} is not connected: {side.get('trouble') or 'not yet'}"
+        for name, side in sides
+        if not side.get("connected", True)
     ]
     state = told.get("state")
     age = time.time() - float(told.get("started") or 0)

@@ -326,6 +326,26 @@ class TestLink:
             assert "right is not connected: " in line
             sshd.restart()
 
+    def test_that_was_never_there_is_what_is_waited_for(self, plainly: Service) -> None:
+        """The agent of the other side has not begun to watch: a question would be its end."""
+        pair = plainly.pair
+        pair.host = "127.0.0.1"
+        plainly.configure("ssh_options = '-p 1'")
+        assert plainly.psync("start", "home").returncode == 0
+        until(lambda: pair.status()["left"]["waits"], "the agent that waits")
+
+        code, line = plainly.check()
+        flushed = pair.psync("flush", "--timeout", "0.5", "home")
+        compared = plainly.psync("sync", "-n", "home")
+
+        assert code == CRITICAL
+        assert line.startswith("CRITICAL: home: right is not connected: ")
+        assert line.endswith("; left is not connected: it waits for the right")
+        assert flushed.returncode == 1
+        assert "is not connected" in compared.stderr
+        assert pair.status()["left"]["waits"]
+        assert "side=left" not in pair.log()
+
 
 class TestWatcher:
     def test_that_is_dead_to_the_world_is_found(self, service: Service) -> None:
