@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psync.effects.state import reason
+from psync.effects.state import SessionDir, reason
 from psync.errors import PsyncError, StoreError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ __all__ = [
     "Unanswered",
     "call",
     "stop",
+    "stop_silent",
 ]
 
 LINE_MAX = 64 * 1024
@@ -324,13 +325,46 @@ def stop(request: Call, timeout: float) -> None:
         except Ended:
             pass  # what it was asked for
         except Unanswered:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(process, signal.SIGTERM)
-        poll = select.poll()
-        poll.register(process, select.POLLIN)
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise Unanswered(
-                f"session {request.name} (pid {request.pid}) has not ended in {timeout:g} s"
-            )
+            _terminate(process)
+        _await_end(process, request.name, request.pid, deadline, timeout)
     finally:
         os.close(process)
+
+
+def stop_silent(session: SessionDir, timeout: float) -> bool:
+    """Return when a session that has no socket has ended: one that starts just now, or ends.
+
+    Returns:
+        whether there was one.
+
+    Raises:
+        Unanswered: the process is still there.
+    """
+    deadline, pid = time.monotonic() + timeout, session.taker
+    try:
+        process = os.pidfd_open(pid) if pid else -1
+    except OSError:
+        process = -1
+    if process < 0:
+        return False
+    try:
+        # Only now: it is this process that holds the lock, and no other that got its number.
+        if not session.is_held_by(pid):
+            return False
+        _terminate(process)  # it minds that from before it takes the lock
+        _await_end(process, session.name, pid, deadline, timeout)
+    finally:
+        os.close(process)
+    return True
+
+
+def _terminate(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+
+
+def _await_end(process: int, name: str, pid: int, deadline: float, timeout: float) -> None:
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        raise Unanswered(f"session {name} (pid {pid}) has not ended in {timeout:g} s")

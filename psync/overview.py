@@ -137,8 +137,9 @@ def remembered(session: SessionDir, configured: Collection[str] = ()) -> dict[st
     }
     if audit := session.described("audit.json"):
         told["audit"] = audit
-    pid = _holder(session.path)
-    if pid and _holds(pid, session.path):
+    pid = session.taker
+    held = session.is_held_by(pid) if pid else False
+    if held or (held is None and os.path.exists(f"/proc/{pid}")):
         return told | {"state": "starting", "pid": pid, "state_since": told["started"]}
     # Who ends in good order empties the lock. A person may say later that it is to stay away.
     failed = not session.stopped and (bool(pid) or bool(facts.get("exit")))
@@ -157,25 +158,6 @@ def _seconds(stamp: Any) -> float | None:
         return dt.datetime.strptime(str(stamp), "%Y-%m-%dT%H:%M:%S%z").timestamp()
     except ValueError:
         return None
-
-
-def _holder(directory: Path) -> int:
-    """The process that took the lock last and has not given it back; 0: none."""
-    try:
-        return int((directory / "lock").read_bytes()[:20] or b"0")
-    except (OSError, ValueError):
-        return 0
-
-
-def _holds(pid: int, directory: Path) -> bool:
-    """Tell whether a process holds the lock, without touching that."""
-    try:
-        inode = (directory / "lock").stat().st_ino
-        with open("/proc/locks") as table:
-            rows = [line.split() for line in table]
-    except OSError:
-        return os.path.exists(f"/proc/{pid}")
-    return any("FLOCK" in row and str(pid) in row and row[-3].endswith(f":{inode}") for row in rows)
 
 
 def away(told: dict[str, Any]) -> list[tuple[str, str]]:

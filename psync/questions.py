@@ -33,17 +33,23 @@ _GRACE_S = 2.0  # what the session itself times is answered by then
 
 def _running(chosen: argparse.Namespace, verb: str, args: dict[str, Any]) -> Any:
     """Ask the one session that is meant; the call is under way."""
-    from psync.control import Call, NoSession
+    from psync.control import Call
 
     state = state_directory(chosen.state_dir)
     if chosen.name is not None:
         return Call(SessionDir(state, chosen.name).path, verb, args)
-    names = live(state)
+    return Call(SessionDir(state, _only(live(state), state)).path, verb, args)
+
+
+def _only(names: list[str], state: Path) -> str:
+    """The one session that is meant where none was named."""
+    from psync.control import NoSession
+
     if not names:
         raise NoSession(f"no session is running (state directory {state})")
     if len(names) > 1:
         raise UsageError(f"several sessions are running: {', '.join(names)}; name one")
-    return Call(SessionDir(state, names[0]).path, verb, args)
+    return names[0]
 
 
 def live(state: Path) -> list[str]:
@@ -84,20 +90,52 @@ def resume(chosen: argparse.Namespace) -> int:
 
 def stop(chosen: argparse.Namespace) -> int:
     """End one session, or all, and wait until they are gone."""
-    from psync.control import stop as end
-
     state = state_directory(chosen.state_dir)
     if chosen.all and chosen.name is not None:
         raise UsageError("either --all or a NAME")
-    names = live(state) if chosen.all else [chosen.name]
+    if chosen.name is not None:
+        names = [chosen.name]
+    else:
+        names = [each.name for each in sessions(state) if _is_there(each)]
+        if not chosen.all:
+            names = [_only(names, state)]
     for name in names:
-        chosen.name = name
-        if name is not None and SessionDir(state, name).path.is_dir():
-            SessionDir(state, name).mark_stopped(on_purpose=True)  # also if it is dead already
-        request = _running(chosen, "stop", {})
-        SessionDir(state, request.name).mark_stopped(on_purpose=True)
-        end(request, chosen.timeout)
+        _stop_one(SessionDir(state, name), chosen.timeout)
     return 0
+
+
+def _is_there(session: SessionDir) -> bool:
+    """Tell whether a session answers, or is about to."""
+    from psync.control import Call, NoSession
+
+    try:
+        Call(session.path, "status").close()
+    except NoSession:
+        return bool(session.taker) and bool(session.is_held_by(session.taker))
+    return True
+
+
+def _stop_one(session: SessionDir, timeout: float) -> None:
+    """End a session, and note that this was meant; one that goes on is not to be noted so."""
+    from psync.control import Call, NoSession, Refused, stop_silent
+    from psync.control import stop as end
+
+    try:
+        request = Call(session.path, "stop")
+    except NoSession:
+        if not session.path.is_dir():
+            raise
+        session.mark_stopped(on_purpose=True)  # also if it is dead already
+        if not stop_silent(session, timeout):
+            raise
+        session.mark_stopped(on_purpose=True)  # a start takes the first one for an old one
+        return
+    session.mark_stopped(on_purpose=True)
+    try:
+        end(request, timeout)
+    except Refused:
+        session.mark_stopped(on_purpose=False)
+        raise
 
 
 def versions(chosen: argparse.Namespace) -> int:

@@ -76,6 +76,8 @@ async def main(directory):
             return [waits, {"side": "left", "path": "a\\\\nb", "kept": "0001"}]
         if verb == "resume" and not args["accept_deletes"]:
             raise PsyncError("the session has halted")
+        if verb == "stop" and directory.name == "busy":
+            raise PsyncError("the session serves too many requests at once; try again")
         if verb == "stop":
             over.set()
 
@@ -86,6 +88,19 @@ async def main(directory):
     await server.close()
 
 asyncio.run(main(Path(sys.argv[1])))
+"""
+
+# One that has its lock, and no socket yet.
+STARTING = """
+import signal, sys
+from pathlib import Path
+from psync.effects.state import SessionDir
+
+session = SessionDir(Path(sys.argv[1]), "home")
+session.lock()
+session.mark_stopped(on_purpose=False)
+print("ready", flush=True)
+signal.pause()
 """
 
 SIDE = "this host /srv/x: 1,234 entries, 5 changes made, 4.2 MB"
@@ -445,6 +460,30 @@ class TestQuestions:
 
         assert psync("stop").returncode == 0
         assert process.poll() == 0
+
+    @pytest.mark.parametrize("words", [("home",), (), ("--all",)])
+    def test_end_a_session_that_is_just_starting(self, psync, state, words):
+        process = subprocess.Popen(
+            [sys.executable, "-c", STARTING, state],
+            stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(HERE)},
+        )  # fmt: skip
+        with process:
+            assert process.stdout.readline() == "ready\n"
+            done = psync("stop", *words)
+            goes_on = process.poll() is None
+            process.kill()
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert not goes_on
+        assert SessionDir(state, "home").stopped
+        assert "session home is not running" in refused(psync("stop", "home"))
+
+    def test_do_not_note_that_one_is_stopped_that_goes_on(self, psync, session, state):
+        process = session("busy")
+
+        assert "too many requests" in refused(psync("stop", "busy"), 1)
+        assert process.poll() is None
+        assert not SessionDir(state, "busy").stopped
 
     def test_say_when_a_session_does_not_answer(self, psync, session, state):
         session("b")

@@ -204,6 +204,26 @@ class SessionDir:
             os.close(self._lock)
             self._lock = None
 
+    @property
+    def taker(self) -> int:
+        """The process that took the session last and has not let it go in good order; 0: none."""
+        try:
+            return int((self.path / "lock").read_bytes()[:20] or b"0")
+        except (OSError, ValueError):
+            return 0
+
+    def is_held_by(self, pid: int) -> bool | None:
+        """Tell whether a process holds the lock, without touching that; None: it cannot be told."""
+        try:
+            inode = (self.path / "lock").stat().st_ino
+            with open("/proc/locks") as table:
+                rows = [line.split() for line in table]
+        except OSError:
+            return None
+        return any(
+            "FLOCK" in row and str(pid) in row and row[-3].endswith(f":{inode}") for row in rows
+        )
+
     def describe(self, facts: Mapping[str, Any], name: str = "session.json") -> None:
         """Write `session.json`, or another such file, anew, whole or not at all."""
         target = self.path / name
