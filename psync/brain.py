@@ -1200,17 +1200,23 @@ class Brain:
         Raises:
             _HaltedError: nothing goes on, in a session that is more than a dry run.
         """
+        unseen: set[tuple[Side, bytes]] | None = None
         while True:
-            self._tell(Retry())
+            if unseen is None:
+                self._tell(Retry())
             await self._until_settled(-1)
-            number = self._number()
             try:
-                await self._hear_all(number)
+                await self._hear_all(self._number())
             except TransportError:
                 await asyncio.sleep(0.02)  # what the lost link carried comes again
                 continue
             await self._until_settled(-1)  # what was said before may not be taken in yet
-            return await self._until_settled(self._session.mark())
+            stuck = await self._until_settled(self._session.mark())
+            found = self._session.unseen()
+            now = {(p.side, p.path) for p in found}
+            if not now or (unseen is not None and unseen <= now):
+                return list({p.path: p for p in [*found, *stuck]}.values())
+            unseen = now  # what has just been brought over may have made it readable
 
     async def _hear_all(self, number: int) -> None:
         """Wait until both agents have told us of all that was before this question.
@@ -1299,7 +1305,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def _told(problems: list[Problem]) -> str:
     """Say in a line what could not be replicated, and why."""
-    some = [f"{printable(each.path)}: {each.message}" for each in problems[:3]]
+    some = [f"{printable(each.path) or 'all'}: {each.message}" for each in problems[:3]]
     count = f"{len(problems)} path{'s' * (len(problems) > 1)} could not be replicated"
     return f"{count}: {'; '.join(some)}; see psync status"
 

@@ -40,6 +40,7 @@ asked at any time. `now` is any clock that does not go back, in seconds.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from psync.core.archive import Archive
@@ -393,6 +394,14 @@ class Session:
             (replica.side, code, path, message)
             for replica in self._replicas
             for (code, path), message in replica.troubles.items()
+        ]
+
+    def unseen(self) -> list[Problem]:
+        """The paths, and all in them, whose content cannot be read: nothing of it comes over."""
+        return [
+            Problem(path, side, message, 0, math.inf)
+            for side, code, path, message in self.troubles()
+            if code == "unreadable" or (code == "io" and path)
         ]
 
     @property

@@ -507,6 +507,28 @@ class TestTrouble:
         assert duo.session.state is State.WATCHING
         assert duo.transitions(RIGHT) == []  # not taken for empty
 
+    @pytest.mark.parametrize(
+        ("code", "path", "is_unseen"),
+        [
+            pytest.param("unreadable", b"d", True, id="a directory"),
+            pytest.param("unreadable", b"", True, id="the root"),
+            pytest.param("io", b"d/f", True, id="a disk that fails"),
+            pytest.param("io", b"", False, id="a disk without events"),
+            pytest.param("mount", b"d", False, id="what is not ours to bring over"),
+            pytest.param("metadata", b"", False, id="metadata"),
+        ],
+    )
+    def test_says_whose_content_cannot_come_over(
+        self, code: str, path: bytes, is_unseen: bool
+    ) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.say(LEFT, Trouble(code, path, "no"))
+
+        found = [(p.path, p.side, p.message) for p in duo.session.unseen()]
+
+        assert found == [(path, LEFT, "no")] * is_unseen
+        assert duo.session.settled(duo.session.mark())  # nobody waits for it
+
     @pytest.mark.parametrize(("code", "where"), [("io", b"d/f"), ("unreadable", b"d")])
     def test_answers_for_a_look_that_is_asked_again_later(self, code: str, where: bytes) -> None:
         duo = Duo({b"d/f": b"one", b"g": b"x"})

@@ -117,8 +117,11 @@ class TestUnreadableDirectories:
             plain.wait_for("watching")
         until((plain.right / "d").exists, "the directory over there")
         until(lambda: plain.status()["problems"], "a problem")
+        with pytest.raises(AssertionError, match=r"1 path .* d: Permission denied"):
+            plain.flush()
 
         plain.shell("chmod 0755 left/d")
 
-        until(lambda: not plain.status()["problems"], "the end of all problems")
+        plain.flush()
+        assert not plain.status()["problems"]
         assert plain.settle()[b"d/f"][-1] == b"1\n"
