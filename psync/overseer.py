@@ -7,10 +7,10 @@ runs, and every agent that should have answered a ping has. People are told at o
 session halts; of what has gone wrong for `lasting` seconds; of conflicts, gathered, every `every`
 seconds at most; and, of what they were told, when it is over.
 
-**Invariants.** Nobody is told the same twice, not even over a restart: what was told is in the
-session's directory as soon as each alert has come to somebody; who is killed before that leaves it
-to the next session. A session knows of no trouble before it meets it: what the one before has told
-of is over only when this one has watched long enough without it. What cannot be delivered is kept,
+**Invariants.** Nobody is told the same twice, not even over a restart: what was told, and what has
+not gone everywhere yet, is in the session's directory; the next session goes on with it, also after
+a kill. A session knows of no trouble before it meets it: what the one before has told of is over
+only when this one has watched long enough without it. What cannot be delivered is kept,
 `_UNSENT_MAX` alerts of it, and tried again by the ways that failed; the others get what comes
 later. Where there is neither a manager nor anybody to tell nothing here ever wakes up. An alert
 that hangs keeps back other alerts only, not the watchdog, and the end for `_LAST_WORDS_S` at most.
@@ -25,7 +25,9 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from psync.alerts import Alert, Alerts, deliver, ways
 from psync.effects.console import counted
@@ -211,6 +213,14 @@ class _Unsent(NamedTuple):
     told: set[str]
 
 
+def _left_over(facts: dict[str, Any]) -> list[_Unsent]:
+    """What an earlier run could not deliver, as `Overseer._remember` wrote it."""
+    try:
+        return msgspec.convert(facts.get("unsent", []), list[_Unsent])
+    except msgspec.ValidationError:
+        return []
+
+
 class Overseer:
     """Looks at the session from time to time, and passes on what it sees."""
 
@@ -222,9 +232,10 @@ class Overseer:
         self._alerts = alerts
         self._log = log
         self._notifier = notifier or Notifier({})
-        told = {k: v for k, v in state.described("alerts.json").items() if isinstance(v, str)}
+        facts = state.described("alerts.json")
+        told = {k: v for k, v in facts.items() if isinstance(v, str)}
         self._reporter = Reporter(state.name, alerts, told)
-        self._unsent: deque[_Unsent] = deque(maxlen=_UNSENT_MAX)
+        self._unsent = deque(_left_over(facts), maxlen=_UNSENT_MAX)
         self._waiting: set[str] = set()  # the ways that have failed, until they are tried again
         self._retry_at = float("-inf")
         self._retry_s = _RETRY_MIN_S
@@ -233,6 +244,7 @@ class Overseer:
         self._is_ready = False
         self._status = ""
         self._look_now = asyncio.Event()
+        self._forget_ways()
 
     @property
     def alerts(self) -> Alerts:
@@ -262,9 +274,13 @@ class Overseer:
     def take_over(self, alerts: Alerts) -> None:
         """Tell other people, or otherwise, from now on."""
         self._alerts = self._reporter.alerts = alerts
-        for each in [each for each in self._unsent if each.told.issuperset(ways(alerts))]:
-            self._unsent.remove(each)  # it failed only by a way that is there no more
+        self._forget_ways()
         self._look_now.set()
+
+    def _forget_ways(self) -> None:
+        """Keep nothing that failed only by a way that is there no more."""
+        for each in [each for each in self._unsent if each.told.issuperset(ways(self._alerts))]:
+            self._unsent.remove(each)
 
     async def watch(self, facts: Callable[[], Facts]) -> None:
         """Report until cancelled; where nobody listens it only sleeps."""
@@ -330,9 +346,9 @@ class Overseer:
             self._notifier.tell(*news)
 
     def _tell_people(self, facts: Facts) -> None:
-        self._unsent.extend(
-            _Unsent(alert, set()) for alert in self._reporter.look(facts, time.monotonic())
-        )
+        if alerts := self._reporter.look(facts, time.monotonic()):
+            self._unsent.extend(_Unsent(alert, set()) for alert in alerts)
+            self._remember()
         if self._delivery is None or self._delivery.done():
             if time.monotonic() >= self._retry_at:
                 self._waiting.clear()
@@ -345,12 +361,14 @@ class Overseer:
         return all(each.told for each in self._unsent)
 
     def _remember(self) -> None:
-        """Write down what people know; not before they do: we may be about to end."""
-        if self._is_told:
-            try:
-                self._state.describe(self._reporter.told, "alerts.json")
-            except StoreError as error:
-                self._log.warning("alert.forgotten", reason=str(error))
+        """Write down what people know, and what is still to be delivered of it."""
+        facts: dict[str, Any] = dict(self._reporter.told)
+        if self._unsent:
+            facts["unsent"] = [[each.alert, sorted(each.told)] for each in self._unsent]
+        try:
+            self._state.describe(facts, "alerts.json")
+        except StoreError as error:
+            self._log.warning("alert.forgotten", reason=str(error))
 
     def _next(self) -> _Unsent | None:
         """The first alert that is to go by a way that does not just wait to be tried again."""

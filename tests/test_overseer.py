@@ -418,6 +418,40 @@ class TestPeople:
         assert "left: it is empty" in await self.arrives(mailbox, "halted")
         await again.end()
 
+    @pytest.mark.parametrize("ends", ["in order", "killed"])
+    async def test_are_told_by_the_next_session_what_does_not_show_again(
+        self, tmp_path: Path, mailbox: Path, ends: str
+    ) -> None:
+        """A conflict, unlike a halt, is there no more for the next one to find."""
+        (tmp_path / "broken").touch()
+        with structlog.testing.capture_logs() as log:
+            told = Told(overseer(tmp_path, self.alerts(tmp_path), {}))
+            told.overseer.conflict("conflict: a")
+            async with asyncio.timeout(30):
+                while not log:
+                    await told.looks.get()
+            known = (tmp_path / "state/sessions/home/alerts.json").read_bytes()
+            await told.end()
+        if ends == "killed":
+            (tmp_path / "state/sessions/home/alerts.json").write_bytes(known)
+        (tmp_path / "broken").unlink()
+
+        again = Told(overseer(tmp_path, self.alerts(tmp_path), {}))
+
+        assert "conflict: a" in await self.arrives(mailbox, "conflicts")
+        async with asyncio.timeout(30):
+            while again.overseer._unsent:
+                await asyncio.sleep(0.01)
+        await again.end()
+        assert not overseer(tmp_path, self.alerts(tmp_path), {})._unsent
+
+    @pytest.mark.parametrize("unsent", [7, ["x"], [[["halted"], []]], [[None, None]]])
+    def test_are_not_kept_waiting_by_what_cannot_be_read(self, tmp_path: Path, unsent: Any) -> None:
+        first = overseer(tmp_path, self.alerts(tmp_path), {})
+        first._state.describe({"unsent": unsent}, "alerts.json")
+
+        assert not overseer(tmp_path, self.alerts(tmp_path), {})._unsent
+
     async def test_are_told_what_happens_right_before_the_end(
         self, tmp_path: Path, mailbox: Path
     ) -> None:

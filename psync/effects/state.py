@@ -11,7 +11,8 @@
         psync.log       the log, unless the configuration names another file
         stopped         an administrator has stopped it on purpose; gone at the next start
         agreed          both replicas have agreed on something, once
-        alerts.json     what the session has told people of; runcheck.json: what `runcheck` has
+        alerts.json     what the session has told people of, and what is still to be delivered;
+                        runcheck.json: what `runcheck` has told
 
 **Invariants.** One process at a time uses a session's directory: whoever holds `lock`. All of it
 is private to the user (directories 0700, files 0600). Standard library only, because
