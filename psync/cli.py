@@ -475,7 +475,7 @@ def _runcheck(chosen: argparse.Namespace) -> int:
     import msgspec
 
     from psync.alerts import exposed, load_alerts
-    from psync.configure import faults
+    from psync.configure import ending, faults
     from psync.runcheck import UNKNOWN, WORDS, Finding, load_rules, runcheck
 
     try:
@@ -496,7 +496,9 @@ def _runcheck(chosen: argparse.Namespace) -> int:
         config = Path(chosen.config).absolute() if chosen.config else None
         dirs = [SessionDir(state, name) for name in wanted if SessionDir.is_name(name)]
         named = chosen.names or names
-        found, failed = asyncio.run(runcheck(dirs, rules, alerts, config, names, named, wrong))
+        ends = ending(file) if file is not None else set()
+        look = runcheck(dirs, rules, alerts, config, names, named, wrong, ends)
+        found, failed = asyncio.run(look)
         nameless = [name for name in wanted if not SessionDir.is_name(name)]
         found = [Finding(name, UNKNOWN, wrong[name]) for name in nameless] + found
     except PsyncError as error:

@@ -18,7 +18,7 @@ from typing import Any
 from psync.config import Options, config_file, load_file, load_session, make_options
 from psync.errors import ConfigError, PsyncError
 
-__all__ = ["as_toml", "check", "comment", "faults", "show", "toml"]
+__all__ = ["as_toml", "check", "comment", "ending", "faults", "show", "toml"]
 
 _KEYS = [key for key in Options.__struct_fields__ if key != "name"]
 # What is a regular expression for sure, and a pattern that finds nothing people have.
@@ -69,6 +69,11 @@ def faults(path: Path) -> dict[str, str]:
         ConfigError: the file cannot be read at all.
     """
     return _sort_out(path, str)[1]
+
+
+def ending(path: Path) -> set[str]:
+    """The sessions of a file that are to end by themselves. Raises as `faults` does."""
+    return {each.name for each in _sort_out(path, str)[0] if each.sync_only or each.dry_run}
 
 
 def _sort_out(path: Path, real: Callable[[str], str]) -> tuple[list[Options], dict[str, str]]:

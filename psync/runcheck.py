@@ -17,7 +17,8 @@ when something is wrong for so long, once more when it gets worse, and once when
 not of what a session that runs tells by itself. One that runs, and could not be started again, is
 named before it has to be. What was found is in `runcheck.json` in the session's directory. A
 session that nobody names, neither the configuration nor the command line, may end in good order;
-only if it dies, having replicated something, is that told.
+only if it dies, having replicated something, is that told. One that is configured to end by itself
+is not started here: who runs it (cron) does that; how it ended last is what counts.
 
 Exit codes are those of monitoring plugins: 0 all is well, 1 look at it when you can, 2 nothing is
 replicated as it should be, 3 it cannot be told. There is one line a session, the worst first.
@@ -27,8 +28,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -119,6 +121,7 @@ async def runcheck(
     startable: Collection[str],
     named: Collection[str],
     faults: Mapping[str, str],
+    ending: Collection[str] = (),
 ) -> tuple[list[Finding], list[str]]:
     """Look at sessions, at all of them at once; start what is dead; tell people.
 
@@ -130,6 +133,7 @@ async def runcheck(
         startable: the names of those that are configured, so that they can be started.
         named: the names of those that are to run; the others may have ended.
         faults: why those cannot be started that are not configured as they should be.
+        ending: the names of those that are to end by themselves.
 
     Returns:
         what was found, the worst first; and what went wrong while people were told.
@@ -140,6 +144,7 @@ async def runcheck(
             _see_to(
                 each, rules if each.name in startable else stays, alerts, config,
                 is_named=each.name in named, fault=faults.get(each.name, ""),
+                is_ending=each.name in ending,
             )
             for each in sessions
         )
@@ -157,12 +162,16 @@ async def _see_to(
     *,
     is_named: bool,
     fault: str,
+    is_ending: bool,
 ) -> tuple[Finding, list[str]]:
     memory = session.described("runcheck.json")
     before = int(memory.get("times") or 0)
     unit = await find_unit(session.name)
     is_named = is_named or unit is not None
-    finding = await asyncio.to_thread(_look, session, rules, unit, is_named=is_named)
+    absent = partial(_ended, is_ending=is_ending)
+    if is_named and not is_ending:
+        absent = partial(_absent, unit=unit)
+    finding = await asyncio.to_thread(_look, session, rules, absent)
     if fault and not finding.is_dead:
         finding = _named_too(finding, fault)
     times = before + 1 if finding.code and not finding.is_told else 0
@@ -199,13 +208,21 @@ def _known(memory: dict[str, Any], alerts: Alerts) -> dict[str, int]:
 # --- looking ------------------------------------------------------------------------------
 
 
-def _look(session: SessionDir, rules: Rules, unit: Unit | None, *, is_named: bool) -> Finding:
-    """See how a session is; may take as long as its lag may be."""
+def _look(
+    session: SessionDir, rules: Rules, absent: Callable[[SessionDir], Finding]
+) -> Finding:
+    """See how a session is; may take as long as its lag may be.
+
+    Args:
+        session: which one.
+        rules: what counts.
+        absent: says what it means that nobody answers for it.
+    """
     name = session.name
     try:
         told = call(session.path, "status", timeout=_ANSWER_S)
     except NoSession:
-        return _absent(session, unit) if is_named else _ended(session)
+        return absent(session)
     except Unanswered as error:
         return Finding(name, CRITICAL, f"{error}: it hangs", is_hung=True)
     except (Refused, StoreError) as error:
@@ -272,15 +289,19 @@ def _absent(session: SessionDir, unit: Unit | None) -> Finding:
     return Finding(session.name, CRITICAL, "down: no process of it answers", is_dead=True)
 
 
-def _ended(session: SessionDir) -> Finding:
-    """Say how a session ended that nobody has named."""
+def _ended(session: SessionDir, *, is_ending: bool) -> Finding:
+    """Say how a session ended that nobody has named, or that is to end by itself."""
     told = remembered(session)
     if told["state"] == "starting":
         return Finding(session.name, WARNING, "starting, or about to end", is_told=True)
+    if is_ending and session.fresh:
+        text = "has not run yet; it is to end by itself, and is not started here"
+        return Finding(session.name, WARNING, text, is_told=True)
     if told["state"] == "stopped":
-        return Finding(session.name, OK, "ended in good order, and nobody has named it")
+        why = "as it is configured to" if is_ending else "and nobody has named it"
+        return Finding(session.name, OK, f"ended in good order, {why}")
     how = f"with status {told['exit']}" if told["exit"] and not told["pid"] else "without a word"
-    if not told["missed"]:
+    if not told["missed"] and not is_ending:
         return Finding(session.name, OK, f"ended {how}; its sides had never agreed on anything")
     return Finding(session.name, CRITICAL, f"down: it ended {how}")
 

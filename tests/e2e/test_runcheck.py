@@ -177,6 +177,38 @@ class TestDead:
         assert f"not started: session home ended at once: {plainly.pair.right} does not" in line
 
 
+class TestEnding:
+    """A session that is configured to end by itself: cron runs it, and nobody keeps it alive."""
+
+    @pytest.mark.parametrize("key", ["sync_only", "dry_run"])
+    def test_in_good_order_is_well_and_is_not_started(self, plainly: Service, key: str) -> None:
+        plainly.configure(f"{key} = true", alerts="mail = 'root'")
+        (plainly.pair.left / "f").write_text("x")
+
+        before = plainly.check()
+        assert plainly.psync("run", "home").returncode == 0
+        code, line = plainly.check()
+
+        assert before[0] == WARNING
+        assert before[1].startswith("WARNING: home: has not run yet; ")
+        assert code == OK
+        assert line == "OK: home: ended in good order, as it is configured to"
+        assert plainly.psync("runcheck", "home").stdout == line + "\n"
+        assert plainly.pair.status() == {}
+        assert plainly.subjects() == []
+
+    def test_otherwise_is_told_and_it_is_not_started(self, plainly: Service) -> None:
+        plainly.configure("sync_only = true", alerts="mail = 'root'")
+        assert plainly.psync("run", "home").returncode == 0
+        plainly.pair.right.rename(plainly.pair.base / "away")
+        assert plainly.psync("run", "home").returncode == 2
+
+        code, line = plainly.check()
+
+        assert (code, line) == (CRITICAL, "CRITICAL: home: down: it ended with status 2")
+        assert len(plainly.subjects()) == 1
+
+
 class TestBesideABadOne:
     def test_others_are_started_and_looked_at(self, plainly: Service) -> None:
         good = plainly.config.read_text()
