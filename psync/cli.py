@@ -502,12 +502,13 @@ def _runcheck(chosen: argparse.Namespace) -> int:
         nameless = [name for name in wanted if not SessionDir.is_name(name)]
         found = [Finding(name, UNKNOWN, wrong[name]) for name in nameless] + found
     except PsyncError as error:
-        print(f"UNKNOWN: {harmless(str(error))}")
+        told = {"sessions": [], "error": str(error)}
+        print(json.dumps(told) if chosen.json else f"UNKNOWN: {harmless(str(error))}")
         return UNKNOWN
     if chosen.json:
-        told = [{"name": f.session, "status": WORDS[f.code], "code": f.code, "text": f.text,
-                 **f.figures} for f in found]  # fmt: skip
-        print(json.dumps({"sessions": told}))
+        looks = [{"name": f.session, "status": WORDS[f.code], "code": f.code, "text": f.text,
+                  **f.figures} for f in found]  # fmt: skip
+        print(json.dumps({"sessions": looks}))
     else:
         for each in found:
             print(harmless(f"{WORDS[each.code]}: {each.session}: {each.text}"))

@@ -57,8 +57,8 @@ def ask(state: Path, name: str | None, within: float) -> tuple[list[dict[str, An
         within: so long, in s.
 
     Returns:
-        The answers, by name, with `audit` where there has been one; and for each session that
-        does not answer a line that says so.
+        The answers, by name, with `audit` where there has been one, and of those that do not answer
+        what `survey` tells; and for each of these a line that says so.
 
     Raises:
         UsageError: `name` is none for a session.
@@ -66,7 +66,9 @@ def ask(state: Path, name: str | None, within: float) -> tuple[list[dict[str, An
     """
     known = [SessionDir(state, name)] if name is not None else sessions(state)
     answers, silent = _ask(known, within)
-    return list(answers.values()), list(silent.values())
+    told = [_silent(each, silent[each.name]) for each in known if each.name in silent]
+    told = sorted([*answers.values(), *told], key=lambda each: str(each.get("name")))
+    return told, list(silent.values())
 
 
 def survey(
@@ -87,11 +89,19 @@ def survey(
     for each in known:
         answer = answers.get(each.name)
         if answer is None:
-            answer = remembered(each, configured)
             if each.name in silent:
-                answer |= {"state": "unanswered", "trouble": silent[each.name]}
+                answer = _silent(each, silent[each.name], configured)
+            else:
+                answer = remembered(each, configured)
         told.append(answer)
     return told
+
+
+def _silent(
+    session: SessionDir, why: str, configured: Collection[str] = ()
+) -> dict[str, Any]:
+    """Tell what is known of a session that does not answer."""
+    return remembered(session, configured) | {"state": "unanswered", "trouble": why}
 
 
 def _ask(

@@ -292,10 +292,11 @@ def status(chosen: argparse.Namespace) -> int:
     answers, problems = ask(state, chosen.name, _ANSWER_S)
     if chosen.json:
         print(json.dumps({"sessions": answers}))
-    elif not answers and not problems:
+    elif not answers:
         print(f"no session is running (state directory {harmless(str(state))})")
-    else:
-        print("\n".join(line for answer in answers for line in _describe(answer)))
+    for answer in answers if not chosen.json else ():
+        if answer.get("state") != "unanswered":  # a line on stderr says that
+            print("\n".join(_describe(answer)))
     for problem in problems:
         complain(problem, 1)
     return 1 if problems else 0

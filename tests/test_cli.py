@@ -492,9 +492,19 @@ class TestQuestions:
 
         done = psync("status", "--json")
 
-        assert [s["name"] for s in json.loads(done.stdout)["sessions"]] == ["b"]
-        assert done.stderr == f"psync: session a did not answer in time (pid {stuck.pid})\n"
-        assert done.returncode == 1
+        line = f"session a did not answer in time (pid {stuck.pid})"
+        silent, answered = json.loads(done.stdout)["sessions"]
+        assert (silent["name"], silent["state"], silent["trouble"]) == ("a", "unanswered", line)
+        assert (answered["name"], answered["state"]) == ("b", "watching")
+        assert (done.returncode, done.stderr) == (1, f"psync: {line}\n")
+
+    def test_of_runcheck_are_answered_as_asked_also_where_there_is_no_answer(self, psync):
+        done = psync("runcheck", "--json", "nosuch")
+
+        assert done.returncode == 3
+        told = json.loads(done.stdout)
+        assert told["sessions"] == []
+        assert told["error"].startswith("no session 'nosuch' is configured")
 
 
 class TestOutput:

@@ -66,7 +66,9 @@ class TestAsk:
             listener.listen()
             answers, silent = ask(state, None, 0.2)
 
-        assert [each["name"] for each in answers] == ["runs"]
+        assert [(each["name"], each["state"]) for each in answers] == [
+            ("mute", "unanswered"), ("runs", "watching"),
+        ]  # fmt: skip
         (line,) = silent
         assert f"session mute did not answer in time (pid {os.getpid()})" in line
 
