@@ -34,6 +34,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import io
 import json
 import os
 import signal
@@ -108,13 +109,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _have_standard_files() -> None:
-    """Open what is closed of 0, 1 and 2: else a database could get such a number."""
+    """Open what is closed of 0, 1 and 2: else a database could get such a number.
+
+    And let no name of a file, or other text, be an error that the user's locale cannot show.
+    """
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(fd)
     sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _discard_stdout() -> None:

@@ -508,6 +508,21 @@ class TestQuestions:
 
 
 class TestOutput:
+    @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+    def test_is_readable_where_a_name_cannot_be_shown(self, psync, state, encoding):
+        directory = SessionDir(state, "home").path
+        directory.mkdir(parents=True)
+        line = "[2026-11-30 18:33:09.658] [INF:+0] [L] [home] transition.applied path={} what=new"
+        (directory / "psync.log").write_text(line.format("\u20ac") + "\n", encoding="utf-8")
+        env = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(HERE)}
+
+        done = psync("log", "--state-dir", str(state), env=env)
+        missing = psync("config", "check", "\u20ac.toml", env=env)
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == line.format("\\u20ac") + "\n"
+        assert missing.stderr == "psync: cannot read \\u20ac.toml: No such file or directory\n"
+
     def test_to_a_closed_pipe_is_no_fault(self, psync):
         read, write = os.pipe()
         os.close(read)
