@@ -65,6 +65,7 @@ _LISTED_MAX = 1000  # differences in a report for programs
 _TOLD_MAX = 50  # of them in an alert
 _FLUSH_S = 15.0  # what a session has to bring over what is on its way; a writer may take 10
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_LEFT_ALONE = "left alone (skip_initial_sync): psync sync brings it over"
 _SAVED = (Kind.FILE, Kind.SYMLINK)
 
 Entries = tuple[Entry | None, Entry | None]
@@ -282,8 +283,11 @@ class _Audit:
             verdict = judge(told, settled=settled, unchanged=unchanged)
         if verdict is None and not knowledge.known:
             verdict = Verdict(Worth.DIFFERS, "")
-        if verdict is None:
+        is_left_alone = knowledge.skipped and not told.word
+        if verdict is None or (is_left_alone and verdict.worth is Worth.BELIEVED):
             verdict = foresee(sides, told.agreed, met=knowledge.met, meta_from=self._meta_from)
+            if is_left_alone and verdict is not None and verdict.worth is Worth.ON_ITS_WAY:
+                verdict = Verdict(Worth.DIFFERS, _LEFT_ALONE)
         return verdict and verdict._replace(
             text="; ".join(filter(None, (text + _whose(sides, told), verdict.text)))
         )

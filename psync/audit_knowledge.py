@@ -44,6 +44,7 @@ class Knowledge:
         running: there is a session, which is asked.
         known: something was agreed, by which a difference can be told from another.
         met: both sides have been compared once.
+        skipped: what differed before the session that runs began is left alone by it.
         state: of the session that runs; empty: none does.
     """
 
@@ -68,6 +69,7 @@ class Knowledge:
         self.running = False
         self.known = False
         self.met = True
+        self.skipped = False
         self.state = ""
 
     async def open(self) -> None:
@@ -118,7 +120,7 @@ class Knowledge:
             call.give_up()
             raise
         answer = read_answer(said, len(paths))
-        self.met, self.state = answer.met, answer.state
+        self.met, self.state, self.skipped = answer.met, answer.state, answer.skipped
         return answer
 
     async def settle(self) -> bool:

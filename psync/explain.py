@@ -49,12 +49,14 @@ class Answer(NamedTuple):
         settled: all that can be was brought to both sides just before.
         met: both sides have been compared once.
         told: of each path.
+        skipped: see `Session.skipped`.
     """
 
     state: str
     settled: bool
     met: bool
     told: list[Told]
+    skipped: bool = False
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -85,7 +87,7 @@ def explain(session: Session, archive: Archive, args: dict[str, Any], *, settled
     if len(paths) > _PATHS_MAX or not all(map(valid_path, paths)):
         raise PsyncError("these are no paths, or too many")
     told = [Told(*session.explain(path), archive.get(path)) for path in paths]
-    answer = Answer(session.state.name.lower(), settled, session.met, told)
+    answer = Answer(session.state.name.lower(), settled, session.met, told, session.skipped)
     return {**answer._asdict(), "told": base64.b64encode(_encode(told)).decode()}
 
 
@@ -98,7 +100,8 @@ def read_answer(answer: Any, count: int) -> Answer:
     try:
         told = _decode(base64.b64decode(answer["told"]))
         if len(told) == count:
-            return Answer(str(answer["state"]), answer["settled"], answer["met"], told)
+            skipped = bool(answer.get("skipped"))
+            return Answer(str(answer["state"]), answer["settled"], answer["met"], told, skipped)
     except (TypeError, ValueError, KeyError, msgspec.MsgspecError):
         pass
     raise PsyncError("the session gave no answer that can be read: is it of another version?")

@@ -114,6 +114,7 @@ class News:
         replica.entries, replica.local = message.entries, message.local
         if replica.full_scan == message.generation:
             replica.full_scan = 0
+            replica.skipped = False
             replica.survey.finish()
             # An agent that has lost events of its own accord may have begun it for that.
             for directory in replica.views.directories():
@@ -122,6 +123,7 @@ class News:
         self._keep_sent(replica)
         compare = self._pair.limits.compare or replica.compared or self._pair.adopting
         replica.survey.finish(compare=compare)
+        replica.skipped = not (self._pair.limits.compare or replica.compared)
         replica.compared = True
         replica.link = Link.READY
         if all(each.link == Link.READY for each in self._pair.replicas):

@@ -159,6 +159,7 @@ class Replica:
         presumed: paths of which an operation under way has changed the agreed state since the
             side was scanned; their view is what was agreed before.
         troubles: what the agent cannot observe, by code and path.
+        skipped: what differed before the session began was left alone, and still is.
         full_scan: the scan for which everything else goes on; `REQUESTED`; 0: none.
         cut_ns: when the host's power may have been cut last, by its clock; 0: never.
     """
@@ -167,6 +168,7 @@ class Replica:
         self.side = side
         self.link = Link.NEVER
         self.compared = False
+        self.skipped = False
         self.entries = self.local = 0
         self.survey = Survey(side, archive)
         self.plan = Plan()

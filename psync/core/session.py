@@ -368,6 +368,11 @@ class Session:
                         return "trouble", f"{replica.side.name.lower()}: {message}"
         return "", ""
 
+    @property
+    def skipped(self) -> bool:
+        """Whether what differed before the session began is left alone, as it was told to."""
+        return any(replica.skipped for replica in self._replicas)
+
     def take(self, path: bytes, side: Side) -> str:
         """Let a side's version win a conflict; return why it cannot, empty: it will.
 

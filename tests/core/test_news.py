@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from psync.core.entry import ROOT, Entry, Side, is_ours
-from psync.core.events import Limits, Paused, Resumed, State
+from psync.core.events import FullSync, Limits, Paused, Resumed, State
 from psync.core.pending import LASTING_ATTEMPTS
 from psync.core.session import Session
 from psync.errors import AgentError
@@ -153,9 +153,24 @@ class TestScan:
             duo.say(side, *duo.hands[side].scan())
         assert duo.listed(LEFT) == duo.listed(RIGHT) == []
         assert duo.session.state is State.WATCHING
+        assert duo.session.skipped
         duo.say(LEFT, *duo.left.scan())
 
         assert duo.listed(LEFT) == [ROOT, b"d"]  # but from then on
+        assert duo.session.skipped  # of the other side
+        duo.say(RIGHT, *duo.right.scan())
+        assert not duo.session.skipped
+
+    def test_compares_in_a_full_sync_what_it_has_left_alone(self) -> None:
+        duo = Duo({b"f": b"one"}, Limits(compare=False), start=False)
+        duo.left.edit(b"f", b"two")
+        duo.start()
+        assert duo.session.skipped
+        duo.receive(FullSync())
+        duo.settle()
+
+        assert not duo.session.skipped
+        assert duo.right.content[b"f"] == b"two"
 
     def test_is_not_taken_for_what_was_agreed_while_it_went_on(self) -> None:
         duo = Duo({b"f": b"one", b"g": b"one"})

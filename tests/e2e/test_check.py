@@ -360,6 +360,26 @@ class TestDifference:
         assert kinds(told) == {"keep": "differs"}
         assert "conflict" in told["differences"][0]["what"]
 
+    def test_is_none_that_psync_believes_in_where_it_has_left_it_alone(self, local: Pair) -> None:
+        """With `skip_initial_sync` it knows that it never looked."""
+        (local.left / "old").write_text("1")
+        (local.left / "both").write_text("one")
+        (local.right / "both").write_text("other")
+        local.start("-k")
+        (local.left / "new").write_text("new")
+        local.flush()
+
+        told = report(local)
+
+        assert kinds(told) == {"old": "differs", "both": "differs"}
+        assert told["exit"] == NOTICE
+        (left,) = [d["what"] for d in told["differences"] if d["path"] == "old"]
+        assert left.startswith("only on the left; left alone (skip_initial_sync): psync sync")
+        assert local.psync("sync", str(local.left), str(local.right)).returncode == 0
+        behind_its_back(local, local.right / "new", b"NEW")
+        local.flush()
+        assert kinds(report(local, "-c")) == {"new": "believed equal"}
+
     def test_is_plain_where_nothing_was_agreed(self, local: Pair) -> None:
         fill(local.left)
         (local.right / "keep").write_text("other")
