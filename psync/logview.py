@@ -259,9 +259,11 @@ class Tail:
         Raises:
             UsageError: the file may not be read.
         """
-        is_open = self._fd >= 0 or self._open()
-        if self._is_first:  # and the present file is held: it cannot be moved away unseen
-            self._is_first = False
+        is_open = self._fd >= 0 or self._open(self._path)
+        if self._is_first:
+            # Just moved away, and no other made yet: what is written until then is still to come.
+            is_open = is_open or any(map(self._open, self._last_moved()))
+            self._is_first = False  # the present file is held: it cannot be moved away unseen
             for path in self._moved_away():
                 yield from self._events(_lines_of(path))
         while is_open:
@@ -271,7 +273,7 @@ class Tail:
             if is_last:
                 break
             self.close()
-            is_open = self._open()
+            is_open = self._open(self._path)
         if self._held is not None:
             yield self._held
             self._held = None
@@ -306,13 +308,19 @@ class Tail:
             self.whole_since = math.inf
         return chosen
 
-    def _open(self) -> bool:
+    def _last_moved(self) -> list[Path]:
+        """The file that was moved away last, if it can be read on."""
+        there = [path for path in _moved_from(self._path, None) if path.suffix not in _OPEN]
+        begins = [(begin, path) for path in there if (begin := _begin(path)) is not None]
+        return [path for _, path in sorted(begins)[-1:]]
+
+    def _open(self, path: Path) -> bool:
         try:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise UsageError(f"cannot read the log {self._path}: {reason(error)}") from None
+            raise UsageError(f"cannot read the log {path}: {reason(error)}") from None
         size = os.fstat(self._fd).st_size
         if self._window is not None and size > self._window:
             os.lseek(self._fd, size - self._window, os.SEEK_SET)

@@ -192,6 +192,20 @@ class TestTail:
             assert numbers(tail) == []
         tail.close()
 
+    @pytest.mark.parametrize("moved", [0, None])
+    def test_follows_what_was_moved_away_just_before(self, tmp_path: Path, moved: int | None):
+        path, old = tmp_path / "log", tmp_path / "log.1"
+        (tmp_path / "log.2").write_text(line(1))
+        old.write_text(line(2, second=2))
+        tail = Tail(path, moved=moved)
+        assert numbers(tail) == (["1", "2"] if moved is None else ["2"])
+        with open(old, "a") as file:
+            file.write(line(3, second=3))  # who writes has not noticed yet
+        assert numbers(tail) == ["3"]
+        path.write_text(line(4, second=4))
+        assert numbers(tail) == ["4"]
+        tail.close()
+
     def test_follows_when_the_file_is_moved_away(self, tmp_path: Path):
         path = tmp_path / "log"
         path.write_text(line(1))
@@ -323,7 +337,7 @@ class TestMovedAway:
         path = session(state, "home")
         path.write_text(line(1))
         tail = Tail(path, moved=None)
-        assert tail._open()
+        assert tail._open(path)
         path.rename(path.with_name("psync.log.1"))
         path.write_text(line(2))
 
