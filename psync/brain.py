@@ -1176,6 +1176,8 @@ class Brain:
                 stuck = await self.flush()
         except TimeoutError:
             why = "".join(f": {each}" for each in self._unwritable.values() if each)
+            if some := self._session.on_the_way(3):
+                why += f"; on their way: {', '.join(map(printable, some))}"
             raise PsyncError(f"not everything is on both sides after {seconds} s{why}") from None
         if stuck:
             raise PsyncError(_told(stuck))

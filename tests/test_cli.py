@@ -298,6 +298,7 @@ class TestGrammar:
             ["--state-dir", "file", "left", "right"],
             ["--state-dir=file", "run", "left", "right"],
             ["--state-dir", "/proc", "sync", "left", "right"],
+            ["--state-dir", "", "status"],
         ):
             assert "--state-dir" in refused(psync(*args))
 

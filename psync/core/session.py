@@ -41,6 +41,7 @@ asked at any time. `now` is any clock that does not go back, in seconds.
 from __future__ import annotations
 
 import math
+from heapq import nsmallest
 from typing import Any
 
 from psync.core.archive import Archive
@@ -297,6 +298,11 @@ class Session:
         if not stuck:
             return min(since.values(), default=None)
         return min((n for path, n in since.items() if path not in stuck), default=None)
+
+    def on_the_way(self, most: int) -> list[bytes]:
+        """The paths with the oldest news that is on its way, so many at most."""
+        since, stuck = self._pending.since, self._pending.stuck()
+        return nsmallest(most, (path for path in since if path not in stuck), key=since.__getitem__)
 
     def settled(self, mark: int) -> bool:
         """Tell whether everything observed up to `mark` is on both sides."""

@@ -46,7 +46,13 @@ def reason(error: OSError) -> str:
 
 
 def state_directory(chosen: str | None = None) -> Path:
-    """Find the state directory: the option, `PSYNC_STATE_DIR`, or the user's own."""
+    """Find the state directory: the option, `PSYNC_STATE_DIR`, or the user's own.
+
+    Raises:
+        UsageError: the option is empty.
+    """
+    if chosen == "":
+        raise UsageError("--state-dir: a directory is wanted, not nothing")
     chosen = chosen or os.environ.get("PSYNC_STATE_DIR")
     if chosen:
         return Path(os.path.abspath(chosen))

@@ -1326,10 +1326,13 @@ class TestSettled:
         duo.write(LEFT, b"g", b"two")
 
         assert duo.session.oldest() == mark
+        assert duo.session.on_the_way(1) == [b"f"]
+        assert duo.session.on_the_way(3) == [b"f", b"g"]
         assert duo.session.status()["in_flight"] == 2
 
         duo.run()
         assert duo.session.oldest() is None
+        assert duo.session.on_the_way(3) == []
         assert duo.session.status()["in_flight"] == 0
 
     def test_waits_for_listings_and_for_talk_that_waits(self) -> None:
