@@ -216,8 +216,9 @@ class Brain:
         self._last_number = 0
         self._desk = Desk(self._session, self._peers, self._number, self._pump)
         self._transfers = Transfers(
-            self._peers, Rsync(*hosts), _rsync_options(options), self._transferred, self._number
-        )
+            self._peers, Rsync(*hosts), options.etimeout, options.rsync_extra,
+            self._transferred, self._number,
+        )  # fmt: skip
         self._waiting: list[_Waiting] = []
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._timer: asyncio.Handle | None = None
@@ -606,7 +607,8 @@ class Brain:
         tell("session.configured", message=f"configuration: {told or 'nothing has changed'}")
 
     def _serve_by(self, options: Options, old: Options) -> None:
-        self._transfers.options = _rsync_options(options)
+        self._transfers.silence_s = options.etimeout
+        self._transfers.options = options.rsync_extra
         self._session.take_over(_limits(options))
         if _rules(options) != _rules(old):
             self._session.hide(Ignore(options.all_excludes(), options.tempfiles))
@@ -1324,10 +1326,6 @@ def _running(banned: str) -> str:
                 if banned[:15] in comm:
                     return comm
     return ""
-
-
-def _rsync_options(options: Options) -> list[str]:
-    return [f"--timeout={options.etimeout}", *options.rsync_extra]
 
 
 def _rules(options: Options) -> str:

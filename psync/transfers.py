@@ -47,6 +47,7 @@ class Transfers:
         self,
         peers: Sequence[Peer],
         rsync: Rsync,
+        silence_s: float,
         options: list[str],
         report: Callable[[list[Transferred]], set[int]],
         number: Callable[[], int],
@@ -56,6 +57,7 @@ class Transfers:
         Args:
             peers: left and right.
             rsync: runs rsync between them.
+            silence_s: how long nothing of a transfer may move; then it is given up.
             options: more options for rsync, from the user.
             report: is told what became of transfers; returns the operations that go on: no side
                 has gone down meanwhile.
@@ -63,6 +65,7 @@ class Transfers:
         """
         self._peers = peers
         self._rsync = rsync
+        self.silence_s = silence_s
         self.options = options
         self._report = report
         self._number = number
@@ -184,5 +187,6 @@ class Transfers:
                     f"/proc/{staged.pid}/fd/{staged.fd}/{run}/",
                     delta=delta,
                     sparse=sparse,
+                    silence_s=self.silence_s,
                     options=self.options,
                 )

@@ -49,7 +49,7 @@ class TestLost:
                 transfers.add(Transfer(len(told) + 2, source, b"f", file(b"x"), b""))
                 return set()
 
-            transfers = Transfers(peers, Rsync(LocalHost(), LocalHost()), [], report, lambda: 1)
+            transfers = Transfers(peers, Rsync(LocalHost(), LocalHost()), 60, [], report, lambda: 1)
             transfers.add(Transfer(1, source, b"f", file(b"x"), b""))
             task = asyncio.ensure_future(transfers.carry(source))
             await asyncio.sleep(0.01)

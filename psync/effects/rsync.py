@@ -9,7 +9,11 @@ only. Between two replicas on one machine rsync does without any of that.
 writes into staging; it never sees a user's name, and never writes to a user's file. It
 sets no times, modes or owners: whoever places the file does. Nothing of the user's
 environment changes what it does. There is no limit on how long it may take while bytes
-flow; silence of `_SILENCE_S` ends it. After `run` no process of it is left here.
+flow. After `run` no process of it is left here.
+
+Silence ends it. rsync sees to that by itself, but not where one of its processes is stopped:
+a stopped one measures nothing, and the others keep each other awake (`_MOVED_MIN`). So we look
+at how many bytes they move, too.
 
 It does not know what is worth sending, nor whether a file changed meanwhile.
 """
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import platform
 import re
@@ -29,7 +34,7 @@ from typing import TYPE_CHECKING
 import psync
 from psync import faults
 from psync.core.entry import printable
-from psync.effects.spawn import listen, spawn
+from psync.effects.spawn import Moved, Process, listen, spawn
 from psync.effects.transport import RemoteHost
 from psync.errors import PsyncError, TransportError, UsageError
 
@@ -41,19 +46,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Rsync", "RsyncError"]
 
-_SILENCE_S = 60
+_LOOKS = 4  # in the time after which silence ends it
+_MOVED_MIN = 256  # bytes in that time; of a stopped one the others exchange a few, to stay alive
 _COMMAND_MAX = 100_000  # Linux takes 131,072 in one argument, and sshd makes one of it
 _STDERR_MAX = 8192
 _LAST_WORDS_S = 1.0
 _NAME = "psync"  # what rsync takes for a host's name; the shim knows only one
 _NOT_FOUND = 127
+_SILENT = 30
 
 # rsync's exit codes that come of a link, not of a file
 _LINK_CODES = {
     10: "the connection failed",
     12: "the connection ended in the middle",
     20: "rsync was told to stop",
-    30: "nothing came for too long (etimeout)",
+    _SILENT: "nothing came for too long (etimeout)",
     35: "the connection could not be made in time",
     255: "the connection was lost",
 }
@@ -93,6 +100,7 @@ class Rsync:
         *,
         delta: bool,
         sparse: bool,
+        silence_s: float,
         options: list[str],
         on_bytes: Callable[[int], None] | None = None,
     ) -> None:
@@ -105,6 +113,7 @@ class Rsync:
             target_dir: an absolute path that ends in a slash.
             delta: send what differs from the file that is there already, else all of it.
             sparse: the files have holes, which are to be holes there, too.
+            silence_s: how long nothing may move; then it is ended.
             options: more options, from the user (`-z`, `--bwlimit=1m`).
             on_bytes: told now and then how many bytes of all files are done.
 
@@ -125,7 +134,7 @@ class Rsync:
             "--no-whole-file" if delta else "--whole-file",
             # nobody waits for a connection full of zeros
             *(["-z"] if sparse and self._remote and not _is_on_compression(options) else []),
-            f"--timeout={_SILENCE_S}",
+            f"--timeout={math.ceil(silence_s)}",
             *(["--info=progress2"] if on_bytes is not None else []),
             *options,
         ]  # fmt: skip
@@ -137,7 +146,7 @@ class Rsync:
                 argv += ["-e", _remote_shell()]
         argv += [self._place(source, path) for path in source_paths]
         argv.append(self._place(target, target_dir))
-        await _Run(remote, on_bytes).run(argv)
+        await _Run(remote, silence_s, on_bytes).run(argv)
 
     def _place(self, side: Side, path: str) -> str:
         return f"{_NAME}:{path}" if self._hosts[side] in self._remote else path
@@ -159,8 +168,14 @@ def _remote_shell() -> str:
 class _Run:
     """One run of rsync."""
 
-    def __init__(self, remote: RemoteHost | None, on_bytes: Callable[[int], None] | None) -> None:
+    def __init__(
+        self,
+        remote: RemoteHost | None,
+        silence_s: float,
+        on_bytes: Callable[[int], None] | None,
+    ) -> None:
         self._remote = remote
+        self._silence_s = silence_s
         self._on_bytes = on_bytes
         self._errors = bytearray()
         self._quiet = asyncio.Event()  # rsync's standard error has ended
@@ -184,6 +199,7 @@ class _Run:
                         stderr=stderr,
                         pass_fds=[theirs.fileno()],
                         env=_environment(theirs.fileno()),
+                        ends_all=True,
                     )
                 except OSError as error:
                     raise RsyncError(
@@ -194,7 +210,7 @@ class _Run:
             serving = asyncio.create_task(self._serve(ours))
             faults.at("rsync: begun")
             try:
-                code = await process.wait()
+                code = await self._end(process)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LAST_WORDS_S):
                         await self._quiet.wait()
@@ -204,6 +220,27 @@ class _Run:
                 (served,) = await asyncio.gather(serving, return_exceptions=True)
         if code:
             raise served if isinstance(served, PsyncError) else self._explain(code)
+
+    async def _end(self, process: Process) -> int:
+        """Wait for its end; return its exit status.
+
+        Looks are counted, not seconds: when we did not run for a while, it could not move either.
+        """
+        before, quiet = process.moved(), 0
+        while quiet < _LOOKS:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._silence_s / _LOOKS):
+                    return await process.wait()
+            seen = process.moved()
+            if seen is not None and before is not None and _is_quiet(before, seen):
+                quiet += 1
+            else:
+                before, quiet = seen, 0
+        process.kill()
+        with contextlib.suppress(TimeoutError):  # it may hang in a file system that does
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await process.wait()
+        return _SILENT
 
     async def _serve(self, ours: socket.socket) -> None:
         """Join rsync to the other host, once its shim asks for it."""
@@ -258,6 +295,12 @@ class _Run:
             why = _LINK_CODES.get(code, f"rsync was killed by signal {-code}")
             return TransportError(f"{where}: {why}{f': {said}' if said else ''}")
         return RsyncError(code, said or "it gives no reason")
+
+
+def _is_quiet(before: Moved, seen: Moved) -> bool:
+    # One that ends takes its number along. Where none is stopped a byte may mean that the other
+    # host is at work, on a slow disk, say.
+    return abs(seen.size - before.size) < (_MOVED_MIN if seen.stopped else 1)
 
 
 async def _receive(ours: socket.socket) -> tuple[bytes, list[int]]:

@@ -23,24 +23,39 @@ import os
 import signal
 import subprocess
 import threading
-from typing import IO, TYPE_CHECKING
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Listener", "Process", "listen", "run_to_end", "spawn"]
+__all__ = ["Listener", "Moved", "Process", "listen", "run_to_end", "spawn"]
 
 _SAID_MAX = 2000
 _KILLED_S = 1.0  # for a killed one to be gone
+_BUSY, _STOPPED = (b"R", b"D"), (b"T", b"t")  # states of a process, as in /proc/<pid>/stat
 
 Stream = int | IO[bytes]
+
+
+class Moved(NamedTuple):
+    """What processes have done so far.
+
+    Attributes:
+        size: bytes that those of them have read and written which are there still.
+        stopped: one of them is stopped (SIGSTOP, a debugger).
+    """
+
+    size: int
+    stopped: bool
 
 
 class Process:
     """A running child; made by `spawn`."""
 
-    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+    def __init__(self, child: subprocess.Popen[bytes], *, ends_all: bool = False) -> None:
         self._child = child
+        self._ends_all = ends_all
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self.pid = child.pid
@@ -72,6 +87,30 @@ class Process:
         """End the child, and all that it has started, at once; also when it is stopped."""
         self._signal(signal.SIGKILL)
 
+    def moved(self) -> Moved | None:
+        """Tell what the child, and all that it has started, have read and written so far.
+
+        Returns:
+            None: one of them is at work or waits for a disk, so that a number says nothing, or the
+            kernel does not tell.
+        """
+        total, stopped = 0, False
+        for name in os.listdir("/proc"):
+            try:
+                if not name.isdigit() or os.getpgid(int(name)) != self.pid:
+                    continue
+                state = Path("/proc", name, "stat").read_bytes().rpartition(b")")[2].split()[0]
+                counts = Path("/proc", name, "io").read_bytes().split()
+            except (ProcessLookupError, FileNotFoundError):
+                continue  # it has just ended
+            except OSError:
+                return None
+            if state in _BUSY:
+                return None
+            total += int(counts[1]) + int(counts[3])  # rchar, wchar: pipes count, too
+            stopped = stopped or state in _STOPPED
+        return Moved(total, stopped)
+
     def _signal(self, number: signal.Signals) -> None:
         if not self._ended.done():  # not reaped by us, so the pid is still the child's
             with contextlib.suppress(ProcessLookupError):
@@ -80,13 +119,18 @@ class Process:
     def _reap(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
+        self._end()
+
+    def _end(self) -> None:
+        if self._ends_all:
+            self.kill()  # the others: it is not reaped yet, so the group is still the child's
         self._ended.set_result(self._child.wait())
 
     def _wait_in_thread(self) -> None:
         # Wait without reaping: only the loop's thread may free the pid for others.
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody asks any more
-            self._loop.call_soon_threadsafe(lambda: self._ended.set_result(self._child.wait()))
+            self._loop.call_soon_threadsafe(self._end)
 
 
 async def spawn(
@@ -98,6 +142,7 @@ async def spawn(
     pass_fds: Sequence[int] = (),
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
+    ends_all: bool = False,
 ) -> Process:
     """Start a program; the caller keeps, and closes, the descriptors it passed.
 
@@ -109,6 +154,7 @@ async def spawn(
         pass_fds: further descriptors, kept under the same numbers.
         env: the whole environment; ours unless given.
         cwd: where to start it; here unless given.
+        ends_all: at its end all that it has started is killed, also what is stopped.
 
     Raises:
         OSError: it cannot be started, `FileNotFoundError` where there is no such program.
@@ -123,7 +169,7 @@ async def spawn(
         cwd=cwd,
         start_new_session=True,
     )
-    return Process(child)
+    return Process(child, ends_all=ends_all)
 
 
 async def run_to_end(

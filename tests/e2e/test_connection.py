@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.pair import WAIT_S, Pair, tree, until
-from tests.sshd import Sshd
+from tests.sshd import Sshd, children
 
 
 class TestDrop:
@@ -162,6 +163,32 @@ class TestFrozen:
 
         assert set(after) == {b"x", b"y"}
         assert left not in pair.agents()
+
+
+    def test_rsync_is_ended_and_keeps_no_other_file_waiting(self, pair: Pair) -> None:
+        pair.options = ["--set", "etimeout=1", "--set", "rsync_extra=--bwlimit=1000"]
+        pair.start()
+        assert pair.process is not None
+        brain = pair.process.pid
+        (pair.left / "large").write_bytes(os.urandom(1_000_000))
+        frozen = until(lambda: _named("rsync", brain), "rsync")
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        (pair.left / "other").write_bytes(os.urandom(300_000))
+
+        assert set(pair.settle()) == {b"large", b"other"}
+        assert not set(frozen) & set(_named("rsync", brain))
+        assert pair.leftovers() == []
+
+
+def _named(name: str, parent: int) -> list[int]:
+    """The processes with a name among those that come from another."""
+    found = []
+    for pid in children(parent):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                found.append(pid)
+    return found
 
 
 class TestAgent:

@@ -13,6 +13,10 @@ import pytest
 from psync.effects.spawn import Process, listen, run_to_end, spawn
 
 
+def _missing(pid: int, flags: int = 0) -> int:
+    raise OSError(38, "Function not implemented")
+
+
 async def output_of(*argv: str, **options: object) -> tuple[int, str]:
     """Run a program to its end; return its exit status and what it wrote to stdout."""
     said = bytearray()
@@ -65,10 +69,7 @@ class TestEnd:
         assert len(os.listdir("/proc/self/fd")) == len(before)
 
     async def test_is_noticed_without_pidfds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def missing(pid: int, flags: int = 0) -> int:
-            raise OSError(38, "Function not implemented")
-
-        monkeypatch.setattr(os, "pidfd_open", missing)
+        monkeypatch.setattr(os, "pidfd_open", _missing)
         process = await spawn(["sh", "-c", "exit 3"])
 
         assert await process.wait() == 3
@@ -137,6 +138,27 @@ class TestSignal:
             await gone.wait()
         loop.remove_reader(watch)
         os.close(watch)
+
+    @pytest.mark.parametrize("has_pidfds", [True, False])
+    async def test_at_the_end_kills_what_is_left_where_that_is_wanted(
+        self, monkeypatch: pytest.MonkeyPatch, has_pidfds: bool
+    ) -> None:
+        reader, writer = os.pipe()  # held by all of them, so at its end when all are gone
+        gone = asyncio.Event()
+        asyncio.get_running_loop().add_reader(reader, gone.set)
+        with monkeypatch.context() as patch:
+            if not has_pidfds:
+                patch.setattr(os, "pidfd_open", _missing)
+            script = "(kill -STOP $(exec sh -c 'echo $PPID')) & exit 4"
+            process = await spawn(["sh", "-c", script], pass_fds=[writer], ends_all=True)
+        os.close(writer)
+
+        assert await process.wait() == 4
+
+        async with asyncio.timeout(10):
+            await gone.wait()
+        asyncio.get_running_loop().remove_reader(reader)
+        os.close(reader)
 
     async def test_kills_a_stopped_child(self) -> None:
         process, _ = await self.started("echo $$; kill -STOP $$")
