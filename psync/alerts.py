@@ -43,7 +43,6 @@ from psync.effects.spawn import run_to_end
 from psync.errors import ConfigError
 
 __all__ = [
-    "MORE_PATH",
     "Alert",
     "Alerts",
     "audit_alert",
@@ -51,6 +50,7 @@ __all__ = [
     "deliver",
     "exposed",
     "has_apprise",
+    "lacking",
     "load_alerts",
     "misunderstood",
     "ways",
@@ -59,9 +59,9 @@ __all__ = [
 _WITHIN_S = 60.0
 _TEXT_MAX = 64 * 1024  # characters
 _NO_APPRISE = 3  # exit code of `effects.push`
-_INSTALL_IT = "apprise is not installed: pip install 'psync[alerts]'"
+_NOT_INSTALLED, _INSTALL = "apprise is not installed", "pip install 'psync[alerts]'"
 _HASH_SIZE = 4  # enough to tell one's URLs apart, too little to confirm a guess at a password
-MORE_PATH = ":/usr/sbin:/usr/lib"  # where sendmail is, which cron's and a user's PATH may lack
+_MORE_PATH = ":/usr/sbin:/usr/lib"  # where sendmail is, which cron's and a user's PATH may lack
 
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=31_536_000)]
 _Word = Annotated[str, msgspec.Meta(min_length=1)]
@@ -147,6 +147,20 @@ def has_apprise() -> bool:
     return importlib.util.find_spec("apprise") is not None
 
 
+def lacking(alerts: Alerts) -> list[tuple[str, str, str]]:
+    """Find what this host lacks to tell people so: the key, what is missing, and what to do."""
+    missing = []
+    path = os.environ.get("PATH", "") + _MORE_PATH
+    if alerts.addresses and shutil.which("sendmail", path=path) is None:
+        missing.append(("mail", "there is no sendmail", "install a mail server"))
+    if alerts.command and shutil.which(alerts.command[0]) is None:
+        what = f"there is no program {alerts.command[0]}"
+        missing.append(("command", what, "install it, or see [alerts] command"))
+    if alerts.urls and not has_apprise():
+        missing.append(("urls", _NOT_INSTALLED, _INSTALL))
+    return missing
+
+
 def ways(alerts: Alerts) -> list[str]:
     """By which ways people are told: names that can be remembered, and are the same tomorrow."""
     named = [("mail", alerts.addresses), ("command", alerts.command)]
@@ -177,7 +191,7 @@ async def deliver(alerts: Alerts, alert: Alert, told: Collection[str] = ()) -> d
     text = "\n".join(harmless(line) for line in alert.lines)[:_TEXT_MAX] + "\n"
     tries: list[Coroutine[Any, Any, dict[str, str]]] = []
     if alerts.addresses and "mail" not in told:
-        sendmail = shutil.which("sendmail", path=os.environ.get("PATH", "") + MORE_PATH)
+        sendmail = shutil.which("sendmail", path=os.environ.get("PATH", "") + _MORE_PATH)
         argv = [sendmail or "sendmail", "-t", "-oi"]
         tries.append(_run(argv, "mail", _letter(alerts, subject, text)))
     if alerts.command and "command" not in told:
@@ -210,11 +224,15 @@ def check_alerts(file: Path) -> None:
     """Look at all of `[alerts]`, also at its URLs as far as apprise is there to know them.
 
     Raises:
-        ConfigError: there is something wrong with it; no value of it is in the message.
+        ConfigError: there is something wrong with it, or it needs what is not here; no URL is in
+            the message.
     """
     alerts = load_alerts(file)
-    if has_apprise() and (unknown := asyncio.run(misunderstood(alerts))):
-        raise ConfigError(f"{file}: {'; '.join(unknown)}")
+    wrong = [f"[alerts] {key}: {what}: {todo}" for key, what, todo in lacking(alerts)]
+    if has_apprise():
+        wrong += asyncio.run(misunderstood(alerts))
+    if wrong:
+        raise ConfigError(f"{file}: {'; '.join(wrong)}")
 
 
 async def _push(alerts: Alerts, places: dict[str, int], **text: str) -> dict[str, str]:
@@ -228,7 +246,7 @@ async def _push(alerts: Alerts, places: dict[str, int], **text: str) -> dict[str
     except OSError as error:
         return dict.fromkeys(places, f"[alerts] urls: cannot be told: {error.strerror}")
     if status == _NO_APPRISE:
-        return dict.fromkeys(places, f"[alerts] urls: {_INSTALL_IT}")
+        return dict.fromkeys(places, f"[alerts] urls: {_NOT_INSTALLED}: {_INSTALL}")
     words = [line.split() for line in said.splitlines()]  # what libraries print is of no interest
     fates = {each[0]: each[1] for each in words if len(each) == 2 and each[0].isdecimal()}
     means = {

@@ -18,11 +18,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import shutil
 import time
 from typing import NamedTuple
 
-from psync.alerts import MORE_PATH, Alerts, has_apprise, misunderstood
+from psync.alerts import Alerts, has_apprise, lacking, misunderstood
 from psync.config import Options
 from psync.control import Call, NoSession, Unanswered
 from psync.core.entry import Side, printable
@@ -307,16 +306,7 @@ def _here(
         todo = "see [alerts] in conf/psync.toml"
         checks.append(Check("", "alerts", WARN, "nobody is told of trouble", todo))
         return checks
-    missing = []
-    path = os.environ.get("PATH", "") + MORE_PATH
-    if alerts.addresses and shutil.which("sendmail", path=path) is None:
-        missing.append(Check("", "alerts", BAD, "there is no sendmail", "install a mail server"))
-    if alerts.command and shutil.which(alerts.command[0]) is None:
-        text = f"there is no program {alerts.command[0]}"
-        missing.append(Check("", "alerts", BAD, text, "install it, or see [alerts] command"))
-    if alerts.urls and not has_apprise():
-        todo = "pip install 'psync[alerts]'"
-        missing.append(Check("", "alerts", BAD, "apprise is not installed", todo))
+    missing = [Check("", "alerts", BAD, text, todo) for _, text, todo in lacking(alerts)]
     todo = "apprise's documentation lists what it knows"
     missing += [Check("", "alerts", BAD, line, todo) for line in wrong_urls]
     return [*checks, *(missing or [Check("", "alerts", OK, "somebody is told of trouble")])]

@@ -18,6 +18,7 @@ from psync.alerts import (
     Alert,
     Alerts,
     audit_alert,
+    check_alerts,
     deliver,
     exposed,
     load_alerts,
@@ -78,7 +79,7 @@ class TestMail:
 
     async def test_without_a_sendmail_is_a_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", "/nowhere")
-        monkeypatch.setattr("psync.alerts.MORE_PATH", "")
+        monkeypatch.setattr("psync.alerts._MORE_PATH", "")
 
         failed = await deliver(Alerts(mail="root"), HALT)
 
@@ -247,6 +248,39 @@ class TestUrls:
 
 
 class TestConfiguration:
+    @pytest.mark.parametrize(
+        ("text", "line"),
+        [
+            pytest.param(
+                "mail = 'root'", "mail: there is no sendmail: install a mail server", id="mail"
+            ),
+            pytest.param(
+                "command = ['/nonexistent', 'x']",
+                "command: there is no program /nonexistent: install it, or see [alerts] command",
+                id="command",
+            ),
+            pytest.param(
+                "urls = ['json://s3cret']",
+                "urls: apprise is not installed: pip install 'psync[alerts]'",
+                id="urls",
+            ),
+        ],
+    )
+    def test_that_needs_what_is_not_here_is_refused_by_a_check_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, line: str
+    ) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setattr("psync.alerts._MORE_PATH", "")
+        monkeypatch.setattr("psync.alerts.has_apprise", lambda: False)
+        file = tmp_path / "psync.toml"
+        file.write_text(f"[alerts]\n{text}\n")
+
+        with pytest.raises(ConfigError) as found:
+            check_alerts(file)
+
+        assert str(found.value) == f"{file}: [alerts] {line}"
+        assert load_alerts(file).enabled  # a session goes on, and tries
+
     def load(self, tmp_path: Path, text: str) -> Alerts:
         file = tmp_path / "psync.toml"
         file.write_text(text)

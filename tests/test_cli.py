@@ -750,7 +750,7 @@ class TestLauncher:
 class TestConfig:
     def test_that_is_right_is_said_to_be(self, psync, tmp_path):
         file = tmp_path / "psync.toml"
-        file.write_text('[session.a]\nleft = "/a"\nright = "/b"\n[alerts]\nmail = "root"\n')
+        file.write_text('[session.a]\nleft = "/a"\nright = "/b"\n[alerts]\ncommand = ["sh"]\n')
 
         done = psync("config", "check", str(file))
 
