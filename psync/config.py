@@ -473,6 +473,13 @@ def load_session(file: Path, name: str) -> tuple[dict[str, Any], str]:
         SessionDir(file, name)
     except UsageError as error:
         raise ConfigError(f"{where}: {error}") from None
+    for key in ("left", "log_file", *(["right"] if table.get("host") is None else [])):
+        path = table.get(key)
+        if isinstance(path, str) and path and not path.startswith(("/", "~")):
+            raise ConfigError(
+                f"{where}: {key}: {path!a} is relative, to wherever somebody starts the session: "
+                "write the whole path"
+            )
     return table, where
 
 

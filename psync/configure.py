@@ -47,6 +47,11 @@ def check(
     ]
     wrong = list(faults.values())
     wrong += [f"{path}: [session.{o.name}]: {why}" for o in sound if (why := _no_route(o))]
+    wrong += [
+        f"{path}: [session.{options.name}]: log_file: {options.log_file} is a directory"
+        for options in sound
+        if options.log_file is not None and os.path.isdir(options.log_file)
+    ]
     if not sound and not faults:
         wrong.append(f"{path}: no session is in it: sessions are [session.NAME]")
     for load in others:

@@ -107,6 +107,33 @@ class TestCheck:
         assert len(wrong) == bool(inside)
         assert all(f"is inside {inside}, and would be replicated" in line for line in wrong)
 
+    def test_finds_a_log_that_is_a_directory(self, tmp_path: Path) -> None:
+        text = f'[session.a]\nleft="/a"\nright="/b"\nlog_file="{tmp_path}"\n'
+        path = file(tmp_path, text)
+
+        _, wrong = configure.check(path)
+
+        assert wrong == [f"{path}: [session.a]: log_file: {tmp_path} is a directory"]
+
+    @pytest.mark.parametrize(
+        ("more", "said"),
+        [
+            ('left="a"\nright="/b"', "left: 'a' is relative, "),
+            ('left="./a"\nright="/b"\nhost="h"', "left: './a' is relative, "),
+            ('left="/a"\nright="b"', "right: 'b' is relative, "),
+            ('left="/a"\nright="/b"\nlog_file="logs/x"', "log_file: 'logs/x' is relative, "),
+            ('left="~/a"\nright="b"\nhost="h"', ""),  # there it is below the home directory
+        ],
+    )
+    def test_finds_a_path_that_is_relative(self, tmp_path: Path, more: str, said: str) -> None:
+        """The command line's are to where its user is; whose would these be?"""
+        path = file(tmp_path, f"[session.a]\n{more}\n")
+
+        _, wrong = configure.check(path)
+
+        assert len(wrong) == bool(said)
+        assert all(line.startswith(f"{path}: [session.a]: {said}") for line in wrong)
+
     @pytest.mark.parametrize(
         ("more", "why"),
         [

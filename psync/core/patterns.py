@@ -67,7 +67,8 @@ def parse(pattern: str) -> Rule:
     """Read a rule.
 
     Raises:
-        ValueError: it could never match, or is no regular expression; says why.
+        ValueError: it could never match, would match everything, or is no regular expression; says
+            which.
     """
     ignores = not pattern.startswith("!")
     body = pattern if ignores else pattern[1:]
@@ -96,6 +97,8 @@ def parse(pattern: str) -> Rule:
 
 
 def _expression(text: str) -> Pattern[str]:
+    if not text:
+        raise ValueError("is no regular expression: it is empty, and would match everything")
     try:
         return re.compile(text, re.IGNORECASE)
     except (re.error, OverflowError) as error:

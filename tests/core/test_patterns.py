@@ -183,6 +183,8 @@ class TestPattern:
             ("[[:letter:]]", r"is no pattern: there is no \[:letter:\]"),
             ("a/[z-", r"is no pattern: a \[ in it is never closed"),
             ("x\\", "is no pattern: it ends in a backslash"),
+            ("re:", "is no regular expression: it is empty"),
+            ("!re:", "is no regular expression: it is empty"),
             ("re:(", "is no regular expression: missing"),
             ("!re:[", "is no regular expression: unterminated"),
             ("re:a{99999999999}", "is no regular expression: "),
