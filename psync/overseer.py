@@ -142,8 +142,10 @@ class Reporter:
         room = max(0, _SEEN_MAX - len(self.told))
         self._since = {key: self._since.get(key, now) for key in fresh[:room]}
         due = [key for key, since in self._since.items() if now - since >= self.alerts.lasting]
-        if now < self._paths_quiet_until and not any(map(_is_of_a_side, due)):
-            due = []
+        if facts.halted or (
+            now < self._paths_quiet_until and not any(map(_is_of_a_side, due))
+        ):
+            due = []  # of a halt people know, and nothing is tried before it is over
         alerts = []
         if due:
             if not all(map(_is_of_a_side, due)):
@@ -152,9 +154,12 @@ class Reporter:
             seconds = max(1, round(self.alerts.lasting))
             minutes = round(seconds / 60)
             lasting = counted(minutes, "minute") if seconds >= 60 else counted(seconds, "second")
+            replicates = facts.state in ("watching", "scanning")
+            is_rest_fine = replicates and not any(map(_is_of_a_side, present))
+            rest = "all else is replicated" if is_rest_fine else "nothing is replicated meanwhile"
             text = [
-                f"Session {self._session} has had this trouble for {lasting}; all "
-                "else is replicated, and this is tried again:",
+                f"Session {self._session} has had this trouble for {lasting}; {rest}, and this is "
+                "tried again:",
                 "",
                 *_listed([present[key] for key in due]),
             ]

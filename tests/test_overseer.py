@@ -131,6 +131,37 @@ class TestProblems:
         assert "  right is not connected: no route" in alert.lines
 
     @pytest.mark.parametrize(
+        ("state", "troubles", "is_rest_fine"),
+        [
+            ("watching", ["a"], True),
+            ("scanning", ["a"], True),
+            ("paused", ["a"], False),
+            ("disconnected", ["a"], False),
+            ("disconnected", ["away right"], False),
+            ("watching", ["a", "state"], False),
+        ],
+    )
+    def test_are_told_with_what_becomes_of_the_rest(
+        self, state: str, troubles: list[str], is_rest_fine: bool
+    ) -> None:
+        reporter = Reporter("home", Alerts(mail="root", lasting=0), {})
+
+        (alert,) = reporter.look(troubled(*troubles)._replace(state=state), 0)
+
+        assert ("all else is replicated" in alert.lines[0]) == is_rest_fine
+        assert ("nothing is replicated meanwhile" in alert.lines[0]) == (not is_rest_fine)
+
+    def test_are_not_told_beside_a_halt(self) -> None:
+        reporter = Reporter("home", Alerts(mail="root", lasting=10), {})
+        halted = EMPTY._replace(troubles=troubled("a").troubles)
+
+        told = [alert.event for now in (0, 10, 20) for alert in reporter.look(halted, now)]
+        after = [alert.event for alert in reporter.look(troubled("a"), 30)]
+
+        assert told == ["halted"]
+        assert after == ["recovered", "problems"]
+
+    @pytest.mark.parametrize(
         ("lasting", "told"),
         [(0, "1 second"), (20, "20 seconds"), (60, "1 minute"), (600, "10 minutes")],
     )
