@@ -2,7 +2,8 @@
 
 A table of all sessions, then what is wrong at which path, then what was replicated last, as far
 as the window goes; drawn anew every second, and at once when the window changes or a key
-is pressed. Where stdout is no terminal it is a plain line for each session and second.
+is pressed. Where stdout is no terminal, or one that knows no escape sequences (TERM=dumb, or none),
+it is a plain line for each session and second.
 
 **Invariants.** A row is a row: nothing wraps, and no name, however evil, moves the cursor. However
 it ends (q, Ctrl-C, SIGTERM, an error) the terminal is as it was before. It asks the sessions
@@ -343,7 +344,8 @@ def watch(state: Path, name: str | None, *, as_json: bool = False) -> int:
         PsyncError: as of `overview.survey`.
     """
     told = survey(state, name, _WITHIN_S)
-    if as_json or not sys.stdout.isatty():
+    can_draw = sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb")
+    if as_json or not can_draw:
         try:
             _repeat(state, name, told, as_json=as_json)
         except KeyboardInterrupt:

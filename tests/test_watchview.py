@@ -147,7 +147,7 @@ class TestScreen:
 class Terminal:
     """`psync status --watch` in a pseudo-terminal."""
 
-    def __init__(self, state: Path, rows: int = 24, columns: int = 80) -> None:
+    def __init__(self, state: Path, rows: int = 24, columns: int = 80, **env: str) -> None:
         self.primary, self.secondary = pty.openpty()
         self.resize(rows, columns)
         self.before = termios.tcgetattr(self.secondary)
@@ -155,7 +155,8 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "psync", "status", "--watch", "--state-dir", str(state)],
             stdin=self.secondary, stdout=self.secondary, stderr=self.secondary,
-            start_new_session=True, env=os.environ | {"PYTHONPATH": str(HERE), "NO_COLOR": "1"},
+            start_new_session=True,
+            env=os.environ | {"PYTHONPATH": str(HERE), "NO_COLOR": "1", "TERM": "xterm"} | env,
         )  # fmt: skip
 
     def resize(self, rows: int, columns: int) -> None:
@@ -175,12 +176,12 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(tmp_path: Path):
+def terminal(tmp_path: Path, request: pytest.FixtureRequest):
     session = SessionDir(tmp_path / "state", "home")
     session.lock()
     session.describe({"left": "/l", "right": "/r"})
     session.unlock()
-    made = Terminal(tmp_path / "state")
+    made = Terminal(tmp_path / "state", **getattr(request, "param", {}))
     yield made
     made.process.kill()
     made.process.wait()
@@ -216,6 +217,15 @@ class TestTerminal:
 
 
 class TestElsewhere:
+    @pytest.mark.parametrize("terminal", [{"TERM": "dumb"}, {"TERM": ""}], indirect=True)
+    def test_a_terminal_that_knows_no_escapes_gets_none(self, terminal: Terminal):
+        terminal.until(b" home: stopped, ")
+        terminal.until(b"\n")
+        terminal.process.send_signal(signal.SIGINT)
+
+        assert terminal.process.wait(30) == 0
+        assert b"\x1b" not in terminal.shown
+
     def test_is_a_line_for_each_session_and_second(self, terminal: Terminal, tmp_path: Path):
         def is_line(line: str) -> bool:
             return " home: stopped, " in line
