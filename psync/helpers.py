@@ -253,6 +253,7 @@ class Helpers:
         self, message: Recall, store: Conflicts
     ) -> tuple[Recalled, list[Union[Dropped, Kept]]]:
         name, token = message.kept, message.token
+        found: list[Note] = []  # told with what went wrong: it is here, and not on the other side
         try:
             if message.verb == LIST:
                 return Recalled(token, "", list(_fitting(store.notes()))), []
@@ -261,6 +262,7 @@ class Helpers:
             if message.verb in (EMPTY, GO_ON):
                 return self._empty(message), []
             note = store.find(name)
+            found = [note]
             if message.verb == SHOW:
                 return Recalled(token, "", [note], *store.show(self._root_fd, note)), []
             if message.verb == RESTORE:
@@ -271,7 +273,7 @@ class Helpers:
                 store.drop(name)
             return Recalled(token, "", [note]), [Dropped(name)]
         except OSError as error:
-            return Recalled(token, error.strerror or str(error), []), []
+            return Recalled(token, error.strerror or str(error), found), []
 
     def _empty(self, message: Recall) -> Recalled:
         if not message.trash:

@@ -375,6 +375,17 @@ class TestTrash:
         assert deleted.psync("conflicts").stdout == ""
         assert deleted.status()["conflicts"] == 0
 
+    @pytest.mark.parametrize("side", SIDES)
+    def test_gives_it_back_nowhere_else(self, deleted: Pair, side: str) -> None:
+        """What is said is said of the side that has it, not of the one that does not."""
+        kept = self.listed(deleted)["keep"]["kept"]
+
+        refused = deleted.psync("trash", "--restore", kept, "--to", "../../x")
+
+        assert refused.returncode == 1
+        assert refused.stderr.endswith(f"{kept}: nothing can be restored to '../../x'\n")
+        assert "keep" in self.listed(deleted)
+
     def test_gives_it_back_to_both_sides(self, deleted: Pair) -> None:
         found = self.listed(deleted)
         for path in ("docs/old/notes", "docs/link"):
