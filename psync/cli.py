@@ -177,11 +177,31 @@ def _options(chosen: argparse.Namespace) -> Options:
         if given:
             where = "command line"
     elif len(chosen.roots) == 2:
+        _refuse_names(chosen)
         left, right = chosen.roots
         values = {"left": left, "right": right, "name": chosen.name or ""}
     else:
         raise UsageError("two roots are needed, LEFT and RIGHT, or the NAME of a session")
     return make_options({**values, **given}, where)
+
+
+def _refuse_names(chosen: argparse.Namespace) -> None:
+    """Raise UsageError: what stands where two roots are to stand are the names of two sessions."""
+    from psync.config import config_file
+    from psync.overview import configured
+
+    names = chosen.roots
+    if chosen.host is not None or any("/" in each or os.path.isdir(each) for each in names):
+        return
+    try:
+        known = configured(config_file(chosen.config))
+    except ConfigError:
+        return
+    if known.issuperset(names):
+        raise UsageError(
+            f"{' and '.join(names)} are sessions; this takes one, or two roots, LEFT and RIGHT: "
+            f"psync start {' '.join(names)} runs both"
+        )
 
 
 # --- run ----------------------------------------------------------------------------------

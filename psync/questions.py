@@ -292,6 +292,8 @@ def status(chosen: argparse.Namespace) -> int:
     answers, problems = ask(state, chosen.name, _ANSWER_S)
     if chosen.json:
         print(json.dumps({"sessions": answers}))
+    elif not answers and chosen.name is not None:
+        print(f"session {chosen.name} is not running (state directory {harmless(str(state))})")
     elif not answers:
         print(f"no session is running (state directory {harmless(str(state))})")
     for answer in answers if not chosen.json else ():

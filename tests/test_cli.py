@@ -324,7 +324,7 @@ class TestQuestions:
 
         assert said == "psync: no session 'nosuch'; there are: home, old\n"
         for name in ("home", "old"):
-            assert psync("status", name).stdout.startswith("no session is running")
+            assert psync("status", name).stdout.startswith(f"session {name} is not running")
 
     def test_show_no_session_to_a_browser_that_there_never_was(self, psync, tmp_path):
         config = tmp_path / "psync.toml"
@@ -745,6 +745,24 @@ class TestLauncher:
         done = self.launch(sys.executable, "-S", launcher, "-r", "host", "a b")
 
         assert done.stdout == f"{launcher} -r host a b\n"
+
+
+class TestNames:
+    def test_of_two_sessions_are_no_two_roots(self, psync, tmp_path):
+        file = tmp_path / "psync.toml"
+        file.write_text("".join(f"[session.{n}]\nleft='/{n}'\nright='/r/{n}'\n" for n in "ab"))
+
+        said = refused(psync("run", "--config", str(file), "a", "b"))
+        other = refused(psync("run", "--config", str(file), "a", "c"))
+        (tmp_path / "a").mkdir()
+        roots = refused(psync("run", "--config", str(file), "a", "b"))
+
+        assert said == (
+            "psync: a and b are sessions; this takes one, or two roots, LEFT and RIGHT: "
+            "psync start a b runs both\n"
+        )
+        assert f"{tmp_path}/a does not exist" in other
+        assert f"{tmp_path}/b does not exist" in roots
 
 
 class TestConfig:
