@@ -477,7 +477,8 @@ def _fullsync(key: str, value: Any) -> _Taken:
 
 def _left_only(key: str, value: Any) -> _Taken:
     if value:
-        return _Taken([f'meta_from = "left"  # was {key}'])
+        more = f"# {key} was of ACLs and attributes only; this is of mode and owner as well"
+        return _Taken([f'meta_from = "left"  # was {key}', more])
     return _Taken([f'# {key} = {_python(value)}: say meta_from = "both", which is the default'])
 
 

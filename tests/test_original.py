@@ -236,6 +236,17 @@ class TestImport:
         assert f"# rsync_extra: {line}" in lines
         assert left_out == [f"{path}: rsync_extra: {line}"]
 
+    def test_tells_beside_what_a_parameter_concerns_beyond_what_it_did(
+        self, tmp_path: Path
+    ) -> None:
+        path = file(tmp_path, "acl_from_left_only = True", "config.py")
+
+        lines, _ = import_(path)
+
+        taken, more = lines[-2:]
+        assert taken == 'meta_from = "left"  # was acl_from_left_only'
+        assert more.endswith("was of ACLs and attributes only; this is of mode and owner as well")
+
     def test_tells_beside_of_an_hour_that_is_no_number(self, tmp_path: Path) -> None:
         path = file(tmp_path, "fullsync = ['3', 4, 99]", "config.py")
 
