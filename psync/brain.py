@@ -987,10 +987,7 @@ class Brain:
             PsyncError: a side is away, or too much differs.
         """
         preview = Preview(self._session, self._archive, self._peers, self._number)
-        try:
-            lines, changes = await preview.lines()
-        except* PsyncError as errors:
-            raise errors.exceptions[0] from None
+        lines, changes = await preview.lines()
         return {"plan": lines, "changes": changes}
 
     async def _full_sync(self, why: str) -> list[Problem]:

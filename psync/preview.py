@@ -66,9 +66,12 @@ class Preview:
             TransportError: a side is away.
             PsyncError: more differs than can be told.
         """
-        async with asyncio.TaskGroup() as group:
-            for side in Side:
-                group.create_task(self._walk(side))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for side in Side:
+                    group.create_task(self._walk(side))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
         told: list[str] = []
         for path in sorted(self._shown[0].keys() | self._shown[1].keys()):
             told += self._told(path)
