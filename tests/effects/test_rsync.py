@@ -60,8 +60,10 @@ class Job:
         copy = self.target / "file"
         return copy.exists() and copy.stat().st_size > 0
 
-    async def run(self, source: Side = Side.LEFT, kilobytes_per_s: int = 1000) -> None:
-        """Send it; nothing may be silent for longer than a second."""
+    async def run(
+        self, source: Side = Side.LEFT, kilobytes_per_s: int = 1000, silence_s: float = 2.0
+    ) -> None:
+        """Send it. rsync counts whole seconds, so with one it would sometimes give up at once."""
         await self._rsync.run(
             source,
             [str(self.source)],
@@ -69,7 +71,7 @@ class Job:
             f"{self.target}/",
             delta=False,
             sparse=False,
-            silence_s=1.0,
+            silence_s=silence_s,
             options=[f"--bwlimit={kilobytes_per_s}"],
         )
 
@@ -127,7 +129,7 @@ class TestSilence:
         await host.close()
 
     async def test_is_not_what_is_slow(self, tmp_path: Path) -> None:
-        job = Job(tmp_path, LocalHost(), kilobytes=150)
+        job = Job(tmp_path, LocalHost(), kilobytes=300)
 
         await job.run(kilobytes_per_s=100)  # longer than nothing may move
 
@@ -145,7 +147,7 @@ class TestSilence:
             "    time.sleep(0.1)\n"
         )
 
-        await job.run()
+        await job.run(silence_s=1.0)
 
     async def test_is_not_work_without_a_byte(self, instead: Callable[[str], Job]) -> None:
         job = instead(
@@ -156,7 +158,7 @@ class TestSilence:
             "    pass\n"
         )
 
-        await job.run()
+        await job.run(silence_s=1.0)
 
     async def test_of_one_that_waits_for_nothing_ends_it(
         self, instead: Callable[[str], Job]
@@ -165,4 +167,4 @@ class TestSilence:
 
         with pytest.raises(TransportError, match="etimeout"):
             async with asyncio.timeout(_PATIENCE_S):
-                await job.run()
+                await job.run(silence_s=1.0)
