@@ -44,7 +44,6 @@ from psync.wire import (
 
 __all__ = ["Sides", "Unreadable"]
 
-_READY_S = 60.0
 _STOP_S = 2.0
 _QUESTION_BYTES = 1 << 20  # of paths in one `Look`
 _BLOCKS = 8  # of a file that are asked for at once
@@ -65,12 +64,14 @@ class Sides:
     def __init__(self, options: Options, *, one_sided: bool) -> None:
         """Prepare; `one_sided`: look into directories that only one side has, too."""
         self._options = options
-        right: Host = LocalHost(options.timeout)
+        right: Host = LocalHost(options.itimeout)
         if options.host is not None:
             from psync.effects.remote import SshHost  # a third of the time that a start takes
 
-            right = SshHost(options.host, options.ssh_options, options.timeout)
-        hosts = (LocalHost(options.timeout), right)
+            right = SshHost(
+                options.host, options.ssh_options, options.timeout, options.itimeout
+            )
+        hosts = (LocalHost(options.itimeout), right)
         roots = (options.left, options.right)
         self._peers = [Peer(s, h, r) for s, h, r in zip(Side, hosts, roots, strict=True)]
         self.merge = Merge(one_sided=one_sided)
@@ -91,6 +92,7 @@ class Sides:
         Raises:
             PsyncError: a side cannot be reached, or read; the message says which and why.
         """
+        self._tasks.append(asyncio.create_task(self._ping()))
         connecting = (self._connect(peer) for peer in self._peers)
         for error in await asyncio.gather(*connecting, return_exceptions=True):
             if error is not None:
@@ -100,9 +102,9 @@ class Sides:
         owners = left.hello.euid == right.hello.euid == 0
         for peer in self._peers:
             message = start_message(self._options, peer.side, "audit", owners=owners, audit=True)
-            peer.ready = await peer.ask(message, Ready, within=_READY_S)
+            within = self._options.itimeout
+            peer.ready = await peer.ask(message, Ready, within=within, key="itimeout")
         self._check_roots()
-        self._tasks.append(asyncio.create_task(self._ping()))
 
     async def _connect(self, peer: Peer) -> None:
         await peer.connect(self._on_messages)
@@ -115,11 +117,12 @@ class Sides:
         self._news.set()
 
     async def _ping(self) -> None:
+        """Notice an agent that is silent; keep one that waits for the other side's to begin."""
         loop, timeout = asyncio.get_running_loop(), self._options.timeout
         for number in itertools.count(1):
             await asyncio.sleep(timeout / 4)
             for peer in self._peers:
-                if loop.time() - peer.heard > timeout:
+                if peer.ready is not None and loop.time() - peer.heard > timeout:
                     peer.lose(TransportError(f"no sign of life for {timeout:.0f} s"))
                 else:
                     peer.send(Ping(number))

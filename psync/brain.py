@@ -360,7 +360,8 @@ class Brain:
         owners = all(p.hello is not None and p.hello.euid == 0 for p in self._peers)
         peer.owners = owners
         start = self._start_message(peer, owners)
-        peer.ready = await peer.ask(start, Ready, within=self._options.itimeout)
+        within = self._options.itimeout
+        peer.ready = await peer.ask(start, Ready, within=within, key="itimeout")
         if other.ready is not None:
             self._inspected.set()
         await peer.until(self._inspected)
@@ -614,7 +615,7 @@ class Brain:
             self._session.hide(Ignore(options.all_excludes(), options.tempfiles))
             self._commit_soon.set()
         for peer in self._peers:
-            peer.host.timeout = options.timeout
+            peer.host.timeout, peer.host.itimeout = options.timeout, options.itimeout
             if peer.up and peer.owners is not None:
                 peer.send(Settings(self._start_message(peer, peer.owners)))
         self._pump()
@@ -1371,13 +1372,14 @@ async def run(
     if options.banned and (name := _running(options.banned)):
         log.warning("session.banned", message=f"{name} is running: nothing is begun")
         return Exit.BANNED
-    right: Host = LocalHost()
+    right: Host = LocalHost(options.itimeout)
     if options.host is not None:
         from psync.effects.remote import SshHost  # a third of the time that a start takes
 
-        right = SshHost(options.host, options.ssh_options, options.timeout)
+        right = SshHost(options.host, options.ssh_options, options.timeout, options.itimeout)
     while True:
-        brain = Brain(options, state, log, console, [LocalHost(), right], overseer, reread)
+        hosts = [LocalHost(options.itimeout), right]
+        brain = Brain(options, state, log, console, hosts, overseer, reread)
         try:
             return await brain.run()
         except _StaleError as stale:

@@ -127,8 +127,9 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         fullsync: the hours of the local day at which everything is compared.
         settle_ms: how long a file that is written must be quiet.
         max_delay: how long a file that is never quiet may wait.
-        timeout: a link that is silent so long is lost.
-        itimeout: how long an agent may take until it can serve its root.
+        timeout: a link that is silent so long is lost; how long it may take to reach a host.
+        itimeout: how long an agent may take to begin, the login included, and then until it can
+            serve its root.
         etimeout: rsync is ended, and tried again, when nothing moves for so long.
         maxtimeout: the session ends when a side is away for so long; 0: never.
         quarantine: how long a displaced file is kept for a late write.

@@ -85,12 +85,12 @@ async def doctor(
         alerts: who is to be told.
         exposed: what is wrong with the mode of the configuration file; empty: nothing.
     """
-    right: Host = LocalHost(options.timeout)
+    right: Host = LocalHost(options.itimeout)
     if options.host is not None:
         from psync.effects.remote import SshHost
 
-        right = SshHost(options.host, options.ssh_options, options.timeout)
-    hosts = (LocalHost(options.timeout), right)
+        right = SshHost(options.host, options.ssh_options, options.timeout, options.itimeout)
+    hosts = (LocalHost(options.itimeout), right)
     peers = [
         Peer(side, host, root)
         for side, host, root in zip(Side, hosts, (options.left, options.right), strict=True)

@@ -181,9 +181,21 @@ class Peer:
         return True
 
     async def ask(
-        self, message: Message, kind: type[_A], number: int = 0, within: float | None = None
+        self,
+        message: Message,
+        kind: type[_A],
+        number: int = 0,
+        within: float | None = None,
+        key: str = "",
     ) -> _A:
         """Send a question and wait for its answer.
+
+        Args:
+            message: the question.
+            kind: the answer's.
+            number: the answer's.
+            within: seconds; None: as long as the link lasts.
+            key: of the configuration, that `within` is from.
 
         Raises:
             TransportError: the link is lost, or there is no answer within so many seconds.
@@ -197,7 +209,8 @@ class Peer:
             async with asyncio.timeout(within):
                 answer = await future
         except TimeoutError:
-            raise TransportError(f"{self.name} gave no answer within {within:.0f} s") from None
+            hint = f": raise {key} if it needs longer" if key else ""
+            raise TransportError(f"{self.name} gave no answer within {within:g} s{hint}") from None
         finally:
             self._answers.pop((kind, number), None)
         assert isinstance(answer, kind)

@@ -142,7 +142,8 @@ class Link:
                 self.hello = await self._hello
         except TimeoutError:
             raise TransportError(
-                f"{self._name}: no agent answered within {timeout_s:g} s{self._said()}"
+                f"{self._name}: no agent answered within {timeout_s:g} s{self._said()}: raise "
+                "itimeout if one takes longer to begin there"
             ) from None
         line.pid = self.hello.pid
         self._check(self.hello)

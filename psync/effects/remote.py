@@ -43,17 +43,22 @@ class SshHost(RemoteHost):
     """A machine that is reached over SSH."""
 
     def __init__(
-        self, destination: str, ssh_options: list[str] | None = None, timeout: float = 20.0
+        self,
+        destination: str,
+        ssh_options: list[str] | None = None,
+        timeout: float = 20.0,
+        itimeout: float = 60.0,
     ) -> None:
         """Remember how to reach it.
 
         Args:
             destination: what ssh takes: an alias, `host`, `user@host`, `ssh://...`.
             ssh_options: words of ssh's command line (`-p 2222`, `-o ConnectTimeout=10`).
-            timeout: seconds to connect or to start an agent; later, of silence after
-                which a connection is lost.
+            timeout: see `Host`.
+            itimeout: likewise.
         """
         self.timeout = timeout
+        self.itimeout = itimeout
         self._destination = destination
         self._ssh_options = ssh_options
         self._control: Connection | None = None
@@ -95,7 +100,7 @@ class SshHost(RemoteHost):
         content = agent_zip()
         await self._open_channel(self._control, line, remote_command(len(content)), _CONTROL_WINDOW)
         try:
-            await link.greet(line, content, self.timeout)
+            await link.greet(line, content, self.itimeout)
         except BaseException:
             line.abort()
             raise
@@ -126,7 +131,9 @@ class SshHost(RemoteHost):
         window: int,
     ) -> None:
         try:
-            async with asyncio.timeout(self.timeout):
+            # A login may take its time before sshd answers, too. Of a host that is silent
+            # altogether the connection hears sooner.
+            async with asyncio.timeout(self.itimeout):
                 await connection.ssh.create_session(
                     lambda: session,
                     command,
@@ -138,7 +145,10 @@ class SshHost(RemoteHost):
                     window=window,
                 )
         except TimeoutError:
-            raise TransportError(f"{self._destination}: no answer to a command") from None
+            raise TransportError(
+                f"{self._destination}: a command was not begun within {self.itimeout:g} s: raise "
+                "itimeout if a login there takes longer"
+            ) from None
         except (asyncssh.Error, OSError) as error:
             raise TransportError(
                 f"{self._destination}: a command cannot be started: {error} (sshd's MaxSessions "

@@ -36,9 +36,15 @@ _STRAGGLING_S = 1.0  # for the rest of what an agent said, once a part of it has
 
 
 class Host(ABC):
-    """A machine that a replica lives on."""
+    """A machine that a replica lives on.
 
-    timeout: float
+    Attributes:
+        timeout: seconds to reach it; later, of silence after which a connection is lost.
+        itimeout: seconds from then on until an agent there says hello, the login included.
+    """
+
+    timeout: float = 20.0
+    itimeout: float = 60.0
 
     @abstractmethod
     def describe(self) -> str:
@@ -106,8 +112,8 @@ class RemoteHost(Host):
 class LocalHost(Host):
     """This machine; the agent is a child."""
 
-    def __init__(self, timeout: float = 20.0) -> None:
-        self.timeout = timeout
+    def __init__(self, itimeout: float = 60.0) -> None:
+        self.itimeout = itimeout
         self._lines: set[_LocalLine] = set()
 
     def describe(self) -> str:
@@ -128,7 +134,7 @@ class LocalHost(Host):
         self._lines.add(line)
         line.on_end = lambda: self._lines.discard(line)
         try:
-            await link.greet(line, None, self.timeout)
+            await link.greet(line, None, self.itimeout)
         except BaseException:
             line.abort()
             raise

@@ -102,6 +102,20 @@ class TestDrop:
         assert b"early" in pair.settle()
 
 
+    def test_login_may_take_longer_than_the_connection(self, breakable: Pair, sshd: Sshd) -> None:
+        pair = breakable
+        pair.options = ["--set", "timeout=2"]
+        sshd.through('sleep 2.5; exec sh -c "$SSH_ORIGINAL_COMMAND"')
+        (pair.left / "x").write_text("x")
+        pair.start()
+
+        assert set(pair.settle()) == {b"x"}
+        assert "trying again" not in pair.output()
+        remote = ["-r", sshd.alias, "--set", "timeout=2", str(pair.left), str(pair.right)]
+        for verb in ("doctor", "check"):
+            done = pair.psync(verb, *remote)
+            assert done.returncode == 0, done
+
     @pytest.mark.parametrize("at_start", [True, False])
     def test_that_is_away_for_too_long_ends_the_session(
         self, breakable: Pair, sshd: Sshd, at_start: bool

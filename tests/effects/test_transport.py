@@ -725,9 +725,10 @@ class TestRefusal:
 
     async def test_of_a_login_that_prints_and_waits(self, sshd: Sshd) -> None:
         sshd.through("echo Press return to accept the terms; exec cat > /dev/null")
-        message = await refusal(SshHost(sshd.alias, timeout=3.0), TransportError)
+        message = await refusal(SshHost(sshd.alias, itimeout=3.0), TransportError)
 
         assert "no agent answered within 3 s" in message
+        assert "raise itimeout" in message
         assert "Press return to accept the terms" in message
 
     async def test_of_a_login_that_prints_without_end(self, sshd: Sshd) -> None:
@@ -752,6 +753,29 @@ class TestRefusal:
 
 
 class TestGreeting:
+    async def test_may_take_longer_than_the_connection(self, sshd: Sshd) -> None:
+        host = SshHost(sshd.alias)
+        await host.connect()
+        host.timeout = 0.001
+        async with hearing(host) as (link, _):
+            assert link.hello.version == psync.__version__
+
+    async def test_of_a_host_that_freezes_before_it_is_not_awaited(self, sshd: Sshd) -> None:
+        told: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        listener, writer = await listen(told.set_result)
+        sshd.through(f"echo > /proc/{os.getpid()}/fd/{writer}; exec cat")
+        host = SshHost(sshd.alias, timeout=1.0)
+        starting = asyncio.create_task(host.start_agent(lambda _: None, lambda _: None))
+        async with asyncio.timeout(_PATIENCE_S):
+            await told
+            os.close(writer)
+            listener.close()
+            sshd.freeze()
+            with pytest.raises(TransportError, match="the connection was lost"):
+                await starting
+        await host.close()
+        sshd.thaw()
+
     async def test_may_follow_a_banner(self, sshd: Sshd) -> None:
         sshd.through(
             "echo Welcome; echo to this host >&2; printf 'no newline'; "
