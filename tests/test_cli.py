@@ -479,6 +479,19 @@ class TestQuestions:
         assert SessionDir(state, "home").stopped
         assert "session home is not running" in refused(psync("stop", "home"))
 
+    def test_end_no_process_that_only_has_the_number_of_one_that_was_killed(self, psync, state):
+        session = SessionDir(state, "home")
+        session.make()
+        with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as innocent:
+            (session.path / "lock").write_text(f"{innocent.pid}\n")
+            said = refused(psync("stop", "home"))
+            goes_on = innocent.poll() is None
+            innocent.kill()
+
+        assert said == "psync: session home is not running\n"
+        assert goes_on
+        assert session.stopped  # it is to stay away
+
     def test_do_not_note_that_one_is_stopped_that_goes_on(self, psync, session, state):
         process = session("busy")
 

@@ -1214,6 +1214,12 @@ _STATE = [
 
 _CONTROL = [
     (
+        "ends whatever process has the number that a lock names",
+        "        if not session.is_held_by(pid):\n            return False\n",
+        "",
+        "tests/test_cli.py -k only_has_the_number",
+    ),
+    (
         "lets others talk to the session",
         '                os.chmod(f"{near}/control", 0o600)\n',
         "                pass\n",
@@ -1243,6 +1249,12 @@ _FORCED = [
 ]
 
 _BRAIN = [
+    (
+        "asks an agent about its replica before it watches",
+        "        for peer in self._peers:\n            peer.check_watches()\n",
+        "",
+        "tests/e2e/test_runcheck.py -k was_never_there",
+    ),
     (
         "forgets that both sides have been compared unless something is agreed for good",
         "            self._remember_met()\n",
@@ -1529,6 +1541,12 @@ _OVERSEER = [
 ]
 
 _RUNCHECK = [
+    (
+        "starts what is configured to end by itself",
+        "    if is_named and not is_ending:\n",
+        "    if is_named:\n",
+        "tests/e2e/test_runcheck.py -k Ending",
+    ),
     (
         "starts what systemctl has stopped",
         '    if unit is not None and unit.state in ("inactive", "deactivating"):\n',
