@@ -2087,7 +2087,7 @@ class RandomUser:
 
 
 class TestAgainstTheTree:
-    @pytest.mark.parametrize("seed", [1, 2])
+    @pytest.mark.parametrize("seed", range(int(os.environ.get("TEST_AGENT_SEEDS", "2"))))
     @pytest.mark.parametrize("echoes", [False, True], ids=["suppressed", "told"])
     @pytest.mark.parametrize("argv", [NORMAL, INOTIFY], ids=["cinotify", "inotify_simple"])
     def test_what_was_told_is_what_is_there(
