@@ -54,16 +54,18 @@ def _only(names: list[str], state: Path) -> str:
 
 def live(state: Path) -> list[str]:
     """List the sessions that run."""
+    return [each.name for each in sessions(state) if _listens(each)]
+
+
+def _listens(session: SessionDir) -> bool:
+    """Tell whether a session takes questions."""
     from psync.control import Call, NoSession
 
-    names = []
-    for each in sessions(state):
-        try:
-            Call(each.path, "status").close()
-        except NoSession:
-            continue
-        names.append(each.name)
-    return names
+    try:
+        Call(session.path, "status").close()
+    except NoSession:
+        return False
+    return True
 
 
 def _ask(chosen: argparse.Namespace, verb: str, within: float = _ANSWER_S, **args: Any) -> Any:
@@ -105,14 +107,8 @@ def stop(chosen: argparse.Namespace) -> int:
 
 
 def _is_there(session: SessionDir) -> bool:
-    """Tell whether a session answers, or is about to."""
-    from psync.control import Call, NoSession
-
-    try:
-        Call(session.path, "status").close()
-    except NoSession:
-        return bool(session.taker) and bool(session.is_held_by(session.taker))
-    return True
+    """Tell whether a session takes questions, or is about to."""
+    return _listens(session) or bool(session.taker and session.is_held_by(session.taker))
 
 
 def _stop_one(session: SessionDir, timeout: float) -> None:
