@@ -59,7 +59,7 @@ from psync.core.events import (
 from psync.core.ignore import Ignore
 from psync.core.session import Session
 from psync.desk import Desk
-from psync.effects.console import Console
+from psync.effects.console import Console, counted
 from psync.effects.log import Logger
 from psync.effects.rsync import Rsync
 from psync.effects.store import Intents, Rows, SessionDir, archives_of, set_aside
@@ -842,12 +842,13 @@ class Brain:
                 self._mark_agreed()  # if only that there is nothing on either side
             self._console.finish()
             kept = len(session.conflicts())
-            took = f"{done:,} changes in {time.time() - self._started:.1f} s"
+            changes = counted(done, "change")
+            took = f"{changes} in {time.time() - self._started:.1f} s"
             count = self._archive.count
             entries = "entry" if count == 1 else "entries"
             self._log.info(
                 "session.watching",
-                message=f"dry run: {done:,} changes would be made"
+                message=f"dry run: {changes} would be made"
                 if self._options.dry_run
                 else f"watching: both sides agree on {count:,} {entries} ({took})"
                 + (f"; versions that lost a conflict: {kept:,} (psync conflicts)" if kept else ""),
@@ -1010,7 +1011,7 @@ class Brain:
         self._full_synced = max(self._full_synced, began)
         changes, took = sum(self._session.applied) - before, time.time() - began
         self._log.info(
-            "sync.done", message=f"full sync: done, {changes:,} changes in {took:.1f} s"
+            "sync.done", message=f"full sync: done, {counted(changes, 'change')} in {took:.1f} s"
         )
         return stuck
 

@@ -43,7 +43,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from psync import __version__, questions
-from psync.effects.console import complain, harmless
+from psync.effects.console import complain, counted, harmless
 from psync.effects.state import SessionDir, sessions, state_directory
 from psync.errors import (
     ConfigError,
@@ -259,7 +259,8 @@ def _await_sync(request: Call, directory: Path) -> int:
         return complain(str(error), Exit.FAILED)
     for line in done.get("plan", ()):
         print(harmless(line))
-    print(f"{done['changes']:,} changes {'would be' if 'plan' in done else 'were'} made")
+    happened = "would be" if "plan" in done else "was" if done["changes"] == 1 else "were"
+    print(f"{counted(done['changes'], 'change')} {happened} made")
     return 0
 
 
