@@ -40,10 +40,11 @@
 enum { COMMANDS_SIZE = 64 };
 
 static const char usage[] =
-	"usage: cinotify [--no-owner] [--strip-special] [--xattrs] [--text [--separator S]]\n"
-	"                --root-fd N | ROOT\n"
+	"usage: cinotify [--no-owner] [--strip-special] [--xattrs] [--prune NAME]...\n"
+	"                [--text [--separator S]] --root-fd N | ROOT\n"
 	"\n"
 	"Watch the tree at ROOT; frames (see frame.c) or, with --text, lines go to stdout.\n"
+	"Directories called NAME (or *NAME, or NAME*) are named, but not entered.\n"
 	"Ends with its stdin; an 'R' there asks for a full scan.\n";
 
 static struct {
@@ -69,6 +70,7 @@ static int parse_options(int argc, char **argv) {
 		{ "no-owner", no_argument, NULL, 'o' },
 		{ "strip-special", no_argument, NULL, 's' },
 		{ "xattrs", no_argument, NULL, 'x' },
+		{ "prune", required_argument, NULL, 'p' },
 		{ "text", no_argument, NULL, 't' },
 		{ "separator", required_argument, NULL, 'S' },
 		{ "root-fd", required_argument, NULL, 'r' },
@@ -77,6 +79,9 @@ static int parse_options(int argc, char **argv) {
 	};
 	int option;
 
+	options.scan.pruned = calloc((size_t) argc, sizeof(*options.scan.pruned));
+	if (!options.scan.pruned)
+		return -ENOMEM;
 	while ((option = getopt_long(argc, argv, "h", known, NULL)) != -1) {
 		switch (option) {
 		case 'o':
@@ -87,6 +92,9 @@ static int parse_options(int argc, char **argv) {
 			break;
 		case 'x':
 			options.scan.xattrs = true;
+			break;
+		case 'p':
+			options.scan.pruned[options.scan.pruned_size++] = optarg;
 			break;
 		case 't':
 			options.text = true;

@@ -77,6 +77,22 @@ bool scan_is_ours(struct bytes name) {
 	return name.size == control && memcmp(name.data, control_name, control) == 0;
 }
 
+bool scan_is_pruned(const struct scanner *s, struct bytes name) {
+	for (size_t i = 0; i < s->options.pruned_size; i++) {
+		const char *glob = s->options.pruned[i];
+		const size_t size = strlen(glob);
+		const bool before = size > 0 && glob[0] == '*';
+		const bool after = !before && size > 0 && glob[size - 1] == '*';
+		const size_t fixed = size - before - after;
+
+		if (before || after ? name.size < fixed : name.size != fixed)
+			continue;
+		if (memcmp(name.data + (before ? name.size - fixed : 0), glob + before, fixed) == 0)
+			return true;
+	}
+	return false;
+}
+
 /* --- the trail of open directories ------------------------------------------------------ */
 
 static void trail_cut(struct scanner *s, size_t size) {

@@ -13,9 +13,11 @@
 enum { TRAIL_MAX = 32 };
 
 struct scan_options {
-	bool no_owner;      /* every uid and gid counts as 0 */
-	bool strip_special; /* set-id and sticky bits do not count */
-	bool xattrs;        /* a directory with attributes has nobody's digest */
+	bool no_owner;       /* every uid and gid counts as 0 */
+	bool strip_special;  /* set-id and sticky bits do not count */
+	bool xattrs;         /* a directory with attributes has nobody's digest */
+	const char **pruned; /* names of directories that are not entered: `x`, `*x` or `x*` */
+	size_t pruned_size;
 };
 
 /* One name of the directory that was listed last. */
@@ -80,6 +82,9 @@ bool scan_is_mount(const struct scanner *s, const struct kernel_statx *st);
 
 /* Does a name stay on its own replica? (`.psync`, `*.psync.ignore`) */
 bool scan_is_ours(struct bytes name);
+
+/* Is a directory of that name not entered, wherever it is? */
+bool scan_is_pruned(const struct scanner *s, struct bytes name);
 
 /*
  * List and digest an open directory; `s->names` then holds its names in byte order.

@@ -13,9 +13,10 @@
  * we know at another place is put off until its rename is read, to be told as one.
  *
  * Invariants: a directory is watched before it is listed, and no watch is ever replaced, so
- * nothing falls between; each node is watched, or waits for a visit, or was reported as beyond
- * the limit or unreadable; a node that loses its watch to another place is visited again; a beat
- * is told only when no visit and no half of a rename is outstanding.
+ * nothing falls between; a directory of a pruned name has no node, nor has what is below it: it
+ * comes and goes as from outside of the tree; each node is watched, or waits for a visit, or was
+ * reported as beyond the limit or unreadable; a node that loses its watch to another place is
+ * visited again; a beat is told only when no visit and no half of a rename is outstanding.
  * Not here: file content, settling, echo suppression; the reader looks for itself.
  */
 #include "watch.h"
@@ -215,7 +216,7 @@ static int announce(struct watcher *w, struct node *n, bool live, uint32_t entri
 	/* pushed last name first, so that they are popped in byte order */
 	for (size_t i = w->scanner.names_size; i-- > 0;) {
 		const struct listed *name = &w->scanner.names[i];
-		if (!name->is_directory)
+		if (!name->is_directory || scan_is_pruned(&w->scanner, text(name->name)))
 			continue;
 		if (name->is_mount) {
 			r = tell(w, 'N', n, text(name->name));
@@ -415,7 +416,7 @@ void watcher_rescan(struct watcher *w) {
 
 /* Have a place visited: something happened to a directory there. */
 static int doubt(struct watcher *w, struct node *parent, struct bytes name) {
-	if (!tree_within(parent, w->tree.root))
+	if (!tree_within(parent, w->tree.root) || scan_is_pruned(&w->scanner, name))
 		return 0;
 	struct node *n = tree_get(&w->tree, parent, name);
 	if (!n)
@@ -520,7 +521,9 @@ static int move_node(struct watcher *w, const struct move *from, struct node *pa
 	struct node *n = tree_find(&w->tree, from->parent, old_name);
 	int r;
 
-	if (n && !tree_within(parent, n)) {
+	if (n && scan_is_pruned(&w->scanner, name))
+		cut(w, n);
+	else if (n && !tree_within(parent, n)) {
 		struct node *replaced = tree_find(&w->tree, parent, name);
 		if (replaced && replaced != n)
 			cut(w, replaced);

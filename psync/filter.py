@@ -199,6 +199,7 @@ class Filter:
         self._settle = Settle(start.settle_ms, start.max_delay_ms, PENDING_MAX)
 
         self._watcher: Watcher
+        self._pruned: set[bytes] = set()  # what it was told not to enter
         self._deaths: list[float] = []
         self._generation = 0
         self._scanning = False
@@ -255,7 +256,9 @@ class Filter:
             "owners": self._owners,
             "strip": self._strip,
             "attributes": self._attributes,
+            "pruned": self._ignored.pruned,
         }
+        self._pruned = set(self._ignored.pruned)
         recent = [t for t in self._deaths if self._now() - t < _DEATHS_WITHIN]
         if self._program and len(recent) < _DEATHS_MAX:
             try:
@@ -285,6 +288,8 @@ class Filter:
         if rules == self._rules:
             return
         before, self._rules, self._ignored = self._ignored, rules, Ignore(*rules)
+        if not self._pruned <= set(self._ignored.pruned):
+            self._watch_anew()  # what was not watched may be replicated now
         self._reveal_soon(b"", before)
 
     def _reveal_soon(self, top: bytes, before: Callable[[bytes, bool], bool]) -> None:
@@ -365,10 +370,14 @@ class Filter:
     def _died(self, why: str) -> None:
         """The watcher is dead: nothing is known of what happened since. Another one."""
         self._check_root()
-        self._watcher.close()
         self._deaths.append(self._now())
         del self._deaths[:-_DEATHS_MAX]
         self._trouble("overflow", b"", f"the watcher ended ({why}): everything is scanned again")
+        self._watch_anew()
+
+    def _watch_anew(self) -> None:
+        """Another watcher: nothing is known of what happens until it has begun."""
+        self._watcher.close()
         self._scanning = False  # that scan will never be over
         self._digests = []
         self._events_lost()

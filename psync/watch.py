@@ -20,7 +20,9 @@ tuples that begin with a letter, which are cinotify's frames:
 A scan names parents before children, siblings in byte order. No watcher follows a symlink
 or enters a mount point. Whoever reads an event looks for himself: an event is no state.
 
-Nothing here knows what is excluded, and nothing waits: `read` and `step` return at once.
+Of what is excluded only this is known here: directories of some names (`pruned`, see
+`core.ignore.Ignore`) are not entered, and so cost no watch. What is renamed from or to such a
+name comes and goes as from elsewhere. Nothing waits: `read` and `step` return at once.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 from psync.core.entry import CONTROL_NAME, LOCAL_SUFFIX, Entry, Kind, directory_digest, join
@@ -136,15 +139,17 @@ class Cinotify:
         owners: bool,
         strip: bool,
         attributes: Attributes | None = None,
+        pruned: Sequence[bytes] = (),
     ) -> None:
         """Start it; it scans at once. Raises OSError if it cannot run."""
-        argv = ["cinotify", "--root-fd", str(_CHILD_ROOT_FD)]
+        argv: list[str | bytes] = ["cinotify", "--root-fd", str(_CHILD_ROOT_FD)]
         if not owners:
             argv.append("--no-owner")
         if strip:
             argv.append("--strip-special")
         if attributes is not None:
             argv.append("--xattrs")
+        argv += [b"--prune=" + name for name in pruned]
         commands, self._commands = os.pipe()
         self.fd, events = os.pipe()
         try:
@@ -268,6 +273,7 @@ def walk(
     owners: bool,
     strip: bool,
     attributes: Attributes | None = None,
+    pruned: Sequence[bytes] = (),
     enter: Callable[[bytes, int], None] = lambda path, fd: None,
     missed: Callable[[bytes], None] = lambda path: None,
 ) -> Iterator[Event]:
@@ -280,11 +286,12 @@ def walk(
         owners: as in `scan.entry_from_stat`.
         strip: likewise.
         attributes: reads the extended attributes that are replicated.
+        pruned: names of directories that are not entered.
         enter: called with each directory's path and descriptor before it is listed.
         missed: called with the path of a directory that is not there (any more).
     """
     looker = Looker(root_fd, owners=owners, strip=strip, attributes=attributes)
-    stack = [top]
+    stack = [] if top and _is_pruned(top, pruned) else [top]
     directories = entries = local = 0
     while stack:
         path = stack.pop()
@@ -314,11 +321,12 @@ def walk(
                 except OSError as error:
                     if error.errno != errno.EXDEV:
                         raise
-                    mounts.append(join(path, name))
+                    if not _is_pruned(name, pruned):
+                        mounts.append(join(path, name))
                     continue
                 if entry is not None:
                     children.append((name, entry))
-                    if entry.kind == Kind.DIRECTORY:
+                    if entry.kind == Kind.DIRECTORY and not _is_pruned(name, pruned):
                         below.append(join(path, name))
         except OSError as error:
             failure = error.errno or errno.EIO
@@ -337,6 +345,11 @@ def walk(
         yield ("S", directories, entries, local)
 
 
+def _is_pruned(path: bytes, pruned: Sequence[bytes]) -> bool:
+    name = path[path.rfind(b"/") + 1 :]
+    return any(fnmatchcase(name, each) for each in pruned)
+
+
 class Polling:
     """No events at all: scans when it is told to."""
 
@@ -350,12 +363,14 @@ class Polling:
         owners: bool,
         strip: bool,
         attributes: Attributes | None = None,
+        pruned: Sequence[bytes] = (),
     ) -> None:
         """Begin with a scan."""
         self._root_fd = root_fd
         self._owners = owners
         self._strip = strip
         self._attributes = attributes
+        self._pruned = pruned
         self._scan: Iterator[Event] | None = None
         self.rescan()
 
@@ -373,6 +388,7 @@ class Polling:
             owners=self._owners,
             strip=self._strip,
             attributes=self._attributes,
+            pruned=self._pruned,
             enter=self._enter,
             missed=self._missed,
         )
@@ -451,6 +467,7 @@ class Inotify(Polling):
         owners: bool,
         strip: bool,
         attributes: Attributes | None = None,
+        pruned: Sequence[bytes] = (),
     ) -> None:
         """Begin with a scan. Raises ImportError or OSError where it cannot work."""
         from inotify_simple import INotify
@@ -463,7 +480,9 @@ class Inotify(Polling):
         self._absent: dict[bytes, None] = {}
         self._half: tuple[int, bytes, bool] | None = None
         self._half_until = 0.0
-        super().__init__(root_fd, owners=owners, strip=strip, attributes=attributes)
+        super().__init__(
+            root_fd, owners=owners, strip=strip, attributes=attributes, pruned=pruned
+        )
         self._control = self._add(CONTROL_NAME, _IN_CLOSE_WRITE)
         if not self._watch(b"", root_fd):
             self.close()
@@ -574,7 +593,10 @@ class Inotify(Polling):
                     return
                 self._half = None
                 events.append(("M", is_directory, old, path))
-                if is_directory and self._may_be(path, self._watches.get(old)):
+                if is_directory and _is_pruned(path, self._pruned):
+                    self._unwatch(old)
+                    events.extend(self._walk(old, True))
+                elif is_directory and self._may_be(path, self._watches.get(old)):
                     self._rekey(old, path)
                     self._visit_again(events, old, path)
                 elif is_directory:  # more has happened since, or two names were exchanged

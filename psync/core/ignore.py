@@ -18,7 +18,7 @@ name: that is for who observes.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Callable, Optional
 
 from psync.core.entry import is_ours
@@ -43,7 +43,13 @@ class _Run:
 
 
 class Ignore:
-    """A compiled set of rules; call it with a path."""
+    """A compiled set of rules; call it with a path.
+
+    Attributes:
+        by_kind: some rule is about directories only.
+        by_path: some rule is about more than a name.
+        pruned: every directory of such a name is ignored, wherever it is: `x`, `*x` or `x*`.
+    """
 
     def __init__(self, excludes: Sequence[str] = (), tempfiles: Sequence[str] = ()) -> None:
         """Compile the rules.
@@ -55,6 +61,7 @@ class Ignore:
         self._lists = [_runs(rules) for rules in lists if rules]
         self.by_kind = any(rule.directory for rules in lists for rule in rules)
         self.by_path = any(not rule.name for rules in lists for rule in rules)
+        self.pruned = tuple(glob for rules in lists for glob in _pruned(rules))
         self._directories: dict[bytes, bool] = {}
         self._last: tuple[bytes, Optional[bool], bool] = (b"", None, False)
 
@@ -130,6 +137,15 @@ def _parse_all(patterns: Sequence[str], option: str) -> list[Rule]:
         except ValueError as error:
             raise ConfigError(f"the {option} pattern {pattern!a} {error}") from None
     return rules
+
+
+def _pruned(rules: list[Rule]) -> Iterator[bytes]:
+    """What hides by a literal name, and is not taken back: no later rule counts more."""
+    for rule in reversed(rules):
+        if not rule.ignores:
+            return
+        if rule.name and not rule.wild:
+            yield b"*" * rule.before + rule.text + b"*" * rule.after
 
 
 def _runs(rules: list[Rule]) -> list[_Run]:

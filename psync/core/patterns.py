@@ -75,6 +75,8 @@ def parse(pattern: str) -> Rule:
     if body.startswith(EXPRESSION):
         return Rule(ignores, expression=_expression(body[len(EXPRESSION) :]))
     glob = to_bytes(body)
+    if b"\0" in glob:
+        raise ValueError("is no pattern: no name holds a NUL")
     directory = glob.endswith(b"/")
     if directory:
         glob = glob[:-1]

@@ -298,11 +298,16 @@ def spawn(programs: list[Path]) -> Iterator[Callable[..., Brain]]:
 
 
 @pytest.fixture(params=["cinotify", "inotify_simple"])
-def brain(root: Path, spawn: Callable[..., Brain], request: pytest.FixtureRequest) -> Brain:
+def either(spawn: Callable[..., Brain], request: pytest.FixtureRequest) -> Brain:
+    """A brain with an agent that is to be greeted."""
+    return spawn(NORMAL if request.param == "cinotify" else INOTIFY)
+
+
+@pytest.fixture
+def brain(root: Path, either: Brain) -> Brain:
     """A brain with an agent that watches an empty root."""
-    made = spawn(NORMAL if request.param == "cinotify" else INOTIFY)
-    made.watch(start_message(root))
-    return made
+    either.watch(start_message(root))
+    return either
 
 
 @pytest.fixture
@@ -996,6 +1001,50 @@ class TestLive:
         assert tree[b"g.o"].content == b"g.o"  # as it was told before, and forgotten since
         assert b"f" not in tree
         assert not any(isinstance(message, Digests) for message in brain.seen[before:])
+
+    def test_e10_watches_what_it_did_not_enter_when_that_is_shown(
+        self, root: Path, either: Brain
+    ) -> None:
+        (root / "cache/d/e").mkdir(parents=True)
+        (root / "x/cache").mkdir(parents=True)
+        either.watch(start_message(root, excludes=["cache", "/z"]))
+        (root / "cache/d/f").write_bytes(b"hidden")
+        assert set(either.observed()) <= {b"", b"x"}
+
+        either.say(Settings(start_message(root, excludes=["/z"])))
+        assert either.observed()[b"cache/d/f"].content == b"hidden"
+        (root / "cache/d/e/f").write_bytes(b"shown")
+        (root / "x/cache/f").write_bytes(b"shown, too")
+
+        either.content(b"cache/d/e/f", b"shown")
+        either.content(b"x/cache/f", b"shown, too")
+
+    def test_e10_follows_directories_from_and_to_names_that_it_does_not_enter(
+        self, root: Path, either: Brain
+    ) -> None:
+        (root / "cache/d").mkdir(parents=True)
+        (root / "cache/d/f").write_bytes(b"one")
+        either.watch(start_message(root, excludes=["cache"]))
+
+        (root / "cache").rename(root / "kept")
+        either.content(b"kept/d/f", b"one")
+        (root / "kept/d/f").write_bytes(b"two")
+        either.content(b"kept/d/f", b"two")
+        (root / "kept/d").rename(root / "d")
+        (root / "kept").rename(root / "cache")
+        either.gone(b"kept")
+        either.item(b"d", lambda item: item.moved_from == b"kept/d")
+        (root / "cache/g").write_bytes(b"hidden")
+        (root / "d/g").write_bytes(b"shown")
+        either.content(b"d/g", b"shown")
+
+        (root / "cache").rename(root / "e")
+        (root / "d").rename(root / "cache")
+        (root / "e").rename(root / "d")
+        either.item(b"d", lambda item: item.moved_from == b"e")
+        (root / "d/g").write_bytes(b"shown again")
+        either.content(b"d/g", b"shown again")
+        assert not any(path.startswith(b"cache/") for path in either.observed())
 
     def test_tells_what_is_shown_while_it_still_looks_for_what_was(
         self, root: Path, one: Brain

@@ -1316,6 +1316,25 @@ class TestWalk:
         assert events[-1] == ("S", 6, 5, 1)
 
 
+    def test_e10_does_not_enter_directories_of_pruned_names(self, tmp_path: Path) -> None:
+        for name in ("cache/a", "b/cache/c", "b/x.o"):
+            (tmp_path / name).mkdir(parents=True)
+        fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+
+        def names(top: bytes) -> list[Any]:
+            pruned = (b"cache", b"*.o")
+            return [e[-1] for e in walk(fd, top, False, owners=True, strip=False, pruned=pruned)]
+
+        try:
+            assert names(b"") == [b"", b"b", 0]
+            assert names(b"b/cache") == []
+            pruned = (b"*",)
+            all_ = list(walk(fd, b"", False, owners=True, strip=False, pruned=pruned))
+            assert [e[0] for e in all_] == ["D", "S"]
+        finally:
+            os.close(fd)
+
+
 @contextmanager
 def inotify_on(root: Path) -> Iterator[Inotify]:
     """Watch a directory without cinotify, once it is scanned."""

@@ -497,6 +497,80 @@ class TestOwnNames:
         assert len(appeared(watcher.told())) == 2001
 
 
+class TestPruned:
+    def test_e10_costs_no_watch_and_is_silent(self, start, root):
+        for name in ("cache/a/b", "d/cache/c", "x.o/y", "tmp1", "cached", "o/tmp"):
+            (root / name).mkdir(parents=True)
+        watcher = start("--prune=cache", "--prune=*.o", "--prune", "tmp*", scanned=False)
+
+        assert [f.path for f in watcher.scanned() if f.type == "D"] == [b"", b"cached", b"d", b"o"]
+        (root / "cache/a/b/f").touch()
+        (root / "d/cache/c/new").mkdir()
+        (root / "x.o/y").rmdir()
+        assert watcher.told() == []
+        assert watches_of(watcher) == len(["above", "root", "cached", "d", "o", ".psync"])
+
+    def test_are_named_and_digested_with_their_directory(self, start, root):
+        (root / "cache/a").mkdir(parents=True)
+        watcher = start("--prune=cache", scanned=False)
+        assert scanned_digests(watcher.scanned()) == digests_of(root)[:1]
+
+        (root / "cache").chmod(0o711)
+        assert events(watcher.told()) == [(ATTRIBUTES | DIRECTORY, b"cache")]
+
+    def test_come_from_elsewhere_when_they_get_another_name(self, start, root):
+        (root / "cache/a/b").mkdir(parents=True)
+        (root / "cache/f").touch()
+        watcher = start("--prune=cache")
+
+        (root / "cache").rename(root / "kept")
+        frames = watcher.told()
+        assert moves(frames) == [(b"cache", b"kept")]
+        assert appeared(frames) == [b"kept", b"kept/a", b"kept/a/b"]
+        (root / "kept").rename(root / "cache")
+        (root / "cache/f").rename(root / "f")
+        (root / "cache/a").rename(root / "a")
+        frames = watcher.told()
+
+        assert moves(frames) == [(b"kept", b"cache")]
+        assert (MOVED_IN, b"f") in events(frames)
+        assert appeared(frames) == [b"a", b"a/b"]
+        (root / "cache").rmdir()
+        assert_every_directory_is_watched(watcher, root)
+
+    def test_lose_their_watches_when_they_get_such_a_name(self, start, root):
+        (root / "d/a/b").mkdir(parents=True)
+        watcher = start("--prune=cache")
+        before = watches_of(watcher)
+
+        (root / "d").rename(root / "cache")
+        watcher.told()
+        (root / "cache/a/b/f").touch()
+
+        assert watcher.told() == []
+        assert watches_of(watcher) == before - len(["d", "d/a", "d/a/b"])
+
+    @pytest.mark.parametrize("seed", range(5))
+    @pytest.mark.parametrize("reading", ["at once", "late", "while scanning"])
+    def test_leave_no_other_directory_unwatched(self, start, root, tmp_path, seed, reading):
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        churn = Churn(root, outside, seed)
+        for _ in range(60):
+            churn.act()
+        watcher = start("--prune=b")
+
+        churn.go_on(watcher, reading)
+
+        assert "N" not in [f.type for f in watcher.told()]
+        for path, names, _ in os.walk(root):
+            if "b" in names:
+                shutil.rmtree(Path(path) / "b")
+                names.remove("b")
+        assert_every_directory_is_watched(watcher, root)
+        assert scanned_digests(watcher.rescan()) == digests_of(root)
+
+
 class TestRootGone:
     def test_removed(self, start, root):
         watcher = start()
@@ -759,6 +833,18 @@ class Churn:
         except OSError:
             pass  # what cannot be done is not done
 
+    def go_on(self, watcher: Cinotify, reading: str) -> None:
+        """Act 300 times, while what happens is read at once, late, or in full scans."""
+        for n in range(300):
+            if reading == "late" and n % 60 == 0:
+                watcher.resume()
+                watcher.pause()
+            if reading == "while scanning" and n % 10 == 0:
+                watcher.process.stdin.write(b"R")
+                watcher.process.stdin.flush()
+            self.act()
+        watcher.resume()
+
 
 class TestChurn:
     @pytest.mark.parametrize("seed", range(5))
@@ -771,15 +857,7 @@ class TestChurn:
             churn.act()
         watcher = start()
 
-        for n in range(300):
-            if reading == "late" and n % 60 == 0:
-                watcher.resume()
-                watcher.pause()
-            if reading == "while scanning" and n % 10 == 0:
-                watcher.process.stdin.write(b"R")
-                watcher.process.stdin.flush()
-            churn.act()
-        watcher.resume()
+        churn.go_on(watcher, reading)
 
         assert "N" not in [f.type for f in watcher.told()]
         assert_every_directory_is_watched(watcher, root)

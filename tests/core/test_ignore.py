@@ -36,6 +36,21 @@ class TestRules:
         assert Ignore(patterns)(path) is expected
         assert Ignore([], patterns)(path) is expected
 
+    @pytest.mark.parametrize(
+        ("patterns", "expected"),
+        [
+            pytest.param(["a", "b/", "*.o", "t*"], [b"t*", b"*.o", b"b", b"a"], id="by a name"),
+            pytest.param(["a?", "[ab]", "a*b", "/a", "a/b", "**/a", "re:a"], [], id="by more"),
+            pytest.param(["a", "!b", "c"], [b"c"], id="not what a later rule may take back"),
+            pytest.param(["a", "!re:b"], [], id="nor an expression"),
+        ],
+    )
+    def test_name_directories_that_nobody_needs_to_enter(
+        self, patterns: list[str], expected: list[bytes]
+    ) -> None:
+        assert list(Ignore(patterns).pruned) == expected
+        assert list(Ignore(["z"], patterns).pruned) == [b"z", *expected]
+
     def test_hide_no_root(self) -> None:
         assert not Ignore(["*", "*/"])(b"", True)
 

@@ -177,6 +177,8 @@ class TestPattern:
             ("", "is no pattern: it is empty"),
             ("!", "is no pattern: it is empty"),
             ("/", "is no pattern: it is empty"),
+            ("a\0b", "is no pattern: no name holds a NUL"),
+            ("/a\0b/c", "is no pattern: no name holds a NUL"),
             ("[a", r"is no pattern: a \[ in it is never closed"),
             ("x[!]", r"is no pattern: a \[ in it is never closed"),
             ("[[:alpha:", r"is no pattern: a \[ in it is never closed"),

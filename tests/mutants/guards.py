@@ -763,6 +763,12 @@ _KNOWN = [
 
 _FILTER = [
     (
+        "does not watch what other rules show and it had not entered",
+        "        if not self._pruned <= set(self._ignored.pruned):\n",
+        "        if False:\n",
+        "tests/agent/test_agent.py -k e10",
+    ),
+    (
         "forgets what was told as gone when an operation fails at its name",
         "            if outcome.status != APPLIED or not path:\n                continue",
         "            self._absent.pop(path, None)\n"
@@ -825,6 +831,12 @@ _FILTER = [
 # --- the core ---------------------------------------------------------------------------------
 
 _CINOTIFY = [
+    (
+        "goes on watching what gets a name that is not entered",
+        "	if (n && scan_is_pruned(&w->scanner, name))\n",
+        "	if (false)\n",
+        "tests/cinotify/test_watch.py -k Pruned",
+    ),
     (
         "replaces a watch that is there already",
         "IN_ONLYDIR | IN_EXCL_UNLINK | IN_MASK_ADD,",
@@ -1385,6 +1397,12 @@ _WORLD_CARRY = [
 ]
 
 _IGNORE = [
+    (
+        "does not enter what a later rule takes back",
+        "        if not rule.ignores:\n            return\n",
+        "        if not rule.ignores:\n            continue\n",
+        "tests/core/test_ignore.py -k nobody_needs",
+    ),
     (
         "brings back what is below an ignored directory",
         "            and (self._above(path.rpartition(b\"/\")[0]) or self._matches(path, directory))\n",
