@@ -321,7 +321,7 @@ class Carrier:
         elif status == NO_PARENT:
             if self._replicas[side].lacks_parent(path):
                 self._replicas[side].views.set(path, View(None))  # it went with its directory
-            elif self._pair.fail(path, side, "its directory is not there") > 1:
+            elif self._pair.fail(path, side, self._why_no_parent(side, path)) > 1:
                 # Not at once: it may have been renamed, of which its agent is just going to hear.
                 self._pair.look(side, parent(path), 0)
         else:
@@ -337,6 +337,12 @@ class Carrier:
         else:
             self._pending.release(path)
             self._pending.touch(path)
+
+    def _why_no_parent(self, side: Side, path: bytes) -> str:
+        troubles = self._replicas[side].troubles
+        if any(("mount", above) in troubles for above in ancestors(path)):
+            return "a mount point is in the way: what is mounted there is left alone"
+        return "its directory is not there"
 
     def _presume_no_more(self, op: Op) -> None:
         """What is agreed is about to change: what is not listed yet is compared with that."""

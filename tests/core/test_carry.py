@@ -36,6 +36,7 @@ from psync.wire import (
     Observed,
     Outcome,
     Results,
+    Trouble,
 )
 from tests.core.test_session import LEFT, RIGHT, TINY, Duo, Side
 from tests.support.replica import link
@@ -590,6 +591,19 @@ class TestOutcome:
         assert waits == pytest.approx([0.1, 0.2, 0.4])
         assert len(duo.notes("problem.raised")) == 1
         duo.assert_rest()
+
+    def test_failed_behind_a_mount_point_says_so(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.say(RIGHT, Trouble("mount", b"d", "is a mount point"))
+        duo.write(LEFT, b"d/f", b"two")
+        for _ in range(3):
+            duo.reply(RIGHT, NO_PARENT)
+            duo.obey(RIGHT)
+            duo.wait()
+            duo.obey(LEFT)
+
+        (problem,) = duo.session.problems()
+        assert problem.message.startswith("a mount point is in the way")
 
     @pytest.mark.parametrize(
         ("change", "helps"),
