@@ -5,7 +5,7 @@ READY when the session watches or is trying to, RELOADING and READY again around
 configuration, what it does (STATUS), and the watchdog's food, which is proof of progress: this loop
 runs, and every agent that should have answered a ping has. People are told at once when the
 session halts; of what has gone wrong for `lasting` seconds; of conflicts, gathered, every `every`
-seconds at most; and, of what they were told, when it is over.
+seconds at most, and at the end; and, of what they were told, when it is over.
 
 **Invariants.** Nobody is told the same twice, not even over a restart: what was told, and what has
 not gone everywhere yet, is in the session's directory; the next session goes on with it, also after
@@ -103,7 +103,8 @@ class Reporter:
             self._watched_since = None
         elif self._watched_since is None:
             self._watched_since = now
-        return [*self._halt(facts, now), *self._troubles(facts, now), *self._gathered(now)]
+        gathered = self.gathered(now) if now >= self._quiet_until else []
+        return [*self._halt(facts, now), *self._troubles(facts, now), *gathered]
 
     def _has_watched(self, now: float, seconds: float) -> bool:
         """Tell whether both sides have been watched for so long: what was wrong has been met."""
@@ -181,8 +182,9 @@ class Reporter:
             alerts.append(self._alert("recovered", subject, text))
         return alerts
 
-    def _gathered(self, now: float) -> list[Alert]:
-        if not self._conflicts or now < self._quiet_until:
+    def gathered(self, now: float) -> list[Alert]:
+        """Return what is to be told of conflicts, whether it is time for it or not."""
+        if not self._conflicts:
             return []
         self._quiet_until = now + self.alerts.every
         lines, more = self._conflicts, self._conflicts_more
@@ -303,6 +305,7 @@ class Overseer:
                 except TimeoutError:
                     pass
         finally:
+            self._pass_on(self._reporter.gathered(time.monotonic()))
             if self._delivery is not None:
                 if not self._is_told:
                     await asyncio.wait([self._delivery], timeout=_LAST_WORDS_S)
@@ -351,7 +354,10 @@ class Overseer:
             self._notifier.tell(*news)
 
     def _tell_people(self, facts: Facts) -> None:
-        if alerts := self._reporter.look(facts, time.monotonic()):
+        self._pass_on(self._reporter.look(facts, time.monotonic()))
+
+    def _pass_on(self, alerts: list[Alert]) -> None:
+        if alerts:
             self._unsent.extend(_Unsent(alert, set()) for alert in alerts)
             self._remember()
         if self._delivery is None or self._delivery.done():

@@ -495,6 +495,29 @@ class TestPeople:
 
         assert (mailbox / "halted").exists()
 
+    @pytest.mark.parametrize("works", [True, False])
+    async def test_are_told_of_gathered_conflicts_when_the_session_ends(
+        self, tmp_path: Path, mailbox: Path, works: bool
+    ) -> None:
+        alerts = self.alerts(tmp_path)
+        alerts.every = 3600
+        told = Told(overseer(tmp_path, alerts, {}))
+        told.overseer.conflict("conflict: a")
+        await self.arrives(mailbox, "conflicts")
+        (mailbox / "conflicts").unlink()
+        told.overseer.conflict("conflict: b")
+        if not works:
+            (tmp_path / "broken").touch()
+        with structlog.testing.capture_logs():
+            await told.end()
+        assert (mailbox / "conflicts").exists() == works
+        (tmp_path / "broken").unlink(missing_ok=True)
+
+        again = Told(overseer(tmp_path, alerts, {}))
+
+        assert "conflict: b" in await self.arrives(mailbox, "conflicts")
+        await again.end()
+
     async def test_are_told_later_what_cannot_be_delivered_now(
         self, tmp_path: Path, mailbox: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
