@@ -268,7 +268,8 @@ class Helpers:
             if message.verb == RESTORE:
                 path = message.path or note.path
                 if store.restore(self._root_fd, note, path):
-                    return Recalled(token, "", [note]), [Dropped(name), Kept(path, name)]
+                    now_kept = Kept(path, name, fresh=False)
+                    return Recalled(token, "", [note]), [Dropped(name), now_kept]
             else:
                 store.drop(name)
             return Recalled(token, "", [note]), [Dropped(name)]

@@ -373,7 +373,7 @@ class Log(NamedTuple):
 class Kept(NamedTuple):
     """Something is kept as a conflict, such as a late write in a displaced file.
 
-    Not `fresh`: it was in the store already when the agent began.
+    Not `fresh`: it was in the store already when the agent began, or a person has put it there.
     """
 
     path: bytes

@@ -287,7 +287,7 @@ class Carrier:
         path, side, status = op.path, op.side, outcome.status
         void = self._flights.is_void(op)
         last = self._flights.end(op)
-        self._pair.keep(side, path, outcome.kept)
+        self._pair.keep(side, path, outcome.kept, fresh=path not in self._pair.taken)
         if status == APPLIED:
             self._replicas[side].applied += 1
             self._presume_no_more(op)

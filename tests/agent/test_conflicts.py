@@ -516,7 +516,7 @@ class TestRecall:
         [
             (DROP, False, [Dropped(NAME)]),
             (RESTORE, False, [Dropped(NAME)]),
-            (RESTORE, True, [Dropped(NAME), Kept(b"f", NAME)]),
+            (RESTORE, True, [Dropped(NAME), Kept(b"f", NAME, fresh=False)]),
         ],
     )
     def test_says_what_has_changed(

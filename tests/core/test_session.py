@@ -1614,6 +1614,20 @@ class TestAsked:
         assert [t.keep for t in duo.sent()] == [True]
         assert duo.session.asked() == []
 
+    def test_that_is_decided_is_no_news_to_who_has_decided(self) -> None:
+        duo = self.rivals()
+        duo.session.take(b"f", LEFT)
+        duo.pump()
+        duo.run_until(RIGHT, Apply)
+        (transition,) = duo.transitions(RIGHT)
+        (batch,) = duo.asked(RIGHT, Apply)
+        duo.right.inbox.clear()
+        outcome = duo.right.apply(transition)._replace(kept=b"0001")
+        duo.say(RIGHT, Results(batch.batch, [outcome]))
+
+        assert duo.session.conflicts() == [(RIGHT, b"f", b"0001")]
+        assert duo.notes("conflict.kept") == []
+
     def test_of_large_files_is_won_by_the_side_that_is_taken(self) -> None:
         duo = Duo({b"f": b"one"}, TINY._replace(ask=True))
         self.write(duo, b"a large file by %d")

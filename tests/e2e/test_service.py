@@ -125,6 +125,30 @@ class TestAlerts:
         assert subject.endswith("session home: 1 conflict")
         assert pair.status()["alerts"]
 
+    def test_of_no_conflict_that_a_person_has_just_decided(self, service: Service) -> None:
+        service.configure("conflict = 'ask'", self.ALERTS)
+        service.start()
+        pair = service.pair
+
+        def differ(name: str) -> None:
+            pair.psync("pause", "home")
+            (pair.left / name).write_text("left")
+            (pair.right / name).write_text("right!")
+            pair.psync("resume", "home")
+
+        differ("f")
+        until(service.subjects, "the question")
+        assert pair.psync("conflicts", "home", "--take", "left", "f").returncode == 0
+        until(lambda: pair.conflicts("right"), "the version that lost")
+        pair.flush()
+        (kept,) = json.loads(pair.psync("conflicts", "home", "--json").stdout)["conflicts"]
+        assert pair.psync("conflicts", "home", "--restore", kept["kept"]).returncode == 0
+        pair.flush()
+        differ("g")
+        until(lambda: len(service.subjects()) > 1, "the next question")
+
+        assert "conflict asked: g: both sides" in (service.mail / "1").read_text()
+
     def test_of_problems_that_last_and_of_their_end(self, service: Service) -> None:
         service.configure(alerts=self.ALERTS)
         service.start()
