@@ -336,7 +336,11 @@ def _serve(
 
     console = Console()
     log_file = Path(options.log_file) if options.log_file else session_dir.log_file
-    file = WatchedFile(log_file)
+    file = WatchedFile(
+        log_file,
+        makes_directory=not log_file.is_relative_to(session_dir.path),
+        warn=lambda line: console.warn(f"psync: {options.name}: {line}"),
+    )
     threshold = Threshold("info")
     log = make_logger(
         file, session=options.name, style=options.log_format, level=threshold, console=console

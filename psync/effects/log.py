@@ -8,8 +8,9 @@ it. With `log_format = "json"` the same is one JSON object a line.
 
 **Invariants.** One event is one line, and no file name, however evil, makes it two (a
 traceback is a line for each of its own). A session never stops because its log cannot be
-written: lines that are lost are counted and the count is logged. Rotation needs no
-cooperation: a file that was moved away is made anew within a second, and at once on SIGHUP.
+written: a person is told of the first line that is lost, and how many were is logged. Rotation
+needs no cooperation: a file that was moved away is made anew within a second, and at once on
+SIGHUP; so is its directory, but for a session's own, whose loss is more than the log's.
 
 It does not configure structlog for the process, and it does not print: what a person
 at the terminal should see at once (`session.*`, `conflict.*`, `problem.*`, and warnings) is
@@ -63,25 +64,41 @@ _Event = MutableMapping[str, Any]
 class WatchedFile:
     """A log file that may be rotated under us; as a file object for structlog."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """Open the file for appending, and make it and its directory where they are not.
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        makes_directory: bool = True,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Open the file for appending, and make it where it is not.
+
+        Args:
+            path: its name.
+            clock: seconds.
+            makes_directory: also its directory, now and whenever it is gone.
+            warn: is told once that lines are lost, and why.
 
         Raises:
             UsageError: it cannot be written.
         """
         self._path = path
         self._clock = clock
+        self._makes_directory = makes_directory
+        self._warn = warn
         self._fd = -1
         self._identity: tuple[int, int] | None = None
         self._check_at = 0.0
         self._lost = 0
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._open()
         except OSError as error:
             raise UsageError(f"cannot write the log {path}: {reason(error)}") from None
 
     def _open(self) -> None:
+        if self._makes_directory:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         fd = os.open(self._path, flags, 0o600)
         status = os.fstat(fd)
@@ -103,7 +120,12 @@ class WatchedFile:
                 os.write(self._fd, lost % self._lost)
                 self._lost = 0
             os.write(self._fd, line)
-        except OSError:
+        except OSError as error:
+            if not self._lost:
+                self._warn(
+                    f"cannot write the log {self._path}: {reason(error)}; lines of it are lost "
+                    "until it can be written, all else goes on"
+                )
             self._lost += 1
             self._check_at = 0.0
 

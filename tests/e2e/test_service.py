@@ -313,6 +313,31 @@ class TestCron:
         assert len(jobs) >= 4
 
 
+class TestLogFile:
+    def test_is_made_again_with_its_directory(self, service: Service) -> None:
+        pair = service.pair
+        log = pair.base / "logs/home.log"
+        service.configure(f"log_file = '{log}'")
+        service.start()
+        shutil.rmtree(log.parent)
+        log.parent.write_text("in the way")
+
+        def is_missed() -> bool:
+            with (pair.left / "f").open("a") as file:
+                file.write("more")
+            pair.flush()
+            return "home: cannot write the log" in (service.directory / "output").read_text()
+
+        until(is_missed, "the line of the log that cannot be written")
+        log.parent.unlink()
+        (pair.left / "g").write_text("x")
+        pair.flush()
+
+        first, *lines = log.read_text().splitlines()
+        assert "of the log were lost" in first
+        assert "path=g" in lines[-1]
+
+
 @pytest.mark.skipif(shutil.which("logrotate") is None, reason="logrotate is not here")
 class TestLogrotate:
     def test_takes_the_log_of_a_session_and_loses_no_line(

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,37 @@ class TestUnwritableLog:
 
         assert lines(path)[0] == "psync: 2 lines of the log were lost: it could not be written"
         assert "a.four" in lines(path)[1]
+
+    @pytest.mark.parametrize("gone", ["removed", "renamed"])
+    def test_gets_its_directory_back(self, file, path, clock, gone):
+        log = make_logger(file, session="home")
+        log.info("a.one")
+        path.parent.rename(path.parent.with_name("old"))
+        if gone == "removed":
+            shutil.rmtree(path.parent.with_name("old"))
+        clock.now += 1
+        log.info("a.two")
+
+        assert "a.two" in lines(path)[0]
+
+    def test_is_told_of_once_where_it_is_seen(self, path, clock):
+        told: list[str] = []
+        path.parent.mkdir()
+        file = WatchedFile(path, clock, makes_directory=False, warn=told.append)
+        log = make_logger(file, session="home")
+        path.parent.rename(path.parent.with_name("old"))
+        clock.now += 1
+        log.info("a.one")
+        log.info("a.two")
+        path.parent.with_name("old").rename(path.parent)
+        log.info("a.three")
+        file.close()
+
+        assert told == [
+            f"cannot write the log {path}: No such file or directory; lines of it are lost until "
+            "it can be written, all else goes on"
+        ]
+        assert "a.three" in lines(path)[-1]
 
 
 class TestBridge:
