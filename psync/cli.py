@@ -220,8 +220,10 @@ def _sync(chosen: argparse.Namespace) -> int:
         _refuse_other_options(chosen, session)
         request = Call(session.path, "sync", {"dry_run": chosen.dry_run})
     except NoSession:
+        if chosen.json:
+            raise
         return _run(chosen)
-    return _await_sync(request, session.path)
+    return _await_sync(request, session, as_json=chosen.json)
 
 
 def _refuse_other_options(chosen: argparse.Namespace, session: SessionDir) -> None:
@@ -240,7 +242,7 @@ def _refuse_other_options(chosen: argparse.Namespace, session: SessionDir) -> No
         )
 
 
-def _await_sync(request: Call, directory: Path) -> int:
+def _await_sync(request: Call, session: SessionDir, *, as_json: bool) -> int:
     """Wait for a full sync that was asked for; on a terminal, show how far it is."""
     from psync.control import Refused, Unanswered, call
 
@@ -249,7 +251,7 @@ def _await_sync(request: Call, directory: Path) -> int:
         while not request.is_answered(_PROGRESS_S):
             if shows:
                 with contextlib.suppress(PsyncError):
-                    told = call(directory, "status", timeout=_PROGRESS_S)
+                    told = call(session.path, "status", timeout=_PROGRESS_S)
                     sys.stderr.write(f"\r{told['state']}, {told['pending']:,} pending\x1b[K")
                     sys.stderr.flush()
         if shows:
@@ -257,6 +259,9 @@ def _await_sync(request: Call, directory: Path) -> int:
         done = request.result(None)
     except (Refused, Unanswered) as error:
         return complain(str(error), Exit.FAILED)
+    if as_json:
+        print(json.dumps({"name": session.name, **done}))
+        return 0
     for line in done.get("plan", ()):
         print(harmless(line))
     happened = "would be" if "plan" in done else "was" if done["changes"] == 1 else "were"

@@ -114,7 +114,9 @@ def grammar() -> argparse.ArgumentParser:
         return sub
 
     _run_options(verb("run", "Keep two trees the same until stopped.", session=False))
-    _run_options(verb("sync", "Make two trees the same now.", session=False))
+    once = verb("sync", "Make two trees the same now.", session=False)
+    once.add_argument("--json", action="store_true", help="for programs, of a session that runs")
+    _run_options(once)
     status = verb("status", "Show the sessions that run.")
     status.add_argument("--json", action="store_true", help="for programs")
     status.add_argument(

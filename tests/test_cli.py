@@ -55,6 +55,8 @@ async def main(directory):
                     "right": side | {"connected": False, "trouble": "cut\\x1b[2J"},
                     "problem_list": [{"side": "left", "path": "a", "message": "full"}],
                     "conflict_list": ["f"]}
+        if verb == "sync":
+            return {"changes": 1} | ({"plan": ["would remove f"]} if args["dry_run"] else {})
         if verb == "flush" and args["timeout"] < 1:
             raise PsyncError("not everything is on both sides")
         if verb == "flush" and args["timeout"] >= 1000:
@@ -373,6 +375,21 @@ class TestQuestions:
         (told,) = json.loads(psync("status", "--json", "home").stdout)["sessions"]
         assert told["name"] == "home"
         assert told["left"]["entries"] == 1234
+
+    def test_are_answered_with_what_a_full_sync_did(self, psync, session, state):
+        session("home")
+        SessionDir(state, "home").describe({"options": {"left": "/x", "right": "/y"}})
+
+        assert psync("sync", "home").stdout == "1 change was made\n"
+        told = json.loads(psync("sync", "home", "--json").stdout)
+        assert told == {"name": "home", "changes": 1}
+        told = json.loads(psync("sync", "-n", "home", "--json").stdout)
+        assert told == {"name": "home", "changes": 1, "plan": ["would remove f"]}
+
+    def test_for_programs_are_asked_of_sessions_that_run_only(self, psync):
+        options = ("/x", "/y", "--name", "home", "--json")
+
+        assert "session home is not running" in refused(psync("sync", *options))
 
     def test_are_answered_with_the_side_that_is_to_win(self, psync, session):
         session("home")

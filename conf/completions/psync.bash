@@ -25,7 +25,7 @@ _psync() {
     done
     case ${verb:-run} in
         run) options='-h --help --state-dir -r --remote-host -d --debug -t --tempfiles -e --excludes --rsync-excludes -x --extra -b --banned -T --translate -n --dry-run -s --sync-only -k --skip-initial-sync -f --force --name --config --set' ;;
-        sync) options='-h --help --state-dir -r --remote-host -d --debug -t --tempfiles -e --excludes --rsync-excludes -x --extra -b --banned -T --translate -n --dry-run -s --sync-only -k --skip-initial-sync -f --force --name --config --set' ;;
+        sync) options='-h --help --state-dir --json -r --remote-host -d --debug -t --tempfiles -e --excludes --rsync-excludes -x --extra -b --banned -T --translate -n --dry-run -s --sync-only -k --skip-initial-sync -f --force --name --config --set' ;;
         status) options='-h --help --state-dir --json --watch' ;;
         log) options='-h --help --state-dir -f --follow -n --lines --since --level --side --grep --path --json' ;;
         web) options='-h --help --state-dir --listen --group --config' ;;

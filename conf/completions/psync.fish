@@ -42,6 +42,7 @@ complete -c psync -n '__fish_seen_subcommand_from run' -l set -x -a '(string joi
 complete -c psync -n '__fish_seen_subcommand_from run' -a '(__fish_complete_directories; psync names 2>/dev/null)'
 complete -c psync -n '__fish_seen_subcommand_from sync' -s h -l help -d 'show this help message and exit'
 complete -c psync -n '__fish_seen_subcommand_from sync' -l state-dir -x -a '(__fish_complete_directories)' -d 'where sessions keep their state'
+complete -c psync -n '__fish_seen_subcommand_from sync' -l json -d 'for programs, of a session that runs'
 complete -c psync -n '__fish_seen_subcommand_from sync' -s r -l remote-host -x -a '(__fish_print_hostnames)' -d 'where RIGHT is; as for ssh'
 complete -c psync -n '__fish_seen_subcommand_from sync' -s d -l debug -x -d 'verbosity, 0 to 3'
 complete -c psync -n '__fish_seen_subcommand_from sync' -s t -l tempfiles -x -d 'names of temporary files'
