@@ -586,7 +586,7 @@ def _install(chosen: argparse.Namespace) -> int:
     import asyncio
     from pathlib import Path
 
-    from psync.install import doubled, install, tell_systemd, uninstall
+    from psync.install import doubled, hidden, install, tell_systemd, uninstall
 
     root = Path(chosen.root).absolute()
     state = chosen.state_dir or os.environ.get("PSYNC_STATE_DIR")
@@ -598,8 +598,9 @@ def _install(chosen: argparse.Namespace) -> int:
         done = install(root, systemd=systemd, command=chosen.command, state=state)
     for each in done:
         print(harmless(str(each)))
-    if not chosen.removes and (warning := doubled(root)):
-        complain(warning, 0)
+    for look in () if chosen.removes else (doubled, hidden):
+        if warning := look(root):
+            complain(warning, 0)
     if root == Path("/"):
         asyncio.run(tell_systemd())
     if not any(each.path.suffix == ".timer" for each in done):

@@ -31,7 +31,7 @@ from psync.effects.spawn import run_to_end
 from psync.effects.state import reason
 from psync.errors import StoreError, UsageError
 
-__all__ = ["Done", "doubled", "install", "tell_systemd", "uninstall"]
+__all__ = ["Done", "doubled", "hidden", "install", "tell_systemd", "uninstall"]
 
 _COMMAND = "/usr/local/bin/psync"  # as the files have it
 _STATE = "/var/lib/psync"  # likewise
@@ -126,6 +126,15 @@ def doubled(root: Path) -> str:
         f"{cron} and the units beside {timer} are both there, and would do the same twice: remove "
         "one of them (psync uninstall removes both)"
     )
+
+
+def hidden(root: Path) -> str:
+    """Say that the state directory is where a unit has directories of its own; else empty."""
+    state = _read_manifest(root)["settings"]["state"]
+    unit = root / "etc/systemd/system/psync-web.service"
+    if not (unit.exists() and state.startswith(("/tmp/", "/var/tmp/"))):
+        return ""
+    return f"{state}: {unit.name} does not see it (PrivateTmp=yes): choose another --state-dir"
 
 
 def uninstall(root: Path) -> list[Done]:

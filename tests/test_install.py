@@ -236,6 +236,27 @@ class TestCommand:
         assert (done.returncode, done.stderr) == (0, "")
         assert "\nPSYNC_STATE_DIR=/srv/state\n" in (tmp_path / "etc/cron.d/psync").read_text()
 
+    @pytest.mark.parametrize(
+        ("state", "kind", "warns"),
+        [
+            ("/tmp/state", "--systemd", True),
+            ("/var/tmp/state", "--systemd", True),
+            ("/tmp/state", "--cron", False),
+            ("/tmpfs/state", "--systemd", False),
+        ],
+    )
+    def test_warns_of_a_state_directory_that_a_unit_does_not_see(
+        self, tmp_path: Path, state: str, kind: str, warns: bool
+    ) -> None:
+        where = ["--root", str(tmp_path), "--state-dir", state]
+        done = subprocess.run(
+            [sys.executable, "-m", "psync", "install", kind, *where],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+        assert done.returncode == 0
+        assert (f"psync: {state}: psync-web.service does not see it" in done.stderr) == warns
+
 
 class TestUnits:
     @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
