@@ -482,11 +482,11 @@ class Agent:
         try:
             self._open_root(question.root, for_audit=False)
         except _Refusal as refusal:
-            self._send(examine(question.token, -1, question.root, str(refusal)))
+            self._send(examine(question, -1, question.root, str(refusal)))
             return
         fd, self._root_fd = self._root_fd, -1
         try:
-            self._send(examine(question.token, fd, self._root))
+            self._send(examine(question, fd, self._root))
         finally:
             os.close(fd)
 

@@ -25,6 +25,7 @@ from psync.alerts import Alerts, has_apprise, lacking, misunderstood
 from psync.config import Options
 from psync.control import Call, NoSession, Unanswered
 from psync.core.entry import Side, printable
+from psync.core.ignore import Ignore
 from psync.effects.console import quantity
 from psync.effects.state import SessionDir, reason
 from psync.effects.transport import Host, LocalHost
@@ -96,7 +97,8 @@ async def doctor(
         for side, host, root in zip(Side, hosts, (options.left, options.right), strict=True)
     ]
     runs = _runs(session)
-    seen = await asyncio.gather(*(_examine(peer, runs) for peer in peers))
+    pruned = list(Ignore(options.all_excludes(), options.tempfiles).pruned)
+    seen = await asyncio.gather(*(_examine(peer, runs, pruned) for peer in peers))
     checks = [check for found, _ in seen for check in found]
     answers = [answer for _, answer in seen]
     if all(answers):
@@ -117,7 +119,9 @@ def _runs(session: SessionDir) -> bool:
     return True
 
 
-async def _examine(peer: Peer, runs: bool) -> tuple[list[Check], Examined | None]:
+async def _examine(
+    peer: Peer, runs: bool, pruned: list[bytes]
+) -> tuple[list[Check], Examined | None]:
     """Start an agent on a side, and look at what it finds there."""
     where = peer.side.name.lower()
 
@@ -131,7 +135,7 @@ async def _examine(peer: Peer, runs: bool) -> tuple[list[Check], Examined | None
         began = time.monotonic()
         await peer.connect(on_messages)
         took = time.monotonic() - began
-        question = Examine(1, os.fsencode(peer.root))
+        question = Examine(1, os.fsencode(peer.root), pruned)
         answer = await peer.ask(question, Examined, 1, within=_ANSWER_S)
         heard_ns = time.time_ns()
     except PsyncError as error:
@@ -194,7 +198,7 @@ def _root(where: str, answer: Examined) -> list[Check]:
         todo = "make it, mount it, or let the user of the agent read and write it"
         return [Check(where, "root", BAD, answer.trouble, todo)]
     more = "" if answer.all_counted else " or more"
-    count = f"directories in it and with it: {answer.directories:,}{more}"
+    count = f"directories to watch: {answer.directories:,}{more}"
     return [Check(where, "root", OK, f"{printable(answer.root)}, {count}")]
 
 

@@ -14,12 +14,13 @@ import os
 import stat
 import struct
 import time
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
 from psync.core.entry import CONTROL_NAME, printable
+from psync.core.ignore import is_pruned
 from psync.host import filesystem, read_text
 from psync.syscalls import clone_file
-from psync.wire import Examined
+from psync.wire import Examine, Examined
 
 __all__ = ["examine"]
 
@@ -36,11 +37,11 @@ _ACL = struct.pack("<I", 2) + b"".join(  # u::rw, u:54321:r, g::r, mask::r, o::-
 )  # fmt: skip
 
 
-def examine(token: int, root_fd: int, root: bytes, trouble: str = "") -> Examined:
+def examine(question: Examine, root_fd: int, root: bytes, trouble: str = "") -> Examined:
     """Look at this host, and at a root.
 
     Args:
-        token: the question's.
+        question: what the brain has asked.
         root_fd: the root, open; -1: it cannot be used.
         root: its path.
         trouble: why it cannot be used.
@@ -64,13 +65,13 @@ def examine(token: int, root_fd: int, root: bytes, trouble: str = "") -> Examine
         else:
             free, total = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
             inodes_free, inodes = space.f_favail, space.f_files
-        directories, all_counted = _count_directories(root)
+        directories, all_counted = _count_directories(root, question.pruned)
         try:
             able, unable = _abilities(root_fd)
         except OSError as error:
             trouble = f"{printable(root)} may not be written: {error.strerror}"
     return Examined(
-        token=token,
+        token=question.token,
         root=real,
         trouble=trouble,
         filesystem=kind,
@@ -114,8 +115,8 @@ def _watches_in_use() -> int:
     return count
 
 
-def _count_directories(root: bytes) -> Tuple[int, bool]:
-    """How many directories there are, and whether all were counted in time."""
+def _count_directories(root: bytes, pruned: Sequence[bytes]) -> Tuple[int, bool]:
+    """How many directories there are to be watched, and whether all were counted in time."""
     until = time.monotonic() + _COUNT_S
     waiting, count = [root], 0
     while waiting:
@@ -125,7 +126,9 @@ def _count_directories(root: bytes) -> Tuple[int, bool]:
         try:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
-                    if entry.is_dir(follow_symlinks=False) and entry.name != CONTROL_NAME:
+                    if entry.name == CONTROL_NAME or is_pruned(entry.name, pruned):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
         except OSError:
             pass

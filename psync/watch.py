@@ -36,10 +36,10 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 from psync.core.entry import CONTROL_NAME, LOCAL_SUFFIX, Entry, Kind, directory_digest, join
+from psync.core.ignore import is_pruned
 from psync.core.settle import (
     ATTRIBUTES,
     CLOSED,
@@ -291,7 +291,7 @@ def walk(
         missed: called with the path of a directory that is not there (any more).
     """
     looker = Looker(root_fd, owners=owners, strip=strip, attributes=attributes)
-    stack = [] if top and _is_pruned(top, pruned) else [top]
+    stack = [] if top and is_pruned(top, pruned) else [top]
     directories = entries = local = 0
     while stack:
         path = stack.pop()
@@ -321,12 +321,12 @@ def walk(
                 except OSError as error:
                     if error.errno != errno.EXDEV:
                         raise
-                    if not _is_pruned(name, pruned):
+                    if not is_pruned(name, pruned):
                         mounts.append(join(path, name))
                     continue
                 if entry is not None:
                     children.append((name, entry))
-                    if entry.kind == Kind.DIRECTORY and not _is_pruned(name, pruned):
+                    if entry.kind == Kind.DIRECTORY and not is_pruned(name, pruned):
                         below.append(join(path, name))
         except OSError as error:
             failure = error.errno or errno.EIO
@@ -343,11 +343,6 @@ def walk(
         stack.extend(reversed(below))
     if not top:
         yield ("S", directories, entries, local)
-
-
-def _is_pruned(path: bytes, pruned: Sequence[bytes]) -> bool:
-    name = path[path.rfind(b"/") + 1 :]
-    return any(fnmatchcase(name, each) for each in pruned)
 
 
 class Polling:
@@ -593,7 +588,7 @@ class Inotify(Polling):
                     return
                 self._half = None
                 events.append(("M", is_directory, old, path))
-                if is_directory and _is_pruned(path, self._pruned):
+                if is_directory and is_pruned(path, self._pruned):
                     self._unwatch(old)
                     events.extend(self._walk(old, True))
                 elif is_directory and self._may_be(path, self._watches.get(old)):

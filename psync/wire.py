@@ -211,7 +211,7 @@ class Examined(NamedTuple):
         total_bytes: the size of the file system.
         free_inodes: how many files may still be made; counts where `total_inodes` is not 0.
         total_inodes: 0 where it does not count them.
-        directories: how many there are in the root, with itself.
+        directories: how many there are to be watched, with the root.
         all_counted: False: there are more.
         watches_max: how many of inotify's watches a user may have.
         watches_used: how many ours has, as far as can be seen.
@@ -643,10 +643,14 @@ GO_ON = 7  # ... and more of that, but nothing that has come since
 
 
 class Examine(NamedTuple):
-    """Look at your host and at a root, and change nothing; instead of `Start`."""
+    """Look at your host and at a root, and change nothing; instead of `Start`.
+
+    `pruned`: names of directories that no watcher would enter (`core.ignore`).
+    """
 
     token: int
     root: bytes
+    pruned: list[bytes]
 
 
 class Read(NamedTuple):

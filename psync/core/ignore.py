@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Callable, Optional
 
 from psync.core.entry import is_ours
 from psync.core.patterns import Rule, parse
 from psync.errors import ConfigError
 
-__all__ = ["Ignore"]
+__all__ = ["Ignore", "is_pruned"]
 
 _DIRECTORIES_MAX = 8192
 
@@ -146,6 +147,12 @@ def _pruned(rules: list[Rule]) -> Iterator[bytes]:
             return
         if rule.name and not rule.wild:
             yield b"*" * rule.before + rule.text + b"*" * rule.after
+
+
+def is_pruned(path: bytes, pruned: Sequence[bytes]) -> bool:
+    """Tell whether a directory has one of the names that `Ignore.pruned` gives."""
+    name = path[path.rfind(b"/") + 1 :]
+    return any(fnmatchcase(name, each) for each in pruned)
 
 
 def _runs(rules: list[Rule]) -> list[_Run]:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from psync import examine as module
 from psync.examine import examine
-from psync.wire import Examined
+from psync.wire import Examine, Examined
 
 
-def look(root: Path) -> Examined:
+def look(root: Path, pruned: Sequence[bytes] = ()) -> Examined:
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return examine(7, fd, os.fsencode(root))
+        return examine(Examine(7, os.fsencode(root), list(pruned)), fd, os.fsencode(root))
     finally:
         os.close(fd)
 
@@ -50,6 +50,12 @@ class TestExamine:
         assert told.total_bytes == space.f_blocks * space.f_frsize
         assert told.total_inodes == space.f_files
         assert told.filesystem
+
+    def test_counts_no_directory_that_nobody_would_watch(self, tmp_path: Path) -> None:
+        for name in (".psync/stage", "a/cache/d", "cache", "b.o", "c"):
+            (tmp_path / name).mkdir(parents=True)
+
+        assert look(tmp_path, [b"cache", b"*.o"]).directories == len(["", "a", "c"])
 
     def test_tries_what_the_file_system_can_do(self, tmp_path: Path) -> None:
         told = look(tmp_path)
@@ -97,7 +103,7 @@ class TestExamine:
         assert not told.all_counted
 
     def test_tells_of_the_host_whatever_the_root(self) -> None:
-        told = examine(1, -1, b"/nowhere", "/nowhere does not exist")
+        told = examine(Examine(1, b"/nowhere", []), -1, b"/nowhere", "/nowhere does not exist")
 
         assert told.trouble == "/nowhere does not exist"
         assert told.watches_max > 0
