@@ -247,7 +247,7 @@ _RSYNC_VALUES = (
     "--timeout",
 )  # fmt: skip
 _RSYNC_OPTION = re.compile(
-    f"-[46qvWz]+|({'|'.join(_RSYNC_FLAGS)})|({'|'.join(_RSYNC_VALUES)})=.+"
+    f"-[46qvWz]+|({'|'.join(_RSYNC_FLAGS)})|({'|'.join(_RSYNC_VALUES)})=[^\\0\\n]+"
 )
 _FILE_MAX = 4 << 20  # bytes of a configuration file
 _WORDS = ("ssh_options", "rsync_extra")  # a string is split as a shell would

@@ -52,6 +52,12 @@ def check(
         for options in sound
         if options.log_file is not None and os.path.isdir(options.log_file)
     ]
+    wrong += [
+        f"{path}: [session.{options.name}]: rsync_extra: {option!a}: rsync says: {why}"
+        for options in sound
+        for option in options.rsync_extra
+        if (why := _refused(option))
+    ]
     if not sound and not faults:
         wrong.append(f"{path}: no session is in it: sessions are [session.NAME]")
     for load in others:
@@ -141,6 +147,15 @@ def _no_route(options: Options) -> str:
     except PsyncError as error:
         return str(error)
     return ""
+
+
+def _refused(option: str) -> str:
+    """Say why this host's rsync takes no such option; empty: it does."""
+    import asyncio
+
+    from psync.effects.rsync import refusal
+
+    return asyncio.run(refusal(option))
 
 
 def _is_inside(path: str, root: str) -> bool:

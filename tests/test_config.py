@@ -161,6 +161,7 @@ class TestOptions:
             ({"rsync_extra": ["--size-only"]}, "here: rsync_extra: '--size-only' is not one of"),
             ({"rsync_extra": ["--bwlimit"]}, "here: rsync_extra: '--bwlimit' is not one of"),
             ({"rsync_extra": ["--compress=9"]}, "here: rsync_extra: '--compress=9' is not one"),
+            ({"rsync_extra": ["--info=a\0"]}, "here: rsync_extra: '--info=a\\x00' is not one"),
             ({"rsync_extra": ["90M"]}, "here: rsync_extra: '90M' is not one of those"),
             (
                 {"sync_only": True, "skip_initial_sync": True},

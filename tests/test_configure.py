@@ -159,6 +159,35 @@ class TestCheck:
         assert len(wrong) == bool(why)
         assert all("[session.a]: " in line and why in line for line in wrong)
 
+    @pytest.mark.parametrize(
+        ("option", "words"),
+        [
+            ("--bwlimit=foo", "--bwlimit=foo is invalid"),
+            ("--info=nothing", 'Unknown --info item: "nothing"'),
+            ("--compress-choice=foo", "unknown compress name: foo"),
+            ("--bwlimit=10m", ""),
+            ("--debug=all", ""),
+        ],
+    )
+    def test_says_in_its_own_words_what_rsync_does_not_take(
+        self, tmp_path: Path, option: str, words: str
+    ) -> None:
+        text = f"[session.a]\nleft='/a'\nright='/b'\nrsync_extra=['-v', '{option}']\n"
+        path = file(tmp_path, text)
+
+        _, wrong = configure.check(path)
+
+        said = f"{path}: [session.a]: rsync_extra: '{option}': rsync says: {words}"
+        assert wrong == ([said] if words else [])
+
+    def test_does_without_rsync_where_there_is_none(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        text = "[session.a]\nleft='/a'\nright='/b'\nrsync_extra='--bwlimit=foo'\n"
+
+        assert configure.check(file(tmp_path, text))[1] == []
+
     def test_does_not_wait_for_a_disk_to_say_what_can_be_started(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 import psync
 from psync import faults
 from psync.core.entry import printable
-from psync.effects.spawn import Moved, Process, listen, spawn
+from psync.effects.spawn import Moved, Process, listen, run_to_end, spawn
 from psync.effects.transport import RemoteHost
 from psync.errors import PsyncError, TransportError, UsageError
 
@@ -44,13 +44,14 @@ if TYPE_CHECKING:
     from psync.core.entry import Side
     from psync.effects.transport import Host
 
-__all__ = ["Rsync", "RsyncError"]
+__all__ = ["Rsync", "RsyncError", "refusal"]
 
 _LOOKS = 4  # in the time after which silence ends it
 _MOVED_MIN = 256  # bytes in that time; of a stopped one the others exchange a few, to stay alive
 _COMMAND_MAX = 100_000  # Linux takes 131,072 in one argument, and sshd makes one of it
 _STDERR_MAX = 8192
 _LAST_WORDS_S = 1.0
+_ASKED_S = 5.0
 _NAME = "psync"  # what rsync takes for a host's name; the shim knows only one
 _NOT_FOUND = 127
 _SILENT = 30
@@ -198,7 +199,7 @@ class _Run:
                         stdout=stdout,
                         stderr=stderr,
                         pass_fds=[theirs.fileno()],
-                        env=_environment(theirs.fileno()),
+                        env={**_environment(), "PSYNC_RSH_FD": str(theirs.fileno())},
                         ends_all=True,
                     )
                 except OSError as error:
@@ -319,7 +320,18 @@ async def _receive(ours: socket.socket) -> tuple[bytes, list[int]]:
     return request, descriptors
 
 
-def _environment(descriptor: int) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """Ours, without what would change rsync's ways or its language."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RSYNC_", "LC_"))}
-    return {**kept, "LC_ALL": "C", "PSYNC_RSH_FD": str(descriptor)}
+    return {**kept, "LC_ALL": "C"}
+
+
+async def refusal(option: str) -> str:
+    """Say in rsync's words why it takes no such option; empty: it does, or cannot be asked."""
+    # --version would do, but that it comes before rsync looks at the names of algorithms.
+    ask = ["rsync", option, "--list-only", os.devnull]
+    try:
+        status, said = await run_to_end(ask, within=_ASKED_S, env=_environment())
+    except OSError:
+        return ""
+    return said.partition("\n")[0].removeprefix("rsync: ") if status > 0 else ""
