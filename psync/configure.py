@@ -43,7 +43,9 @@ def check(
     path = config_file(file)
     sound, faults = _sort_out(path, os.path.realpath)
     told = [
-        f"{path}: [session.{options.name}]: {line}" for options in sound for line in _odd(options)
+        f"{path}: [session.{options.name}]: {line}"
+        for options in sound
+        for line in (*_odd(options), *_idle(load_session(path, options.name)[0]))
     ]
     wrong = list(faults.values())
     wrong += [f"{path}: [session.{o.name}]: {why}" for o in sound if (why := _no_route(o))]
@@ -172,6 +174,14 @@ def _odd(options: Options) -> list[str]:
         for pattern in getattr(options, key)
         if not pattern.startswith(("re:", "!re:")) and _EXPRESSION_LIKE.search(pattern)
     ]
+
+
+def _idle(table: dict[str, Any]) -> list[str]:
+    """Find a `translate` that does nothing; `Options.right` is what it has become already."""
+    translate, right = table.get("translate"), table["right"]
+    if translate is None or right.replace(*translate.split(":", 1)) != right:
+        return []
+    return [f"translate: {translate!a} changes nothing in right, {right!a}"]
 
 
 def show(file: str | None, name: str | None) -> list[dict[str, Any]]:

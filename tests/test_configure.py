@@ -212,6 +212,22 @@ class TestCheck:
         assert len(told) == 2
         assert "excludes: '\\\\.o$' looks like a regular expression" in told[0]
 
+    @pytest.mark.parametrize(
+        ("translate", "idle"),
+        [("/x:/y", True), ("/b:/b", True), ("/B:/y", True), ("/b:/y", False), ("/b:", False)],
+    )
+    def test_wonders_at_a_translation_that_does_nothing(
+        self, tmp_path: Path, translate: str, idle: bool
+    ) -> None:
+        text = f"[session.a]\nleft='/x'\nright='/b/c'\ntranslate='{translate}'\n"
+        path = file(tmp_path, text)
+
+        told, wrong = configure.check(path)
+
+        assert wrong == []
+        said = f"{path}: [session.a]: translate: '{translate}' changes nothing in right, '/b/c'"
+        assert told[:-1] == [said] * idle
+
     @pytest.mark.parametrize("table", ["[alerts]\nevry = 1", "[runcheck]\nafter = 0"])
     def test_finds_what_is_wrong_with_another_table(self, tmp_path: Path, table: str) -> None:
         path = file(tmp_path, f"[session.a]\nleft='/a'\nright='/b'\n{table}\n")
