@@ -773,6 +773,7 @@ def _audited(chosen: argparse.Namespace, state: Path, running: str | None) -> Op
     last: dict[str, Any] = {}
     if running is not None or "/" not in name:
         last = SessionDir(state, name).described().get("options") or {}
+        last.pop("translate", None)  # its right root is translated already
     if running is not None and not last:
         raise UsageError(f"session {name} was started by an older psync: start it again")
     if last and (running is not None or len(chosen.roots) == 2 or name in live(state)):

@@ -568,6 +568,20 @@ class TestWhich:
         assert (one.returncode, two.returncode) == (NOTICE, ALERT)
         assert "own" not in one.stdout
 
+    def test_a_translated_one_is_not_translated_again(self, local: Pair, tmp_path: Path) -> None:
+        """What ran has the right root already; FROM may be in TO."""
+        (tmp_path / "psync.toml").write_text(
+            f"[session.home]\nleft = '{local.left}'\nright = '{local.base}/ri'\n"
+            "translate = '/ri:/right'\n"
+        )
+        local.right.mkdir(exist_ok=True)
+        config = ("--config", str(tmp_path / "psync.toml"))
+        assert local.psync("sync", *config, "home").returncode == 0
+
+        done = local.psync("check", "home")
+
+        assert done.returncode == EQUAL, done.stderr
+
     def test_is_remembered_for_status(self, pair: Pair) -> None:
         pair.start()
         name = pair.status()["name"]
