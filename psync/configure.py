@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from psync.config import Options, config_file, load_file, load_session, make_options
+from psync.core.ignore import Ignore
 from psync.errors import ConfigError, PsyncError
 
 __all__ = ["as_toml", "check", "comment", "ending", "faults", "show", "toml"]
@@ -47,6 +48,7 @@ def check(
         for options in sound
         for line in (*_odd(options), *_idle(load_session(path, options.name)[0]))
     ]
+    told += [f"{path}: {line}" for line in _nested(sound)]
     wrong = list(faults.values())
     wrong += [f"{path}: [session.{o.name}]: {why}" for o in sound if (why := _no_route(o))]
     wrong += [
@@ -103,11 +105,9 @@ def _sort_out(path: Path, real: Callable[[str], str]) -> tuple[list[Options], di
         try:
             table, where = load_session(path, name)
             options = make_options({**table, "name": name}, where)
-            right = real(options.right) if options.host is None else options.right
-            left = real(options.left)
-            roots = {"left": (None, left), "right": (options.host, right)}
+            roots = _roots(options, real)
             if options.host is None:
-                _refuse_nested(left, right, where)
+                _refuse_nested(roots["left"][1], roots["right"][1], where)
             for side, root in roots.items():
                 if root in taken:
                     raise ConfigError(
@@ -126,6 +126,34 @@ def _sort_out(path: Path, real: Callable[[str], str]) -> tuple[list[Options], di
         taken |= {root: f"{side} of [session.{name}]" for side, root in roots.items()}
         sound.append(options)
     return sound, faults
+
+
+def _roots(options: Options, real: Callable[[str], str]) -> dict[str, tuple[str | None, str]]:
+    """The host and the path of each root, by side."""
+    right = real(options.right) if options.host is None else options.right
+    return {"left": (None, real(options.left)), "right": (options.host, right)}
+
+
+def _nested(sound: list[Options]) -> list[str]:
+    """Find the roots inside another session's that this one does not leave out.
+
+    Both run, and each leaves the other's `.psync` alone; what is there goes through both.
+    """
+    roots = [
+        (options, side, host, root)
+        for options in sound
+        for side, (host, root) in _roots(options, os.path.realpath).items()
+    ]
+    return [
+        f"[session.{inner.name}]: {side}: {root} is inside the {outside} of "
+        f"[session.{outer.name}], and both replicate it: name it in the excludes of that one"
+        for inner, side, host, root in roots
+        for outer, outside, other, top in roots
+        if inner is not outer and host == other and _is_inside(root, top)
+        if not Ignore(outer.all_excludes(), outer.tempfiles)(
+            os.fsencode(os.path.relpath(root, top)), directory=True
+        )
+    ]
 
 
 def _refuse_nested(left: str, right: str, where: str) -> None:
@@ -161,8 +189,8 @@ def _refused(option: str) -> str:
 
 
 def _is_inside(path: str, root: str) -> bool:
-    """Tell whether an absolute path is in a directory, or is it."""
-    return os.path.commonpath((path, root)) == root
+    """Tell whether a path is in a directory, or is it; both are as `Options` has them."""
+    return path == root or path.startswith(root.rstrip("/") + "/")
 
 
 def _odd(options: Options) -> list[str]:

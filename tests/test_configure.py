@@ -87,6 +87,39 @@ class TestCheck:
         assert all("[session.two]: " in line for line in wrong)
 
     @pytest.mark.parametrize(
+        ("outer", "inner", "said"),
+        [
+            ("/a h:/b", "/a/d i:/c", ["left: /a/d is inside the left of [session.one]"]),
+            ("/a h:b", "/c h:b/d", ["right: b/d is inside the right of [session.one]"]),
+            ("/a /b", "/b/d h:/c", ["left: /b/d is inside the right of [session.one]"]),
+            ("/ h:/b", "LINK h:/b/d", ["left: /a is inside the left", "right: /b/d is inside"]),
+            ("/a h:/b", "/ab h:/bc", []),
+            ("/a h:/b", "/c i:/b/d", []),
+            ("/a h:/b", "/a/x.tmp h:/b/d/own/e", []),  # left out
+        ],
+    )
+    def test_wonders_at_a_root_inside_of_another_sessions(
+        self, tmp_path: Path, outer: str, inner: str, said: list[str]
+    ) -> None:
+        (tmp_path / "link").symlink_to("/a")
+        text = ""
+        for name, roots in (("two", inner), ("one", outer)):
+            left, right = roots.replace("LINK", str(tmp_path / "link")).split()
+            host, _, root = right.rpartition(":")
+            text += f'[session.{name}]\nleft="{left}"\nright="~/{root}"\n'.replace("~//", "/")
+            text += f'host="{host}"\n' if host else ""
+        text += 'excludes=["own/"]\ntempfiles=["*.tmp"]\n'
+        path = file(tmp_path, text)
+
+        told, wrong = configure.check(path)
+
+        assert wrong == []
+        assert len(told[:-1]) == len(said)
+        for line, begin in zip(told, said, strict=False):
+            assert line.startswith(f"{path}: [session.two]: {begin}")
+            assert "[session.one], and both replicate it: name it in the excludes" in line
+
+    @pytest.mark.parametrize(
         ("more", "inside"),
         [
             ('log_file="/a/psync.log"', "/a"),
