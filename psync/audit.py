@@ -487,30 +487,29 @@ def _alone(session_dir: SessionDir) -> Iterator[None]:
         os.close(fd)
 
 
-async def _run(audit: _Audit) -> None:
+async def _run(audit: _Audit) -> int:
     """Run it; whatever else goes wrong while it is being ended is no failure of its own.
 
-    Raises:
-        CancelledError: a signal has ended it.
+    Returns:
+        the signal that has ended it, or 0.
     """
     task = asyncio.current_task()
     assert task is not None
-    ended = False
+    ended = 0
 
-    def end() -> None:
+    def end(number: int) -> None:
         nonlocal ended
-        ended = True
+        ended = number
         task.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, end)
+        asyncio.get_running_loop().add_signal_handler(number, end, number)
     try:
         await audit.run()
-    except PsyncError:
+    except (PsyncError, asyncio.CancelledError):
         if not ended:
             raise
-    if ended:
-        raise asyncio.CancelledError
+    return ended
 
 
 def audit(
@@ -537,9 +536,12 @@ def audit(
         began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         failure = ""
         try:
-            asyncio.run(_run(work))
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
+            ended = asyncio.run(_run(work))
+            if ended == signal.SIGINT:
+                raise KeyboardInterrupt
+            if ended:
+                console.warn("psync: ended by SIGTERM, before anything could be said")
+                raise SystemExit(FAILED)
         except PsyncError as error:
             failure = str(error)
         report = {**work.report(), "time": began}
