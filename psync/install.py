@@ -69,7 +69,7 @@ def install(
     """Write the files to their places.
 
     Args:
-        root: below which; `/`, or what becomes it (a packager's).
+        root: below which; `/`, or what becomes it (a packager's); made where it is missing.
         systemd: units, or a cron file; None: as this machine needs.
         command: the path of psync there; None: of the one that runs.
         state: the state directory there; None: the one of the last time, or else the usual one.
@@ -90,6 +90,10 @@ def install(
         if not _PATH.fullmatch(path):
             raise UsageError(f"{path!a} is no path that a unit or a cron file can name: {option}")
     manifest["settings"]["state"] = state
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot(root, error) from None
     done = []
     for source, target in _files(root, (*_ALWAYS, *(_UNITS if systemd else _CRON))):
         content = source.read_bytes().replace(_COMMAND.encode(), command.encode())

@@ -43,6 +43,19 @@ class TestInstall:
         assert not (tmp_path / "etc/cron.d").exists()
         assert not (tmp_path / "etc/psync/psync.toml").exists()
 
+    def test_makes_the_root_where_it_is_missing(self, tmp_path: Path) -> None:
+        root = tmp_path / "of/a package"
+
+        install(root, systemd=True, command=COMMAND)
+
+        assert (root / "etc/psync/psync.toml.example").is_file()
+
+    def test_says_which_root_cannot_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to("nowhere")
+
+        with pytest.raises(StoreError, match=r"cannot write .*/link: "):
+            install(tmp_path / "link", systemd=True, command=COMMAND)
+
     def test_for_cron_brings_no_units(self, tmp_path: Path) -> None:
         install(tmp_path, systemd=False, command=COMMAND)
 
