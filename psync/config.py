@@ -521,12 +521,21 @@ def load_table(file: Path | None, name: str, kind: type[_S]) -> _S:
     return _convert(table, kind, where)
 
 
-def read_bounded(file: str | Path) -> bytes:
-    """Read all of a file that a person named as a configuration; `/dev/zero` has no end.
+def read_bounded(file: str | Path, *, once: bool = False) -> bytes:
+    """Read all of a file that a person named as a configuration; nobody may write to a FIFO.
+
+    Args:
+        file: its path.
+        once: it is not read again: a pipe that is open already (`<(...)`) will do.
 
     Raises:
-        ConfigError: it cannot be read, or is far too large to be one.
+        ConfigError: it cannot be read, is no regular file, or is far too large to be one.
     """
+    if os.path.exists(file) and not os.path.isfile(file):
+        real = os.path.realpath(file)
+        is_open_pipe = not os.path.exists(real)
+        if real != os.devnull and not (once and is_open_pipe):
+            raise ConfigError(f"{file} is no regular file")
     try:
         with open(file, "rb") as stream:
             content = stream.read(_FILE_MAX + 1)

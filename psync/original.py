@@ -76,7 +76,7 @@ _HARMLESS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, as
 
 def _assignments(file: str) -> tuple[_Known, list[str]]:
     """What is assigned to each name at the top of a file; and a line each of what else may be."""
-    source = read_bounded(file).decode("utf-8-sig", "replace")
+    source = read_bounded(file, once=True).decode("utf-8-sig", "replace")
     source = source.replace("\r\n", "\n").replace("\r", "\n")
     lines = source.split("\n")
     found: _Known = {}

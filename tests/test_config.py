@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -15,6 +16,7 @@ from psync.config import (
     TEMPFILES,
     Options,
     config_file,
+    load_file,
     load_session,
     make_options,
     parse_setting,
@@ -246,9 +248,33 @@ class TestFile:
         with pytest.raises(ConfigError, match="cannot read"):
             load_session(tmp_path / "none", "a")
 
-    def test_that_has_no_end_is_refused(self):
-        with pytest.raises(ConfigError, match="/dev/zero has more than 4 MiB: that is no config"):
-            load_session(Path("/dev/zero"), "a")
+    def test_that_has_no_end_is_refused(self, tmp_path):
+        (tmp_path / "vast").touch()
+        os.truncate(tmp_path / "vast", 1 << 40)
+
+        with pytest.raises(ConfigError, match="vast has more than 4 MiB: that is no config"):
+            load_session(tmp_path / "vast", "a")
+
+    @pytest.mark.parametrize("kind", ["a FIFO", "a device", "a directory", "an open pipe"])
+    def test_that_is_no_regular_file_is_refused(self, tmp_path, kind):
+        """A FIFO would be waited for; a pipe could not be read again."""
+        os.mkfifo(tmp_path / "fifo")
+        reader, writer = os.pipe()
+        files = {
+            "a FIFO": tmp_path / "fifo",
+            "a device": Path("/dev/zero"),
+            "a directory": tmp_path,
+            "an open pipe": Path(f"/dev/fd/{reader}"),
+        }
+        os.write(writer, b"[session.a]")
+        os.close(writer)
+
+        with pytest.raises(ConfigError, match=f"^{files[kind]} is no regular file$"):
+            load_file(files[kind])
+        os.close(reader)
+
+    def test_may_be_none_at_all(self):
+        assert load_file(Path("/dev/null")) == {}
 
     def test_is_the_users_own_or_the_machines(self, tmp_path, monkeypatch):
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))

@@ -175,6 +175,9 @@ class TestCheck:
             ("ssh_options='-p'", "-p needs a value"),
             ("ssh_options='-p abc'", "abc"),
             ("ssh_options='-F /nonexistent'", "/nonexistent cannot be read"),
+            ("ssh_options='-F FIFO'", "-F: FIFO is no regular file"),
+            ("ssh_options='-o UserKnownHostsFile=FIFO'", "FIFO is no regular file"),
+            ("ssh_options='-F /dev/null -o UserKnownHostsFile=/dev/null'", ""),
             ("ssh_options='-o StrictHostKeyChecking=no'", "psync checks host keys, always"),
             ("host='user@'", "'user@' is no host"),
             ("ssh_options='-p 2222 -o ConnectTimeout=5'", ""),
@@ -184,6 +187,8 @@ class TestCheck:
         self, tmp_path: Path, more: str, why: str
     ) -> None:
         host = "" if more.startswith("host") else 'host="h"\n'
+        os.mkfifo(tmp_path / "FIFO")
+        more, why = (text.replace("FIFO", f"{tmp_path}/FIFO") for text in (more, why))
 
         _, wrong = configure.check(
             file(tmp_path, f'[session.a]\nleft="/a"\nright="/b"\n{host}{more}\n')

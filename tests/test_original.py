@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import tomllib
 from pathlib import Path
 
@@ -337,8 +338,19 @@ class TestImport:
     def test_of_no_file_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="cannot read"):
             import_(str(tmp_path / "none"))
-        with pytest.raises(ConfigError, match="/dev/zero has more than 4 MiB"):
-            import_("/dev/zero")
+        os.mkfifo(tmp_path / "fifo")
+        for path in ("/dev/zero", str(tmp_path / "fifo")):
+            with pytest.raises(ConfigError, match=f"^{path} is no regular file$"):
+                import_(path)
+
+    def test_may_come_through_a_pipe(self) -> None:
+        reader, writer = os.pipe()
+        with open(writer, "w") as pipe:
+            pipe.write("alert_threshold = 3")
+        with open(reader):
+            lines, _ = import_(f"/dev/fd/{reader}")
+
+        assert "alert_threshold = 3" in lines
 
     @given(
         st.one_of(

@@ -235,6 +235,8 @@ def _translate(words: list[str]) -> tuple[str, str, list[str]]:
                 jump_options = ["-F", config_file]
                 if not os.access(config_file, os.R_OK):
                     raise UsageError(f"ssh option -F: {value} cannot be read")
+                if Path(config_file).is_fifo():
+                    raise UsageError(f"ssh option -F: {value} is no regular file")
             elif letter == "o":
                 lines += _keyword(value)
             else:
@@ -303,8 +305,11 @@ def _known_hosts_files(configured: object) -> list[Path]:
 def _read_known_hosts(names: list[Path | str]) -> asyncssh.SSHKnownHosts:
     known = asyncssh.SSHKnownHosts()
     for name in names:
+        path = Path(name).expanduser()
         try:
-            text = Path(name).expanduser().read_text("utf-8", "replace")
+            if path.is_fifo():
+                raise HostKeyError(f"{name} is no regular file, so no host is known")
+            text = path.read_text("utf-8", "replace")
         except FileNotFoundError:
             continue
         except OSError as error:
