@@ -574,7 +574,7 @@ def _extra(options: Options, session_dir: SessionDir) -> tuple[str, ...]:
         rules, its = getattr(options, key), own.get(key)
         if not isinstance(its, list) or rules == its:
             continue
-        if any(rule.startswith("!") for rule in (*rules, *its)):
+        if any(rule.startswith(("!", "+ ")) for rule in (*rules, *its)):
             extra.append(f"{key} {' '.join(rules)}")  # what one does depends on its place
         else:
             extra += [f"{key} {rule}" for rule in rules if rule not in its]

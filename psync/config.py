@@ -24,6 +24,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -112,7 +113,7 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         ssh_options: as on ssh's command line (`-p 2222`, `-o ConnectTimeout=10`).
         excludes: rules (`core.patterns`); what they hide is not replicated.
         tempfiles: likewise, for the names that programs give to what they soon rename.
-        rsync_excludes: likewise, as rsync would read them; they come before `excludes`.
+        rsync_excludes: likewise, as rsync's `--exclude` reads them; they come before `excludes`.
         rsync_extra: more options for rsync, of how it sends (`unfit_rsync_options`).
         alert_threshold: from so many differences on a check is an alert.
         banned: a program; while it runs on this host the session ends with status 1.
@@ -211,7 +212,9 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     def all_excludes(self) -> list[str]:
         """Every rule for what is not replicated but `tempfiles`, in order; the last counts."""
-        return [_from_rsync(pattern) for pattern in self.rsync_excludes] + self.excludes
+        # To rsync the first that matches counts, and `!` forgets what came before.
+        patterns = takewhile("!".__ne__, reversed(self.rsync_excludes))
+        return [rule for pattern in patterns for rule in _from_rsync(pattern)] + self.excludes
 
 
 def seconds_of(text: str) -> int:
@@ -222,17 +225,36 @@ def seconds_of(text: str) -> int:
     return int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
 
 
-def _from_rsync(pattern: str) -> str:
-    """Make a rule of one of rsync's patterns, which may begin at any directory.
+def _from_rsync(pattern: str) -> list[str]:
+    """Make rules of one of rsync's patterns, as its `--exclude` takes them, with `+ ` or `- `.
 
-    As to rsync, too, only a leading slash ties it to the root, and `DIR/***` is a directory with
-    all that is in it; `**` is any number of directories.
+    Raises:
+        ValueError: it says what our rules cannot.
     """
-    if pattern.endswith("/***"):
-        pattern = pattern[:-3]
-    floats = not pattern.startswith("/") and "/" in pattern.removesuffix("/")
-    literal = pattern.startswith(("!", EXPRESSION))
-    return "**/" * floats + "\\" * (literal and not floats) + pattern
+    body = pattern[2:] if pattern.startswith(("- ", "+ ")) else pattern
+    if not set(body) & set("*?["):
+        body = body.replace("\\", r"\\")  # it means itself where nothing is wild
+    both = body.endswith("/***")  # a directory, and all that is in it
+    mark = "!" * pattern.startswith("+ ")
+    return [mark + _tied(each) for each in ((body[:-3], body[:-1]) if both else (body,))]
+
+
+def _tied(pattern: str) -> str:
+    """Write a pattern of rsync's as git would: only a leading slash ties it to the root there.
+
+    Between two slashes `**` is one directory or more.
+    """
+    tied = pattern.startswith("/")
+    parts = pattern.removeprefix("/").removesuffix("/").split("/")
+    if any("**" in part and part != "**" for part in parts):
+        raise ValueError("has ** beside other text: say in excludes what is meant (re: if need be)")
+    for at, part in enumerate(parts[:-1]):
+        if part == "**" and (at or tied):
+            parts[at] = "*/**"
+    rule = "/".join(parts) + "/" * pattern.endswith("/")
+    if tied or len(parts) > 1:
+        return ("/" if tied else "**/") + rule
+    return "\\" * rule.startswith(("!", EXPRESSION)) + rule
 
 
 _OTHER_TABLES = ("alerts", "runcheck")
@@ -339,10 +361,10 @@ def _check(options: Options, where: str) -> None:
         )
     for key in _LISTS:
         for pattern in getattr(options, key):
-            rule = _from_rsync(pattern) if key == "rsync_excludes" else pattern
             try:
-                rule.encode()  # as it goes to the agents
-                parse(rule)
+                pattern.encode()  # as it goes to the agents
+                for rule in _from_rsync(pattern) if key == "rsync_excludes" else [pattern]:
+                    parse(rule)
             except UnicodeEncodeError:
                 raise ConfigError(f"{where}: {key}: {pattern!a} is no UTF-8") from None
             except ValueError as error:

@@ -24,6 +24,7 @@ __all__ = ["as_toml", "check", "comment", "ending", "faults", "show", "toml"]
 _KEYS = [key for key in Options.__struct_fields__ if key != "name"]
 # What is a regular expression for sure, and a pattern that finds nothing people have.
 _EXPRESSION_LIKE = re.compile(r"\\\.|\$$|^\^|\|")
+_COMMENT_LIKE = re.compile(r"[#;].*\s")
 
 
 def check(
@@ -201,6 +202,11 @@ def _odd(options: Options) -> list[str]:
         for key in ("excludes", "tempfiles")
         for pattern in getattr(options, key)
         if not pattern.startswith(("re:", "!re:")) and _EXPRESSION_LIKE.search(pattern)
+    ] + [
+        f"rsync_excludes: {pattern!a} looks like a comment, and is read as a name: to rsync, too, "
+        "it is one in a file only"
+        for pattern in options.rsync_excludes
+        if _COMMENT_LIKE.match(pattern)
     ]
 
 

@@ -298,11 +298,17 @@ def _list(key: str, value: Any, own: frozenset[str], why: str, mark: str = "") -
         return _Taken([])
     if not _is_texts(value):
         return _not_taken(key, value, "a list of text is wanted")
-    taken = _as(key)(key, [mark + each for each in value if each not in own])
+    kept: list[str] = []
+    lines: list[str] = []
+    left_out: list[str] = []
+    for rule in [mark + each for each in value if each not in own]:
+        refused = _as(key)(key, [rule]).left_out
+        left_out += refused
+        kept += [] if refused else [rule]
     dropped = [each for each in value if each in own]
     if dropped:
-        taken.lines.append(f"# {key}: not taken over, for they were {why}: {_python(dropped)}")
-    return taken
+        lines.append(f"# {key}: not taken over, for they were {why}: {_python(dropped)}")
+    return _Taken([*_as(key)(key, kept).lines, *lines], left_out)
 
 
 def _is_texts(value: Any) -> bool:

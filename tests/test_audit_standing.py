@@ -105,6 +105,11 @@ class TestAlert:
         ({"excludes": ["a"]}, {"excludes": []}, ()),
         ({"excludes": ["*", "!a"]}, {"excludes": ["*"]}, ("excludes *",)),
         ({"excludes": ["*", "!a"]}, {"excludes": ["!a", "*"]}, ("excludes !a *",)),
+        (
+            {"rsync_excludes": ["+ a", "*"]},
+            {"rsync_excludes": ["*", "+ a"]},
+            ("rsync_excludes * + a",),
+        ),
         ({"xattrs": True}, {"xattrs": False}, ("attributes",)),
         ({"strip_special_bits": False}, {"strip_special_bits": True}, ("special bits",)),
         ({}, {"excludes": ["a"]}, ()),

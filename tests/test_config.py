@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -133,7 +135,9 @@ class TestOptions:
             ({"excludes": [1]}, "here: excludes: Expected str, got int"),
             ({"excludes": ["ok", "re:("]}, "here: excludes: 're:(' is no regular expression: mi"),
             ({"tempfiles": "[a"}, "here: tempfiles: '[a' is no pattern: a [ in it is never closed"),
-            ({"rsync_excludes": "x\\"}, r"here: rsync_excludes: 'x\\' is no pattern: it ends in a"),
+            ({"rsync_excludes": "*\\"}, r"here: rsync_excludes: '*\\' is no pattern: it ends in a"),
+            ({"rsync_excludes": ["a", "- a**b"]}, "here: rsync_excludes: '- a**b' has ** beside "),
+            ({"rsync_excludes": "+ "}, "here: rsync_excludes: '+ ' is no pattern: it is empty"),
             ({"max_delete": "half"}, "here: max_delete: 'half' is neither a number"),
             ({"max_delete": "101%"}, "here: max_delete: '101%' is neither a number"),
             ({"max_delete": -1}, "here: max_delete: '-1' is neither a number"),
@@ -343,6 +347,45 @@ class TestPatterns:
 
         assert [path for path in hidden if not ignore(path)] == []
         assert [path for path in shown if ignore(path)] == []
+
+    @pytest.mark.parametrize(
+        "patterns",
+        [
+            ["- a", "+ b", "x*"],
+            ["+ a", "a", "+ /b/***", "- /b"],
+            ["+ a/***", "*"],
+            ["+ */", "+ x*", "*"],
+            ["a", "!", "b"],
+            ["!a", "#x", ";x", "- re:a"],
+            ["a/**/b"],
+            ["/a/**/b"],
+            ["/**/b"],
+            ["**/a/**/b"],
+            ["a/**"],
+            ["/a/**/"],
+            ["+ **/b", "**/a/**"],
+            ["x\\"],
+            ["x\\[a]"],
+            ["a/b/", "/x*", "- b/a"],
+        ],
+        ids=" ".join,
+    )
+    def test_of_rsync_hide_what_rsync_hides(self, tmp_path, patterns):
+        names = ("a", "b", "x[a]", "x\\", "!a", "#x", ";x", "re:a")
+        paths = {}
+        for deep in range(1, 5):
+            for path in itertools.product(*["ab"] * (deep - 1), names):
+                there = tmp_path.joinpath("root", *path)
+                paths["/".join(path)] = directory = path[-1] in "ab" and deep < 4
+                there.mkdir(parents=True) if directory else there.touch()
+        ask = ["rsync", "-rn8", "--out-format=%n", *(f"--exclude={each}" for each in patterns)]
+
+        done = subprocess.run([*ask, "root/", "to/"], cwd=tmp_path, capture_output=True, check=True)
+        ignore = Ignore(options(rsync_excludes=patterns).all_excludes())
+
+        shown = {p for p, directory in paths.items() if not ignore(p.encode(), directory)}
+        there = {line.removesuffix("/") for line in done.stdout.decode().splitlines()}
+        assert shown == {each.replace("\\#134", "\\") for each in there} & set(paths)
 
     def test_of_excludes_have_the_last_word(self):
         made = options(rsync_excludes="*.iso", excludes="!keep.iso")

@@ -251,6 +251,21 @@ class TestCheck:
         assert "excludes: '\\\\.o$' looks like a regular expression" in told[0]
 
     @pytest.mark.parametrize(
+        ("pattern", "odd"), [("# of mine", True), ("; x", True), ("#*#", False), ("- # x", False)]
+    )
+    def test_wonders_at_patterns_that_look_like_comments(
+        self, tmp_path: Path, pattern: str, odd: bool
+    ) -> None:
+        text = f"[session.a]\nleft='/a'\nright='/b'\nrsync_excludes=['{pattern}']\n"
+        path = file(tmp_path, text)
+
+        told, wrong = configure.check(path)
+
+        assert wrong == []
+        assert len(told[:-1]) == odd
+        assert f"rsync_excludes: '{pattern}' looks like a comment" in told[0] or not odd
+
+    @pytest.mark.parametrize(
         ("translate", "idle"),
         [("/x:/y", True), ("/b:/b", True), ("/B:/y", True), ("/b:/y", False), ("/b:", False)],
     )

@@ -335,6 +335,17 @@ class TestImport:
 
         assert "\n" not in str(caught.value)
 
+    def test_takes_the_patterns_that_can_be_said(self, tmp_path: Path) -> None:
+        path = file(tmp_path, "rsync_excludes = ['+ a', 'b**c', '!', 'd']", "config.py")
+
+        lines, left_out = import_(path)
+
+        assert "rsync_excludes = ['+ a', '!', 'd']".replace("'", '"') in lines
+        (line,) = left_out
+        assert line.startswith(
+            f"{path}: rsync_excludes = ['b**c']: not taken over: 'b**c' has ** beside "
+        )
+
     def test_of_no_file_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="cannot read"):
             import_(str(tmp_path / "none"))
