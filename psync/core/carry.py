@@ -317,7 +317,9 @@ class Carrier:
             if self._pair.limits.force and path not in self._pair.forced:
                 self._pair.forced.add(path)
                 self._pending.problems.pop(path, None)  # the next try is another one: soon
-            self._pair.fail(path, side, "the directory holds entries that are not replicated")
+            lasting = "the directory holds entries that are not replicated"
+            passing = "what is in the directory has not gone yet"
+            self._pair.fail(path, side, passing if self._archive.children(path) else lasting)
         elif status == NO_PARENT:
             if self._replicas[side].lacks_parent(path):
                 self._replicas[side].views.set(path, View(None))  # it went with its directory

@@ -314,6 +314,26 @@ class TestRemoval:
         assert problem.message == "the directory holds entries that are not replicated"
         duo.assert_rest()
 
+    def test_of_a_directory_waits_for_what_cannot_go_yet_and_says_so(self) -> None:
+        duo = Duo({b"d/f": b"one"})
+        duo.left.remove(b"d/f")
+        duo.left.remove(b"d")
+        duo.see(LEFT, b"d")
+        (batch,) = duo.right.inbox
+        duo.right.inbox.clear()
+        duo.say(RIGHT, Results(batch.batch, [
+            Outcome(t.op, status, duo.right.tree[t.path])
+            for t, status in zip(batch.transitions, (IN_USE, NOT_EMPTY), strict=True)
+        ]))  # fmt: skip
+
+        told = {path: each.message for path, each in duo.session._pending.problems.items()}
+        assert told == {
+            b"d/f": "somebody is writing it",
+            b"d": "what is in the directory has not gone yet",
+        }
+        duo.wait()
+        duo.assert_rest()
+
     @pytest.mark.parametrize("what", [None, b"file"])
     def test_of_such_a_directory_may_be_forced(self, what: bytes | None) -> None:
         duo = Duo({b"d": None}, TINY._replace(force=True))
