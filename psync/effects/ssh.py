@@ -174,6 +174,13 @@ def _explain(name: str, route: Route, key: asyncssh.SSHKey | None, error: Except
 
 
 def _explain_key(name: str, route: Route, key: asyncssh.SSHKey | None, reason: str) -> HostKeyError:
+    if key is None and "key is revoked" in reason:
+        where = ", ".join(route.revoked_by())
+        return HostKeyError(
+            f"{name}: its host key is REVOKED (by {where}): somebody else may have it! Make "
+            f"another one on that host and then: psync trust {name}; only if this one is good "
+            "after all, remove that line"
+        )
     if key is None:
         return HostKeyError(f"{name}: its host key cannot be trusted: {reason}")
     shown = f" ({_describe(key)})"

@@ -67,6 +67,24 @@ _MEANINGLESS = frozenset({
 })  # fmt: skip
 
 
+class _KnownHosts(asyncssh.SSHKnownHosts):
+    """What known_hosts files say of hosts.
+
+    Attributes:
+        revoking: each line that revokes a key: where it is, and what it says.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.revoking: list[tuple[str, _KnownHosts]] = []
+
+    def match(self, host: str, addr: str, port: int | None) -> tuple[Any, ...]:
+        """Look a host up; asyncssh drops what is revoked at a port for which no key is known."""
+        found = super().match(host, addr, port)
+        at_port = [self.match(f"[{name}]:{port}", "", None)[2] for name in (host, addr) if port]
+        return (*found[:2], sum(at_port, [*found[2]]), *found[3:])
+
+
 class Route(NamedTuple):
     """How a host is reached.
 
@@ -87,7 +105,7 @@ class Route(NamedTuple):
     port: int
     user: str
     known_as: str
-    known_hosts: asyncssh.SSHKnownHosts
+    known_hosts: _KnownHosts
     known_hosts_file: Path
     jumps: list[str]
     jump_options: list[str]
@@ -96,6 +114,11 @@ class Route(NamedTuple):
         """Tell whether any key of the host is trusted."""
         keys, authorities, *_ = _match(self.known_hosts, self.known_as, self.port)
         return bool(keys or authorities)
+
+    def revoked_by(self) -> list[str]:
+        """The lines of known_hosts files that revoke keys of the host."""
+        lines = self.known_hosts.revoking
+        return [where for where, line in lines if _match(line, self.known_as, self.port)[2]]
 
     def known_hosts_name(self) -> str:
         """The host as a known_hosts file writes it."""
@@ -302,8 +325,8 @@ def _known_hosts_files(configured: object) -> list[Path]:
     return [Path(name).expanduser() for name in _texts(configured)]
 
 
-def _read_known_hosts(names: list[Path | str]) -> asyncssh.SSHKnownHosts:
-    known = asyncssh.SSHKnownHosts()
+def _read_known_hosts(names: list[Path | str]) -> _KnownHosts:
+    known = _KnownHosts()
     for name in names:
         path = Path(name).expanduser()
         try:
@@ -314,9 +337,13 @@ def _read_known_hosts(names: list[Path | str]) -> asyncssh.SSHKnownHosts:
             continue
         except OSError as error:
             raise HostKeyError(f"{name} cannot be read, so no host is known: {error}") from None
-        for line in text.splitlines():
+        for number, line in enumerate(text.splitlines(), 1):
             with suppress(ValueError):  # as ssh does, go on without a line that makes no sense
                 known.load(line)
+                if line.lstrip().startswith("@revoked"):
+                    revoking = _KnownHosts()
+                    revoking.load(line)
+                    known.revoking.append((f"{name} line {number}", revoking))
     return known
 
 

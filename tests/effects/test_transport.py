@@ -649,7 +649,23 @@ class TestRefusal:
         known = sshd.known_hosts.read_text()
         sshd.known_hosts.write_text(f"{known}@revoked {known}")
 
-        assert "revoked" in await refusal(SshHost(sshd.alias), HostKeyError)
+        message = await refusal(SshHost(sshd.alias), HostKeyError)
+
+        assert f"its host key is REVOKED (by {sshd.known_hosts} line 2)" in message
+
+    @pytest.mark.parametrize("line", ["@revoked {known}", "@revoked {known}127.0.0.1 {key}"])
+    async def test_of_a_host_key_that_is_revoked_at_that_port_only(
+        self, sshd: Sshd, line: str
+    ) -> None:
+        known = sshd.known_hosts.read_text()
+        line = line.format(known=known, key=known.split(" ", 1)[1])
+        sshd.known_hosts.write_text(f"# {known}{line}")
+        message = await refusal(SshHost(sshd.alias), HostKeyError)
+
+        assert f"its host key is REVOKED (by {sshd.known_hosts} line 2)" in message
+        with pytest.raises(HostKeyError, match="REVOKED"):
+            await trust(sshd.alias)
+        assert sshd.known_hosts.read_text() == f"# {known}{line}"
 
     async def test_of_a_known_hosts_file_that_may_not_be_read(self, sshd: Sshd) -> None:
         sshd.known_hosts.unlink()
