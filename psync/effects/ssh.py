@@ -140,12 +140,14 @@ def _explain(name: str, route: Route, key: asyncssh.SSHKey | None, error: Except
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
         return _explain_key(name, route, key, str(error))
     if isinstance(error, (asyncssh.KeyImportError, asyncssh.KeyEncryptionError)):
-        return RefusedError(f"{name}: a key cannot be used: {error}; name another: IdentityFile")
+        return RefusedError(
+            f"{name}: a key cannot be used: {error} ({_tried(route)}); name another: IdentityFile"
+        )
     if isinstance(error, asyncssh.PermissionDenied):
         return NotLetInError(
-            f"{name}: {route.user}@{route.host} does not accept our keys: put the public key into "
-            "~/.ssh/authorized_keys there, or load it into ssh-agent (psync never asks for a "
-            "password or passphrase)"
+            f"{name}: {route.user}@{route.host} does not accept our keys ({_tried(route)}): put "
+            "the public key into ~/.ssh/authorized_keys there, or load it into ssh-agent (psync "
+            "never asks for a password or passphrase)"
         )
     if isinstance(error, socket.gaierror):
         if error.errno in _SAY_SAME_HOST:
@@ -171,6 +173,24 @@ def _explain(name: str, route: Route, key: asyncssh.SSHKey | None, error: Except
     if isinstance(error, (asyncssh.ConnectionLost, asyncssh.ChannelOpenError)):
         return TransportError(f"{name}: {where} ended the connection: {error}")
     return RefusedError(f"{name}: {where} and we do not understand each other: {error}")
+
+
+def _tried(route: Route) -> str:
+    """Say which key files were tried, and of the others why they were not."""
+    return "; ".join(f"{file}: {_fate(file)}" for file in route.key_files) or "no key file is there"
+
+
+def _fate(file: str) -> str:
+    try:
+        st = os.stat(file)
+        asyncssh.read_private_key(file)
+    except OSError as error:
+        return f"left out: {error.strerror}"
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+        return f"left out, unless ssh-agent has it: {error}"
+    if st.st_uid == os.getuid() and st.st_mode & 0o077:
+        return "tried, but ssh would leave it out: others may read it (chmod 600)"
+    return "tried"
 
 
 def _explain_key(name: str, route: Route, key: asyncssh.SSHKey | None, reason: str) -> HostKeyError:

@@ -38,6 +38,10 @@ _FAST_CIPHERS = [
     "aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com",
     "aes256-ctr", "aes192-ctr", "aes128-ctr",
 ]  # fmt: skip
+# The files in ~/.ssh that asyncssh looks for.
+_DEFAULT_KEYS = (
+    "id_ed25519_sk", "id_ecdsa_sk", "id_ed448", "id_ed25519", "id_ecdsa", "id_rsa", "id_dsa",
+)  # fmt: skip
 
 # ssh's letters that take a value, as the keyword that they stand for.
 _LETTERS = {
@@ -93,6 +97,7 @@ class Route(NamedTuple):
         host: where it is; the address that ssh_config gives to an alias.
         port: likewise.
         user: whom we log in as.
+        key_files: of our keys: those that are tried, and those that cannot be.
         known_as: the name under which its key is in a known_hosts file.
         known_hosts: the keys that we trust.
         known_hosts_file: where a new one is written.
@@ -104,6 +109,7 @@ class Route(NamedTuple):
     host: str
     port: int
     user: str
+    key_files: list[str]
     known_as: str
     known_hosts: _KnownHosts
     known_hosts_file: Path
@@ -204,14 +210,20 @@ def find_route(destination: str, ssh_options: list[str] | None, timeout: float) 
         if config.get("Ciphers") is None and _has_aes():
             said["encryption_algs"] = _FAST_CIPHERS
         identities = [os.path.expanduser(name) for name in _texts(config.get("IdentityFile"))]
-        if identities:  # as ssh does, go on without those that are not there
-            said["client_keys"] = [path for path in identities if os.access(path, os.R_OK)]
+        # as ssh does, go on without those that are not there
+        usable = [p for p in identities if os.access(p, os.R_OK) and not os.path.isdir(p)]
+        if identities:
+            said["client_keys"] = usable
+        if not usable:  # asyncssh takes those that need no word then
+            defaults = [os.path.expanduser(f"~/.ssh/{name}") for name in _DEFAULT_KEYS]
+            identities += filter(os.path.exists, defaults)
         jumps = str(config.get("ProxyJump") or "none")
         yield Route(
             arguments=said,
             host=found.host,
             port=found.port,
             user=found.username,
+            key_files=identities,
             known_as=known_as,
             known_hosts=known,
             known_hosts_file=files[0] if files else Path("~/.ssh/known_hosts").expanduser(),

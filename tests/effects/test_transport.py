@@ -612,7 +612,45 @@ class TestRefusal:
     async def test_of_a_key_that_is_none(self, sshd: Sshd) -> None:
         sshd.key.write_text("this is no key\n")
 
-        assert "does not accept our keys" in await refusal(SshHost(sshd.alias))
+        message = await refusal(SshHost(sshd.alias))
+
+        assert "does not accept our keys" in message
+        assert f"{sshd.key}: left out, unless ssh-agent has it: Invalid private key" in message
+
+    async def test_of_a_key_that_is_none_among_others(self, sshd: Sshd) -> None:
+        sshd.key.write_text("this is no key\n")
+        sshd.write_config("IdentitiesOnly no")
+        message = await refusal(SshHost(sshd.alias))
+
+        assert "a key cannot be used" in message
+        assert f"({sshd.key}: left out, unless ssh-agent has it: Invalid private key)" in message
+
+    async def test_of_our_key_says_what_became_of_each_file(self, sshd: Sshd) -> None:
+        sshd.forbid()
+        directory, locked = sshd.directory / "d", sshd.directory / "locked"
+        directory.mkdir()
+        keygen("-t", "ed25519", "-N", "secret", "-f", locked)
+        sshd.key.chmod(0o640)
+        files = [sshd.directory / "missing", directory, locked]
+        sshd.write_config(*(f"IdentityFile {file}" for file in files))
+
+        assert (
+            f"({files[0]}: left out: No such file or directory; "
+            f"{directory}: left out: Is a directory; "
+            f"{locked}: left out, unless ssh-agent has it: Passphrase must be specified to import "
+            "encrypted private keys; "
+            f"{sshd.key}: tried, but ssh would leave it out: others may read it (chmod 600))"
+        ) in await refusal(SshHost(sshd.alias))
+
+    async def test_of_our_key_names_those_that_are_tried_unasked(self, sshd: Sshd) -> None:
+        sshd.forbid()
+        config = sshd.home / ".ssh" / "config"
+        config.write_text(config.read_text().replace("IdentityFile", "#"))
+
+        assert f"({sshd.key}: tried)" in await refusal(SshHost(sshd.alias))
+
+        sshd.key.unlink()
+        assert "(no key file is there)" in await refusal(SshHost(sshd.alias))
 
     async def test_of_an_unknown_host_key(self, sshd: Sshd) -> None:
         sshd.known_hosts.write_text("")
