@@ -334,6 +334,8 @@ def _serve(
     import msgspec
 
     from psync.brain import run
+    from psync.config import config_file
+    from psync.configure import no_route
     from psync.effects.console import Console
     from psync.effects.log import Bridge, Threshold, WatchedFile, make_logger
     from psync.effects.notify import Notifier
@@ -364,6 +366,8 @@ def _serve(
         file.reopen()
         assert reread is not None
         again, alerts = reread(), _alerts(chosen, quiet=options.dry_run)
+        if why := no_route(again):
+            raise ConfigError(f"{config_file(chosen.config)}: [session.{again.name}]: {why}")
         overseer.take_over(alerts)  # only now: both tables are right
         return write_by(again)
 

@@ -19,7 +19,7 @@ from psync.config import Options, config_file, load_file, load_session, make_opt
 from psync.core.ignore import Ignore
 from psync.errors import ConfigError, PsyncError
 
-__all__ = ["as_toml", "check", "comment", "ending", "faults", "show", "toml"]
+__all__ = ["as_toml", "check", "comment", "ending", "faults", "no_route", "show", "toml"]
 
 _KEYS = [key for key in Options.__struct_fields__ if key != "name"]
 # What is a regular expression for sure, and a pattern that finds nothing people have.
@@ -51,7 +51,6 @@ def check(
     ]
     told += [f"{path}: {line}" for line in _nested(sound)]
     wrong = list(faults.values())
-    wrong += [f"{path}: [session.{o.name}]: {why}" for o in sound if (why := _no_route(o))]
     wrong += [
         f"{path}: [session.{options.name}]: log_file: {options.log_file} is a directory"
         for options in sound
@@ -121,6 +120,8 @@ def _sort_out(path: Path, real: Callable[[str], str]) -> tuple[list[Options], di
                         f"{where}: log_file: {log} is inside {root[1]}, and would be replicated: "
                         "choose another"
                     )
+            if why := no_route(options):
+                raise ConfigError(f"{where}: {why}")
         except ConfigError as error:
             faults[name] = str(error)
             continue
@@ -167,17 +168,17 @@ def _refuse_nested(left: str, right: str, where: str) -> None:
             )
 
 
-def _no_route(options: Options) -> str:
+def no_route(options: Options) -> str:
     """Say why the host of a session cannot be asked for at all; empty: it can, or there is none."""
-    from psync.effects.ssh_config import find_route
+    if options.host is None:
+        return ""
+    from psync.effects.ssh_config import find_route  # who has no host does not wait for it
 
     try:
-        if options.host is not None:
-            with find_route(options.host, options.ssh_options, options.timeout):
-                pass
+        with find_route(options.host, options.ssh_options, options.timeout):
+            return ""
     except PsyncError as error:
         return str(error)
-    return ""
 
 
 def _refused(option: str) -> str:

@@ -240,6 +240,18 @@ class TestFile:
         local.flush()
         assert names(local.right) == {"f"}
 
+    def test_that_names_no_way_to_the_host_changes_nothing(self, pair: Pair) -> None:
+        name = configured(pair)
+        pair.run(*name)
+        configured(pair, ssh_options='"-Z"', excludes='["*.o"]')
+
+        told = hang_up(pair, "all stays as it was")
+
+        assert "psync.toml: [session.home]: ssh option -Z means nothing to psync" in told
+        (pair.left / "x.o").write_text("x")
+        pair.flush()
+        assert names(pair.right) == {"x.o"}
+
     def test_that_is_broken_is_told_of_until_it_is_mended(self, local: Pair) -> None:
         configured(local)
         file, place = local.base / "psync.toml", local.base / "config/psync/psync.toml"

@@ -260,6 +260,15 @@ class TestMisconfigured:
         assert told.startswith(f"psync: {said}")
         assert plainly.pair.status()["pid"] == pid
 
+    def test_is_named_where_no_connection_could_be_made_again(self, service: Service) -> None:
+        service.start()
+        service.configure("ssh_options = '-Z'")
+
+        code, line = service.check()
+
+        assert code == WARNING
+        assert f"be started again: {service.config}: [session.home]: ssh option -Z means" in line
+
     def test_is_named_where_it_was_stopped_on_purpose(self, plainly: Service) -> None:
         plainly.start()
         assert plainly.pair.psync("stop", "home").returncode == 0
