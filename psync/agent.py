@@ -24,6 +24,7 @@ It decides nothing, and has no state that a next start would need.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -128,6 +129,7 @@ _CHANGEABLE = (
     "excludes", "tempfiles", "settle_ms", "max_delay_ms", "quarantine_ms", "timeout_ms", "poll_ms",
     "conflict_keep_s", "keep_both", "trash_s", "versions_s", "event_interval_ms",
 )  # fmt: skip
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SOURCE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -530,10 +532,14 @@ class Agent:
         except LockedError as error:
             raise _Refusal("locked", f"{printable(self._root)}: {error}") from None
         except OSError as error:
-            shown = printable(self._root)
-            raise _Refusal(
-                "unwritable", f"{shown}/.psync/lock cannot be used: {error.strerror}"
-            ) from None
+            raise self._unusable("/.psync/lock", error) from None
+
+    def _unusable(self, name: str, error: OSError) -> _Refusal:
+        """Say why something of ours in the root cannot be used, and whether that may pass."""
+        shown, reason = printable(self._root) + name, error.strerror or str(error)
+        if error.errno in _FULL:
+            return _Refusal("no-room", f"{shown}: {reason}: make room, or free inodes (df -i)")
+        return _Refusal("unwritable", f"{shown} cannot be used: {reason}")
 
     def _check_root(self) -> None:
         """See that the root's path still leads to what we opened. Raises RootLost."""
@@ -571,8 +577,7 @@ class Agent:
             self._helpers = helpers
             helpers.recover()
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise _Refusal("unwritable", f"{printable(self._root)}: {reason}") from None
+            raise self._unusable("", error) from None
         self._report_kept()
         self._tick_at = time.monotonic()
         self._expire_at = self._first_expiry(start)

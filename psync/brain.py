@@ -124,6 +124,7 @@ _TO_ACCEPT = (
     "by a session that stays (psync run, psync start) and is told: psync resume --accept-deletes"
 )
 _WOULD_HALT = "this was a dry run: any other would halt, for the reason that was given"
+_PASSING = frozenset(("internal", "protocol", "no-room"))
 _ROOT_GONE = frozenset(("no-root", "not-a-directory", "root-lost"))
 
 
@@ -326,9 +327,9 @@ class Brain:
         while True:
             try:
                 await self._connect(peer)
-                pause = _BACKOFF_MIN_S
                 error: PsyncError = await peer.end()
-                away_since = loop.time()
+                if peer.serves:
+                    pause, away_since = _BACKOFF_MIN_S, loop.time()
             except (TransportError, AgentError, UnwritableError) as failure:
                 error = failure
             self._lost(peer, error)
@@ -380,7 +381,6 @@ class Brain:
         peer.up = True
         if (wanted := self._start_message(peer, owners)) != start:
             peer.send(Settings(wanted))  # another configuration has been taken over meanwhile
-        peer.trouble = ""
         since = f"{peer.hello.boot_id} {peer.ready.mounted}"
         known = self._rows.meta(f"boot_id.{peer.side.name.lower()}") or since
         # Of another boot, or mounting, it may have lost what was not durable.
@@ -395,12 +395,19 @@ class Brain:
         )
         self._session.receive(up, now)
         self._rows.set_meta(f"boot_id.{peer.side.name.lower()}", since)
+        self._pump()
+
+    def _serve(self, peer: Peer) -> None:
+        """Say that a side is there, once it has told of its replica."""
+        peer.serves, peer.trouble = True, ""
         self._log.info("side.connected", side=peer.side, host=peer.host.describe())
         if peer.was_up:
             self._log.info(
                 "session.reconnected", side=peer.side, message=f"{peer.name}: connected again"
             )
-        self._pump()
+        else:
+            peer.was_up = True
+            self._begin()
 
     def _begin(self) -> None:
         """Say what the session does, once it is clear that it can."""
@@ -526,7 +533,7 @@ class Brain:
             raise _Refusal(str(error), lost if peer.was_up else Exit.FAILED)
         if self._options.sync_only and not peer.was_up:
             raise _Refusal(str(error), Exit.FAILED)
-        if str(error) != peer.trouble or peer.up:
+        if str(error) != peer.trouble or peer.serves:
             self._log.warning(
                 "side.lost", side=peer.side, message=f"{peer.name}: {error}; trying again"
             )
@@ -649,9 +656,8 @@ class Brain:
             if isinstance(message, Results):
                 faults.at("heard")
                 self._transfers.placed(peer.side, message)
-            if not peer.was_up:
-                peer.was_up = True
-                self._begin()
+            if not peer.serves:
+                self._serve(peer)
             self._session.receive(Said(peer.side, message), now)
 
     def _on_fatal(self, peer: Peer, message: Fatal) -> None:
@@ -669,7 +675,7 @@ class Brain:
             # As after a power cut: only what is committed counts, and no cache is believed.
             with contextlib.suppress(UnwritableError):
                 self._rows.set_meta(f"unstored.{peer.side.name.lower()}", "1")
-        if message.code in ("internal", "protocol") or peer.was_up:
+        if message.code in _PASSING or peer.was_up:
             peer.lose(TransportError(message.message))
         else:
             peer.lose(RefusedError(f"{peer.name}: {message.message}"))

@@ -100,6 +100,7 @@ class Peer:
 
     Attributes:
         up: it watches, and the session knows.
+        serves: the agent has said something of its replica.
         was_up: it has said something of its replica in this run.
         remounted_ns: when its file system was first seen mounted anew, by its host's clock.
         hello: who the agent is, or the last one was.
@@ -114,6 +115,7 @@ class Peer:
         self.host = host
         self.root = root
         self.up = False
+        self.serves = False
         self.was_up = False
         self.remounted_ns = 0
         self.hello: Hello | None = None
@@ -158,6 +160,7 @@ class Peer:
         """
         loop = asyncio.get_running_loop()
         self._lost = loop.create_future()
+        self.serves = False
         await self.host.connect()
         self._link = await self.host.start_agent(
             lambda messages: on_messages(self, messages), self.lose

@@ -244,8 +244,9 @@ class Examined(NamedTuple):
 class Fatal(NamedTuple):
     """The agent cannot serve and ends. `code` is stable, `message` is for people.
 
-    Codes: no-root, not-a-directory, unreadable, unwritable, locked, claimed, protocol,
-    root-lost, not-durable (its disk did not take what was written), internal.
+    Codes: no-root, not-a-directory, unreadable, unwritable, no-room (for what is ours in
+    it), locked, claimed, protocol, root-lost, not-durable (its disk did not take what was written),
+    internal.
     """
 
     code: str

@@ -216,7 +216,8 @@ class Rows:
         # SQLite may have rolled back by itself, and then there is no transaction to leave.
         first = error.__context__ if isinstance(error.__context__, apsw.Error) else error
         kind = UnwritableError if isinstance(first, _PASSING) else StoreError
-        raise kind(f"cannot use the archive {self._path}: {first}") from None
+        hint = ": is there room, or a free inode (df -i)?" * isinstance(first, apsw.CantOpenError)
+        raise kind(f"cannot use the archive {self._path}: {first}{hint}") from None
 
     def _one(self, query: str, *bindings: Any) -> Any:
         """Run a query; return its first row, or None."""

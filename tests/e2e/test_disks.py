@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.disks import Disk, disk, fuse, memory, resize
 from tests.e2e.pair import SIDES, Pair, tree, until
+from tests.sshd import children
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 
@@ -226,6 +227,40 @@ class TestFull:
             assert found[b"first"][-1] == b"edited"
             assert not pair.leftovers()
             pair.stop()
+
+    @pytest.mark.parametrize("side", SIDES)
+    @pytest.mark.parametrize("room", ["2m,nr_inodes=1", "2m,nr_inodes=5", "4k"])
+    def test_a_replica_begins_when_there_is_room(self, local: Pair, side: str, room: str) -> None:
+        """What is psync's own cannot be made in it, or not all of that."""
+        here, there = local.sides(side)
+        with memory(here, room):
+            with contextlib.suppress(OSError):
+                (here / "ballast.psync.ignore").write_bytes(b"b" * 4096)
+            (there / "f").write_text("text")
+            pid = local.launch().pid
+            agents: set[int] = set()
+
+            def tried() -> bool:
+                agents.update(children(pid))
+                return len(agents) > 6
+
+            until(tried, "more tries")
+
+            assert "make room, or free inodes" in local.status()[here.name]["trouble"]
+            assert local.output().count("trying again") == 1
+            resize(here, "2m,nr_inodes=0")
+            assert set(local.settle()) == {b"f"}
+            assert local.status()[here.name]["trouble"] == ""
+            assert local.stop() == 0
+
+    @pytest.mark.parametrize("inodes", [1, 4, 7])
+    def test_a_state_directory_without_inodes_ends_a_start(self, local: Pair, inodes: int) -> None:
+        with memory(local.state, f"2m,nr_inodes={inodes}"):
+            assert local.launch().wait(60) == 2
+
+        (line,) = local.output().splitlines()
+        assert str(local.state) in line
+        assert "No space left on device" in line or "a free inode (df -i)?" in line
 
     def test_what_a_full_replica_cannot_vouch_for_stays_out_of_the_archive(
         self, pair: Pair
