@@ -281,6 +281,7 @@ def _run(chosen: argparse.Namespace) -> int:
     _check_places(options, session_dir)
     session_dir.lock()
     reread = (lambda: _options(chosen)) if len(chosen.roots) == 1 else None
+    code: int = Exit.FAILED
     try:
         session_dir.mark_stopped(on_purpose=False)
         code = _serve(options, session_dir, chosen, reread)
@@ -289,7 +290,17 @@ def _run(chosen: argparse.Namespace) -> int:
             session_dir.describe({**session_dir.described(), **facts})
         return code
     finally:
+        if len(chosen.roots) == 2 and code not in (Exit.STOPPED, Exit.INTERNAL):
+            _discard(session_dir)
         session_dir.unlock()
+
+
+def _discard(session_dir: SessionDir) -> None:
+    """Leave nothing of a session that nobody has configured and that has come to nothing."""
+    from psync.effects.store import is_of_no_pair
+
+    if is_of_no_pair(session_dir):
+        session_dir.discard()
 
 
 def _alerts(chosen: argparse.Namespace, *, quiet: bool = False) -> Alerts:

@@ -117,6 +117,10 @@ async def start(session: SessionDir, config: Path | None, unit: Unit | None) -> 
         if process.returncode:
             lines = os.pread(output, 2000, 0).decode("utf-8", "replace").splitlines()
             why = lines[-1].removeprefix("psync: ") if lines else f"status {process.returncode}"
+            with contextlib.suppress(OSError):
+                if os.listdir(session.path) == ["output"]:  # it has not begun
+                    os.unlink(session.path / "output")
+                    session.path.rmdir()
             raise PsyncError(f"session {session.name} ended at once: {why}")
         return lacks or ""
     finally:

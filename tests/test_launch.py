@@ -88,6 +88,8 @@ class TestSession:
     async def test_that_ends_at_once_says_why(self, session: SessionDir, tmp_path: Path) -> None:
         config = tmp_path / "psync.toml"
         config.write_text("[session.home]\n")
+        session.make()
+        session.mark_agreed()
 
         with pytest.raises(PsyncError, match=r"home ended at once: .*missing key"):
             await start(session, config, None)

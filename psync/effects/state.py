@@ -18,12 +18,14 @@
 is private to the user (directories 0700, files 0600). Standard library only, because
 `psync status` runs every minute from cron.
 
-It does not know what the files hold, and it never removes a session's directory: an
-archive that nobody uses costs little, one that is missing costs a full comparison.
+It does not know what the files hold, and it removes no session's directory but of one that has
+come to nothing: an archive that nobody uses costs little, one that is missing costs a full
+comparison.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -37,6 +39,7 @@ from psync.errors import StoreError, UsageError
 
 __all__ = ["SessionDir", "reason", "sessions", "state_directory"]
 
+_OF_EVERY_START = re.compile(r"lock|session\.json|psync\.log|archive\.db|intents\.\d+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 
 
@@ -179,9 +182,20 @@ class SessionDir:
             UsageError: another process runs this session.
             StoreError: the state directory cannot be used.
         """
+        fd = self._take()
+        if not self._is_lock(fd):  # who held it has discarded it
+            os.close(fd)
+            fd = self._take()
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        self._lock = fd
+
+    def _take(self) -> int:
         try:
-            self.make()
-            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fd = self._open_lock()
+            except FileNotFoundError:  # discarded just now
+                fd = self._open_lock()
         except OSError as error:
             raise StoreError(
                 f"cannot use the state directory {self.path}: {reason(error)}; "
@@ -199,10 +213,30 @@ class SessionDir:
         except OSError as error:
             os.close(fd)
             raise StoreError(f"cannot lock {self.path / 'lock'}: {reason(error)}") from None
-        # The file stays when the lock goes: to remove a file that others lock is a race.
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-        self._lock = fd
+        return fd
+
+    def _open_lock(self) -> int:
+        self.make()
+        return os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _is_lock(self, fd: int) -> bool:
+        """Tell whether an open file is the one that others would lock."""
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(self.path / "lock"))
+        except FileNotFoundError:
+            return False
+
+    def discard(self) -> None:
+        """Remove the directory, while it is locked, unless it holds more than every start makes.
+
+        That the archive is of no pair is for the caller to know.
+        """
+        with contextlib.suppress(OSError):  # something has come into it meanwhile
+            names = os.listdir(self.path)
+            if all(map(_OF_EVERY_START.fullmatch, names)):
+                for name in sorted(names, key="lock".__eq__):  # it comes last
+                    os.unlink(self.path / name)
+                os.rmdir(self.path)
 
     def unlock(self) -> None:
         """Let the session go; harmless when it is not held."""

@@ -34,7 +34,9 @@ from psync.core.entry import Agreed
 from psync.effects.state import SessionDir, reason, sessions
 from psync.errors import StoreError, UnwritableError
 
-__all__ = ["ROOT_ID", "Intents", "Rows", "SessionDir", "archives_of", "set_aside"]
+__all__ = [
+    "ROOT_ID", "Intents", "Rows", "SessionDir", "archives_of", "is_of_no_pair", "set_aside",
+]  # fmt: skip
 
 ROOT_ID = 1  # the root is the row (0, b"")
 SCHEMA = 3
@@ -370,15 +372,27 @@ def archives_of(pair: str, but: SessionDir) -> list[str]:
             if each.name == but.name or not each.agreed:
                 continue
             with suppress(apsw.Error):
-                uri = f"file:{quote(os.fsencode(each.database))}?immutable=1"
-                flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-                db = apsw.Connection(uri, flags=flags)
-                try:
-                    if db.execute(_META, ("pair",)).fetchall() == [(pair,)]:
-                        found.append(each.name)
-                finally:
-                    db.close()
+                if _pairs(each) == [(pair,)]:
+                    found.append(each.name)
     return found
+
+
+def is_of_no_pair(session: SessionDir) -> bool:
+    """Tell whether a session that has ended never came to know its pair; False where in doubt."""
+    try:
+        return session.fresh or not _pairs(session)
+    except apsw.Error:
+        return False
+
+
+def _pairs(session: SessionDir) -> list[tuple[Any, ...]]:
+    """Read the id of a session's pair, without locks; what is not checkpointed is not seen."""
+    uri = f"file:{quote(os.fsencode(session.database))}?immutable=1"
+    db = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    try:
+        return db.execute(_META, ("pair",)).fetchall()
+    finally:
+        db.close()
 
 
 def set_aside(path: Path, why: str) -> Path:

@@ -357,6 +357,31 @@ class TestBadInput:
 
         assert missing in self.refused(pair, "-r", str(pair.host), str(pair.left), missing)
 
+    @pytest.mark.parametrize(
+        ("host", "right"), [("no-such-host.invalid", "/"), ("{host}", "/missing")]
+    )
+    def test_leaves_no_session_that_nobody_has_configured(
+        self, pair: Pair, host: str, right: str
+    ) -> None:
+        self.refused(pair, "-r", host.format(host=pair.host), str(pair.left), right)
+
+        assert list((pair.state / "sessions").iterdir()) == []
+
+    def test_leaves_a_session_that_knows_its_pair(self, local: Pair) -> None:
+        local.start()
+        local.stop()
+        (session,) = (local.state / "sessions").iterdir()
+        for name in ("agreed", "alerts.json"):
+            (session / name).unlink(missing_ok=True)
+        local.right.rename(local.base / "away")
+
+        self.refused(local, str(local.left), str(local.right))
+
+        assert (session / "archive.db").exists()
+        (local.base / "away").rename(local.right)
+        local.start()
+        assert local.settle() == {}
+
     def test_root_that_is_no_directory(self, local: Pair) -> None:
         file = local.base / "file"
         file.touch()

@@ -176,6 +176,24 @@ class TestDead:
         assert code == CRITICAL
         assert f"not started: session home ended at once: {plainly.pair.right} does not" in line
 
+    def test_that_cannot_begin_leaves_no_session(self, plainly: Service) -> None:
+        plainly.pair.right.rmdir()
+
+        assert f"{plainly.pair.right} does not exist" in plainly.psync("start", "home").stderr
+
+        assert list((plainly.pair.state / "sessions").iterdir()) == []
+
+    def test_that_is_configured_and_is_refused_is_known_to_have_failed(
+        self, service: Service
+    ) -> None:
+        service.pair.host = "no-such-host.invalid"
+        service.configure()
+
+        assert "there is no host called" in service.psync("start", "home").stderr
+
+        assert json.loads((service.directory / "session.json").read_text())["exit"] == 2
+        assert "there is no host called" in (service.directory / "psync.log").read_text()
+
 
 class TestEnding:
     """A session that is configured to end by itself: cron runs it, and nobody keeps it alive."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from psync.core.entry import Agreed
 from psync.effects.state import SessionDir, sessions, state_directory
-from psync.effects.store import ROOT_ID, Intents, Rows
+from psync.effects.store import ROOT_ID, Intents, Rows, is_of_no_pair
 from psync.errors import StoreError, UnwritableError, UsageError
 
 ROOT_RECORD = Agreed(2, 0o755, 0, 0, 0, 7, b"", b"", 2, 0, 3, 0)
@@ -521,6 +522,59 @@ class TestSessionDir:
 
         again.unlock()
         other.unlock()
+
+    def test_is_for_one_at_a_time_while_it_is_discarded(self, tmp_path, monkeypatch):
+        first, second = SessionDir(tmp_path, "home"), SessionDir(tmp_path, "home")
+        first.lock()
+        flock = fcntl.flock
+
+        def discarded_first(fd, how):
+            monkeypatch.setattr(fcntl, "flock", flock)
+            first.discard()
+            first.unlock()
+            flock(fd, how)
+
+        monkeypatch.setattr(fcntl, "flock", discarded_first)
+        second.lock()
+
+        with pytest.raises(UsageError, match="already running"):
+            SessionDir(tmp_path, "home").lock()
+        second.unlock()
+
+    @pytest.mark.parametrize(
+        "kept", ["agreed", "stopped", "alerts.json", "archive.db-wal", "archive.db.broken-1", "x"]
+    )
+    def test_is_discarded_only_with_what_is_worth_nothing(self, tmp_path, kept):
+        session = SessionDir(tmp_path, "home")
+        session.lock()
+        names = {"lock", "session.json", "psync.log", "archive.db", "intents.7", kept}
+        for name in names:
+            (session.path / name).touch()
+
+        session.discard()
+        assert set(os.listdir(session.path)) == names
+
+        (session.path / kept).unlink()
+        session.discard()
+        assert not session.path.exists()
+        session.unlock()
+
+    def test_is_of_a_pair_once_it_knows_it_or_cannot_say(self, tmp_path):
+        session = SessionDir(tmp_path, "home")
+        assert is_of_no_pair(session)
+        session.make()
+        rows = Rows(session.database)
+        rows.set_meta("boot", "1")
+        rows.close()
+        assert is_of_no_pair(session)
+
+        rows = Rows(session.database)
+        rows.set_meta("pair", "1234")
+        rows.close()
+        assert not is_of_no_pair(session)
+
+        session.database.write_bytes(b"x" * 5000)
+        assert not is_of_no_pair(session)
 
     def test_is_free_after_a_kill(self, tmp_path):
         script = (

@@ -1217,6 +1217,18 @@ _STATE = [
         "tests/effects/test_store.py -k TestSessionDir",
     ),
     (
+        "takes a lock that its holder has discarded",
+        "        if not self._is_lock(fd):  # who held it has discarded it\n",
+        "        if False:\n",
+        "tests/effects/test_store.py -k TestSessionDir",
+    ),
+    (
+        "discards an archive, alerts or what a person has said",
+        "            if all(map(_OF_EVERY_START.fullmatch, names)):\n",
+        "            if names:\n",
+        "tests/effects/test_store.py -k TestSessionDir",
+    ),
+    (
         "lets others read what is remembered",
         "                directory.chmod(0o700)\n",
         "                pass\n",
