@@ -343,8 +343,10 @@ def _undisturbed_by_death(
         raise Violation(f"outcome {outcome}")
     if outcome.status == APPLIED and not ended and not _has(everything, operation.ours):
         raise Violation(f"ours is gone: {everything}")
-    if (outcome.status != APPLIED or operation.kept) and not ended:
-        if not _has(everything, operation.base):
+    # Whatever the other user has made of it: who takes its place would have deleted it.
+    replaced = schedule.second and any(user.found_room for user in users)
+    if operation.kept or (outcome.status != APPLIED and not replaced):
+        if not ended and not _has(everything, operation.base):
             raise Violation(f"what was there is gone, {outcome}: {everything}")
     _check_twin(replica, schedule, ended)
     replica.close()

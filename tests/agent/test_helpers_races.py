@@ -126,6 +126,7 @@ class User:
         self.wrote: list[bytes] = []  # what must not be lost
         self.ended: list[bytes] = []  # what he himself has put an end to
         self.in_vain: list[bytes] = []  # written into a file that has no name any more
+        self.found_room = False  # he put something where he would have deleted what he found
 
     def at(self, step: str, behaviour: str) -> Callable[[str], None]:
         """Make the function that acts at a step of the helpers'."""
@@ -231,9 +232,13 @@ class User:
             return
         self.ended.append(old)
 
+    def _make_room(self) -> None:
+        self.found_room |= not os.path.lexists(self._path)
+        self.remove()
+
     def make_anew(self) -> None:
         """Delete it and make another one: on ext4 it gets the same inode number."""
-        self.remove()
+        self._make_room()
         if not self._path.exists():
             self._path.write_bytes(self._text)
             self.wrote.append(self._text)
@@ -245,7 +250,7 @@ class User:
 
     def make_directory(self) -> None:
         """Put a directory with something in it into its place."""
-        self.remove()
+        self._make_room()
         if not os.path.lexists(self._path):
             self._path.mkdir()
         if self._path.is_dir() and not self._path.is_symlink():
@@ -257,7 +262,7 @@ class User:
 
     def make_link(self) -> None:
         """Put a symlink into its place."""
-        self.remove()
+        self._make_room()
         if not os.path.lexists(self._path):
             self._path.symlink_to("/etc")
 
