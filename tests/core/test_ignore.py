@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psync.core.ignore import _DIRECTORIES_MAX, Ignore
+from psync.core.ignore import _DIRECTORIES_MAX, Ignore, is_pruned
 from psync.errors import ConfigError
 
 NAMES = st.sampled_from([b"a", b"b", b"cache", b"x.tmp", b".git", b"f.psync.ignore"])
@@ -50,6 +50,14 @@ class TestRules:
     ) -> None:
         assert list(Ignore(patterns).pruned) == expected
         assert list(Ignore(["z"], patterns).pruned) == [b"z", *expected]
+
+    def test_name_them_by_what_is_before_or_after(self) -> None:
+        pruned = Ignore(["cache", "*.o", "t*"]).pruned
+
+        for path in (b"cache", b"a/cache", b"a/x.o", b"t", b"a/tmp"):
+            assert is_pruned(path, pruned)
+        for path in (b"cached", b"cache/a", b"x.oo", b"at", b""):
+            assert not is_pruned(path, pruned)
 
     def test_hide_no_root(self) -> None:
         assert not Ignore(["*", "*/"])(b"", True)
