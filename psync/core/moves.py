@@ -204,15 +204,26 @@ class Moves:
     def _goes_on(self, replica: Replica, old: bytes, new: bytes) -> bool:
         """Tell whether a rename waits for nothing but results: then its old path waits for it.
 
-        Or for its directory, which nobody at the old path waits for.
+        Or for its directory, which nobody at the old path waits for; or for another that does,
+        of what is at its new path (`_is_to_leave`).
         """
         if new not in replica.moves or replica.shows(old) is not None:
             return False
-        if new in self._replicas[replica.side.other].stalled:
-            return True
-        if self._pending.waits_for(new) == parent(new) != parent(old):
-            return True
-        return self._flights.find(lambda op: below_or_at(op.path, old)) is not None
+        flights, waits_for = self._flights, self._pending.waits_for
+        stalled = self._replicas[replica.side.other].stalled
+        way: list[bytes] = [old]
+        each: bytes | None = new
+        while each is not None and each not in way:
+            if each in flights.at or each in flights.locked or each in stalled:
+                return True
+            if waits_for(each) == parent(each) != parent(way[-1]):
+                return True
+            if any(below_or_at(op.path, way[-1]) for op in flights.ops.values()):
+                return True
+            way.append(each)
+            further = replica.leaving.get(each)
+            each = further if waits_for(each) == further else None
+        return False
 
     def untangle(self, path: bytes) -> None:
         """Give up a rename for which, in the end, it has to wait itself.
@@ -225,7 +236,7 @@ class Moves:
             way.append(each)
             each = self._pending.waits_for(each)
         circle = way[way.index(each) :] if each is not None else []
-        coming = {*self._flights.at, *self._pair.renames}
+        coming = {*self._flights.at, *self._flights.locked, *self._pair.renames}
         for replica in self._replicas:
             coming.update(replica.awaited)
         if not coming.isdisjoint(circle):
@@ -327,6 +338,8 @@ class Moves:
         ):
             self._give_up(replica, new)
             return False
+        if not turning and self._is_to_leave(replica, new):
+            return True
         if self._is_in_the_way(replica, old, new, base):
             return replica.turning == new or new in replica.moves
         if turning and not self._has_parent(target, new):
@@ -411,6 +424,14 @@ class Moves:
             self._pending.hold(new, old)
             return True
         return False
+
+    def _is_to_leave(self, replica: Replica, path: bytes) -> bool:
+        """Tell whether what was agreed at a path is to be renamed, too; then wait for that."""
+        new = replica.leaving.get(path)
+        if new is None or new not in replica.moves or new not in self._pending.since:
+            return False
+        self._pending.hold(path, new)
+        return True
 
     def _has_parent(self, target: Replica, new: bytes) -> bool:
         """As `Pair.has_parent`, for a rename that may wait for operations only."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
 from psync.core.entry import ROOT, Kind, below_or_at, is_ours
@@ -224,6 +226,31 @@ class TestFile:
 
         duo.assert_rest()
         assert [(t.verb, t.source, t.path) for t in duo.sent()] == [(RENAME, b"f", b"h")]
+
+    @pytest.mark.parametrize(
+        "pattern",
+        [
+            pytest.param("3>4 2>3 1>2 0>1", id="rotated"),
+            pytest.param("1>2 0>1", id="rotated over the oldest"),
+            pytest.param("a>t b>a t>b", id="swapped"),
+            pytest.param("a>t b>a c>b t>c", id="in a circle"),
+            pytest.param("a>t t>a a>t t>a a>b", id="there and back"),
+            pytest.param("a>t t>a a>u u>a", id="away and back twice"),
+        ],
+    )
+    def test_in_quick_succession_are_renamed_and_never_copied(self, pattern: str) -> None:
+        """However much the other side has done when the next one is heard of."""
+        renames = [tuple(each.encode().split(b">")) for each in pattern.split()]
+        names = {name for name in b"".join(map(b"".join, renames)) if chr(name) in "0123abc"}
+        for answers in product((False, True), repeat=len(renames)):
+            duo = Duo({bytes((name,)): bytes((name,)) for name in sorted(names)})
+            for (old, new), answered in zip(renames, answers, strict=True):
+                duo.move(LEFT, old, new)
+                if answered:
+                    duo.obey(RIGHT)
+
+            duo.assert_rest()
+            assert {t.verb for t in duo.sent()} <= {RENAME}, answers
 
     def test_again_while_it_is_being_renamed_follows(self) -> None:
         duo = Duo({b"f": b"one"})

@@ -1494,6 +1494,18 @@ _PAIR = [
 
 _MOVES = [
     (
+        "gives up a rename to a name that another is just leaving",
+        "        coming = {*self._flights.at, *self._flights.locked, *self._pair.renames}\n",
+        "        coming = {*self._flights.at, *self._pair.renames}\n",
+        "tests/core/test_moves.py -k quick_succession",
+    ),
+    (
+        "renames over what is to be renamed itself",
+        "        if not turning and self._is_to_leave(replica, new):\n",
+        "        if False:\n",
+        "tests/core/test_moves.py -k quick_succession",
+    ),
+    (
         "renames its own work for what it had put that in the place of",
         "        if base is not None and base.kind != Kind.DIRECTORY and self._recall.is_open(old):\n",
         "        if False:\n",
