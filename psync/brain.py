@@ -233,6 +233,8 @@ class Brain:
         self._full_syncs = 0  # under way
         self._full_synced = time.time()  # when the last began; a start compares everything, too
         self._in_sync_once = False
+        self._first: int | None = None  # what the first scans have found is numbered up to here
+        self._is_reconciled = False
         self._pace = Pace(asyncio.get_running_loop().time())
 
     @property
@@ -713,7 +715,9 @@ class Brain:
             now, session.mark(), session.applied, session.bytes_moved,
             at_rest=not session.pending,
         )  # fmt: skip
-        pace.is_in(session.state, time.time())
+        if not self._is_reconciled:
+            self._is_reconciled = self._has_reconciled()
+        pace.is_in(self._shown_state, time.time())
         if not self._is_seen_going and session.state is State.WATCHING:
             self._is_seen_going = True
             self._overseer.look(self._facts())  # lest it takes another halt for the last one
@@ -834,6 +838,22 @@ class Brain:
             if self._options.dry_run:  # nothing is lost by going on, and people see what it is
                 self._would_halt = True
                 asyncio.get_running_loop().call_soon(self._go_on, Resumed(accept=True))
+
+    @property
+    def _shown_state(self) -> State:
+        """What people are told that the session is doing; they may rely on what it watches."""
+        state = self._session.state
+        return State.SCANNING if state is State.WATCHING and not self._is_reconciled else state
+
+    def _has_reconciled(self) -> bool:
+        """Tell whether all that the first scans have found is on both sides, or cannot be."""
+        session = self._session
+        if not session.settled(-1):  # not all of it is told
+            self._first = None
+            return False
+        if self._first is None:
+            self._first = session.mark()
+        return session.settled(self._first) or bool(session.stuck(self._first))
 
     def _report_progress(self) -> None:
         """Show how far the first synchronization is; say so when it is over."""
@@ -1062,7 +1082,7 @@ class Brain:
         session, pace = self._session, self._pace
         now = asyncio.get_running_loop().time()
         applied, moved = session.applied, session.bytes_moved
-        pace.is_in(session.state, time.time())
+        pace.is_in(self._shown_state, time.time())
         rates = [pace.rates(side, now, applied, moved) for side in Side]
         sides = {
             peer.side.name.lower(): {
@@ -1087,6 +1107,7 @@ class Brain:
             "pid": os.getpid(),
             "version": psync.__version__,
             **session.status(),
+            "state": self._shown_state.name.lower(),
             **sides,
             "trouble": next((why for why in self._unwritable.values() if why), ""),
             "alerts": self._overseer.tells,

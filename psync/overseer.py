@@ -52,7 +52,7 @@ class Facts(NamedTuple):
     """How a session stands.
 
     Attributes:
-        state: as in `psync status`.
+        state: as in `psync status`, but that it watches before all is reconciled.
         told: the same in one line, with figures.
         halted: why; empty: it has not.
         halts: the same as keys, which stay the same however it is put.

@@ -29,6 +29,21 @@ class TestStatus:
         assert text.returncode == 0
         assert "watching" in text.stdout
 
+    @pytest.mark.parametrize("more", [False, True])
+    def test_is_scanning_until_all_was_reconciled_once(self, local: Pair, more: bool) -> None:
+        (local.left / "large").write_bytes(b"x" * 600_000)
+        if more:  # it stays a problem, on which nobody waits
+            (local.left / "late").touch()
+            os.utime(local.left / "late", (0, 10_000_000_000))
+        local.launch("--set", "rsync_extra=--bwlimit=200")
+
+        until(lambda: local.status().get("pending"), "something to do")
+        told = local.wait_for("watching")
+
+        assert tree(local.right)[b"large"] == tree(local.left)[b"large"]
+        assert (told["pending"], told["problems"]) == (more, more)
+        assert told["state_since"] - told["started"] > 1
+
     def test_tells_what_was_replicated_last_and_how_fast(self, watching: Pair) -> None:
         (watching.left / "a\nb").write_text("12345")
         watching.flush()
