@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from psync.effects.console import complain, counted, harmless, quantity
 from psync.effects.state import SessionDir, sessions, state_directory
-from psync.errors import ConfigError, PsyncError, UsageError
+from psync.errors import ConfigError, Exit, PsyncError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -297,6 +297,8 @@ def status(chosen: argparse.Namespace) -> int:
             print("\n".join(_describe(answer)))
     for problem in problems:
         complain(problem, 1)
+    if chosen.name is not None and not answers:
+        return Exit.FAILED
     return 1 if problems else 0
 
 

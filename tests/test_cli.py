@@ -307,7 +307,9 @@ class TestGrammar:
 
 class TestQuestions:
     def test_find_nothing_without_a_session(self, psync, state):
-        assert psync("status").stdout.startswith("no session is running")
+        done = psync("status")
+        assert done.stdout.startswith("no session is running")
+        assert done.returncode == 0
         assert json.loads(psync("status", "--json").stdout) == {"sessions": []}
         assert not state.exists()
         for verb in ("flush", "pause", "resume", "stop", "conflicts", "trash"):
@@ -326,7 +328,11 @@ class TestQuestions:
 
         assert said == "psync: no session 'nosuch'; there are: home, old\n"
         for name in ("home", "old"):
-            assert psync("status", name).stdout.startswith(f"session {name} is not running")
+            done = psync("status", name)
+            assert done.stdout.startswith(f"session {name} is not running")
+            assert done.returncode == 2
+            done = psync("status", "--json", name)
+            assert (json.loads(done.stdout), done.returncode) == ({"sessions": []}, 2)
 
     def test_show_no_session_to_a_browser_that_there_never_was(self, psync, tmp_path):
         config = tmp_path / "psync.toml"
