@@ -50,6 +50,7 @@ from psync.errors import (
     Exit,
     PsyncError,
     StoreError,
+    TransportError,
     UnknownSessionError,
     UsageError,
 )
@@ -818,7 +819,10 @@ def _trust(chosen: argparse.Namespace) -> int:
         {**given, "host": chosen.host, "left": "/", "right": "/"}, "command line"
     )
     done = trust(chosen.host, options.ssh_options, accept=None if chosen.yes else _accept)
-    print(harmless(asyncio.run(done)))
+    try:
+        print(harmless(asyncio.run(done)))
+    except TransportError as error:  # no session has lost a side
+        return complain(str(error), 1)
     return 0
 
 

@@ -305,6 +305,17 @@ class TestGrammar:
             assert "--state-dir" in refused(psync(*args))
 
 
+class TestTrust:
+    def test_of_a_host_that_refuses_connections_fails(self, psync):
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))  # and nobody listens
+            port = closed.getsockname()[1]
+
+            said = refused(psync("trust", f"ssh://127.0.0.1:{port}"), 1)
+
+        assert "refuses connections" in said
+
+
 class TestQuestions:
     def test_find_nothing_without_a_session(self, psync, state):
         done = psync("status")
