@@ -96,6 +96,9 @@ def main(argv: list[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         _discard_stdout()
+        if error.filename is None and not _has_place():
+            told = "the current directory is gone, and a path is relative to it: cd elsewhere"
+            return complain(told, no_answer or Exit.FAILED)
         where = f"{error.filename}: " if error.filename is not None else ""
         return complain(f"{where}{error.strerror or error}", no_answer or 1)
     except ImportError as error:
@@ -123,6 +126,15 @@ def _have_standard_files() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _has_place() -> bool:
+    """Tell whether there still is a current directory."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _discard_stdout() -> None:

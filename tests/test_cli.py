@@ -236,6 +236,19 @@ class TestGrammar:
         assert said in refused(psync(*args))
 
     @pytest.mark.parametrize(
+        "args", [["left", "/r"], ["sync", "/l", "right"], ["--state-dir", "x", "status"]]
+    )
+    def test_refuses_a_relative_path_where_the_current_directory_is_gone(
+        self, psync, tmp_path, args
+    ):
+        gone = tmp_path / "gone"
+        gone.mkdir()
+
+        done = psync(*args, cwd=gone, preexec_fn=gone.rmdir)
+
+        assert "the current directory is gone" in refused(done)
+
+    @pytest.mark.parametrize(
         ("args", "code", "said"),
         [
             (["runcheck", "--bogus"], 3, "unrecognized arguments: --bogus"),
