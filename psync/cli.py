@@ -191,6 +191,8 @@ def _options(chosen: argparse.Namespace) -> Options:
             where = "command line"
     elif len(chosen.roots) == 2:
         _refuse_names(chosen)
+        if chosen.name is not None:  # nor is "" one
+            SessionDir(state_directory(chosen.state_dir), chosen.name)
         left, right = chosen.roots
         values = {"left": left, "right": right, "name": chosen.name or ""}
     else:

@@ -213,6 +213,8 @@ class TestGrammar:
             (["-T", "x", "/l", "/r"], "translate: 'x' is not FROM:TO"),
             (["-b", "--", "/l", "/r"], "expected one argument"),
             (["--name", "a/b", "/l", "/r"], "is no name for a session"),
+            (["--name", "", "/l", "/r"], "'' is no name for a session"),
+            (["sync", "--name=", "/l", "/r"], "'' is no name for a session"),
             (["--set", "settle", "/l", "/r"], "is not KEY=VALUE"),
             (["--set", "settl_ms=1", "/l", "/r"], "unknown key settl_ms: did you mean settle_ms?"),
             (["--set", "left=/x", "--bogus"], "unrecognized arguments: --bogus"),
