@@ -1174,6 +1174,11 @@ def _refusal(t: Transition) -> str:
     if verb in (PUT, META):
         if wanted is None or not _is_possible(wanted):
             return f"nothing possible is wanted at {printable(t.path)}"
+        if not -(1 << 63) <= wanted.mtime_ns < 1 << 63:
+            return (
+                f"the time of {printable(t.path)} is beyond what 64 bits of nanoseconds hold (the "
+                "years 1678 to 2261): give it another one with touch"
+            )
         if verb == PUT and wanted.kind == _FILE and t.content is None and not t.source:
             return f"there is no content for {printable(t.path)}"
     elif verb == RENAME:
@@ -1192,7 +1197,7 @@ def _refusal(t: Transition) -> str:
 def _is_possible(e: Entry) -> bool:
     if not (0 <= e.mode <= 0o7777 and 0 <= e.uid < 0xFFFFFFFF and 0 <= e.gid < 0xFFFFFFFF):
         return False
-    if not -(1 << 63) <= e.mtime_ns < 1 << 63 or len(e.xattrs) > XATTRS_MAX:
+    if len(e.xattrs) > XATTRS_MAX:
         return False
     if e.kind == _SYMLINK:
         return 0 < len(e.target) < 4096 and b"\0" not in e.target

@@ -243,6 +243,20 @@ class TestCreate:
 
         assert outcome.entry.mtime_ns == mtime_ns
 
+    @pytest.mark.parametrize("mtime_ns", [-(1 << 63) - 1, 1 << 63])
+    def test_a14_times_that_cannot_be_held_are_said_to_be_what_is_wrong(self, replica, mtime_ns):
+        before = replica.write(b"g", b"")
+        outcomes = replica.apply(
+            replica.put(b"f", file(b"", mtime_ns=mtime_ns), b""),
+            replica.put(b"d", directory()._replace(mtime_ns=mtime_ns)),
+            replica.put(b"l", link(b"x")._replace(mtime_ns=mtime_ns)),
+            replica.meta(b"g", before, before._replace(mtime_ns=mtime_ns)),
+        )
+
+        for outcome, name in zip(outcomes, "fdlg", strict=True):
+            assert outcome.status == FAILED
+            assert outcome.message.startswith(f"the time of {name} is beyond what 64 bits")
+
     def test_a10_special_bits_only_where_they_are_replicated(self, tmp_path):
         for strip, mode in ((True, 0o755), (False, 0o6755)):
             root = tmp_path / str(strip)
