@@ -57,6 +57,7 @@ _AS_PARENT = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _NOT_THERE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
 _TRIES = 4  # for a version that stays the same while it is read
 _PARENTS_MAX = 64
+_TIME_MIN, _TIME_MAX = -(1 << 63), (1 << 64) - 1  # what the wire holds
 
 
 class Seen(NamedTuple):
@@ -95,6 +96,9 @@ def entry_from_stat(
     kind = mode & 0o170000
     bits = mode & (0o777 if strip else 0o7777)
     uid, gid = (st.st_uid, st.st_gid) if owners else (0, 0)
+    mtime_ns = st.st_mtime_ns
+    if not _TIME_MIN <= mtime_ns <= _TIME_MAX:
+        mtime_ns = _TIME_MAX  # which no replica is given either
     if kind == stat.S_IFREG:
         return Entry(
             _FILE,
@@ -102,7 +106,7 @@ def entry_from_stat(
             uid,
             gid,
             st.st_size,
-            st.st_mtime_ns,
+            mtime_ns,
             b"",
             digest,
             st.st_ino,
@@ -110,11 +114,9 @@ def entry_from_stat(
             xattrs,
         )
     if kind == stat.S_IFDIR:
-        return Entry(_DIRECTORY, bits, uid, gid, 0, st.st_mtime_ns, b"", b"", st.st_ino, 0, xattrs)
+        return Entry(_DIRECTORY, bits, uid, gid, 0, mtime_ns, b"", b"", st.st_ino, 0, xattrs)
     if kind == stat.S_IFLNK:
-        return Entry(
-            _SYMLINK, 0, uid, gid, 0, st.st_mtime_ns, target, b"", st.st_ino, st.st_ctime_ns
-        )
+        return Entry(_SYMLINK, 0, uid, gid, 0, mtime_ns, target, b"", st.st_ino, st.st_ctime_ns)
     return None
 
 

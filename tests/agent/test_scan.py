@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -29,7 +31,7 @@ from psync.scan import (
 )
 from psync.syscalls import read_lease
 from psync.watch import walk
-from psync.wire import BUSY
+from psync.wire import BUSY, Item, Observed, encode
 
 
 @pytest.fixture
@@ -112,6 +114,22 @@ class TestEntryFromStat:
 
 
 class TestEntryAt:
+    @pytest.mark.parametrize("year", [-1, 1600, 2560, 9999])
+    @pytest.mark.parametrize("kind", [stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK])
+    def test_a_time_that_the_wire_does_not_hold_is_one_that_no_replica_holds(
+        self, year: int, kind: int
+    ) -> None:
+        fields = dict.fromkeys(("st_uid", "st_gid", "st_size", "st_ino", "st_ctime_ns"), 0)
+        st: Any = SimpleNamespace(
+            **fields, st_mode=kind, st_mtime_ns=(year - 1970) * 365 * 86400 * 10**9
+        )
+
+        entry = entry_from_stat(st, True, False)
+
+        assert entry is not None
+        assert entry.mtime_ns >= 1 << 63
+        encode(Observed([Item(b"f", entry)]))
+
     def test_shows_what_is_there(self, tmp_path: Path, root_fd: int) -> None:
         (tmp_path / "f").write_bytes(b"abc")
         (tmp_path / "l").symlink_to("x")
