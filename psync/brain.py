@@ -848,7 +848,7 @@ class Brain:
     def _has_reconciled(self) -> bool:
         """Tell whether all that the first scans have found is on both sides, or cannot be."""
         session = self._session
-        if not session.settled(-1):  # not all of it is told
+        if not session.is_told:
             self._first = None
             return False
         if self._first is None:

@@ -306,13 +306,13 @@ class Session:
 
     def settled(self, mark: int) -> bool:
         """Tell whether everything observed up to `mark` is on both sides."""
-        if not self._is_told:
+        if not self.is_told:
             return False
         return all(since > mark for since in self._pending.since.values())
 
     def stuck(self, mark: int) -> list[Problem]:
         """The problems because of which `settled` will not come true; empty: it may."""
-        if not self._is_told:
+        if not self.is_told:
             return []
         found: dict[bytes, Problem] = {}
         for path, since in self._pending.since.items():
@@ -324,7 +324,7 @@ class Session:
         return list(found.values())
 
     @property
-    def _is_told(self) -> bool:
+    def is_told(self) -> bool:
         """Tell whether all that the agents have said and found is taken in."""
         return self.state == State.WATCHING and not any(
             replica.stream or replica.survey.pending for replica in self._replicas
