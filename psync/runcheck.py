@@ -12,13 +12,14 @@ on its way is where it belongs. That content is the same is for the audit to say
 
 **Invariants.** Nothing that is halted, paused or stopped on purpose is started, ended or resumed: a
 person has said so, or has to. What is dead is started at once, what does not answer only when it
-was found so `after` times in a row: a busy disk can make a session slow. People are told once
-when something is wrong for so long, once more when it gets worse, and once when it is over; and
-not of what a session that runs tells by itself. One that runs, and could not be started again, is
-named before it has to be. What was found is in `runcheck.json` in the session's directory. A
-session that nobody names, neither the configuration nor the command line, may end in good order;
-only if it dies, having replicated something, is that told. One that is configured to end by itself
-is not started here: who runs it (cron) does that; how it ended last is what counts.
+was found so `after` times in a row: a busy disk can make a session slow. People are told once when
+something is wrong for so long, once more when it gets worse, and once when it is over, or when no
+more than a warning is left for so long; and not of what a session that runs tells by itself. One
+that runs, and could not be started again, is named before it has to be. What was found is in
+`runcheck.json` in the session's directory. A session that nobody names, neither the configuration
+nor the command line, may end in good order; only if it dies, having replicated something, is that
+told. One that is configured to end by itself is not started here: who runs it (cron) does that; how
+it ended last is what counts.
 
 Exit codes are those of monitoring plugins: 0 all is well, 1 look at it when you can, 2 nothing is
 replicated as it should be, 3 it cannot be told. There is one line a session, the worst first.
@@ -165,7 +166,6 @@ async def _see_to(
     is_ending: bool,
 ) -> tuple[Finding, list[str]]:
     memory = session.described("runcheck.json")
-    before = int(memory.get("times") or 0)
     unit = await find_unit(session.name)
     is_named = is_named or unit is not None
     absent = partial(_ended, is_ending=is_ending)
@@ -174,22 +174,32 @@ async def _see_to(
     finding = await asyncio.to_thread(_look, session, rules, absent)
     if fault and not finding.is_dead:
         finding = _named_too(finding, fault)
-    times = before + 1 if finding.code and not finding.is_told else 0
-    if rules.restart and (finding.is_dead or (finding.is_hung and times >= rules.after)):
+    # Below 0: others tell of it. For what was not found so often yet, nothing was wrong before.
+    codes = [OK] * rules.after + [int(code) for code in memory.get("codes") or []]
+    codes = [*codes, -finding.code if finding.is_told else finding.code][-rules.after :]
+    lasting, worst = min(codes), max(map(abs, codes))
+    times = int(memory.get("times") or 0) + 1 if codes[-1] > OK else 0
+    if rules.restart and (finding.is_dead or (finding.is_hung and lasting >= CRITICAL)):
         finding = await _start_again(session, finding, config, unit, fault)
-    told, failed = _known(memory, alerts), {}
-    if times >= rules.after:
-        alert = _trouble(finding, times)
-        due = [way for way, code in told.items() if code < finding.code]
-    else:
-        alert = _over(finding, str(memory.get("text")))
-        due = [way for way, code in told.items() if code and finding.code == OK]
+    lasting = min(lasting, finding.code)
+    told, was, failed = _known(memory, alerts), str(memory.get("text", "")), {}
+    due = [way for way, code in told.items() if lasting > code or lasting == CRITICAL < code]
+    alert, heard = _trouble(finding, times), finding.code
+    if not due and worst <= WARNING:  # after `after` times only, but what is well is well
+        due = [way for way, code in told.items() if code >= CRITICAL]
+        heard = max(codes[-1], OK)
+        alert = _over(finding, was)
+    if finding.code == OK:
+        due = [way for way, code in told.items() if code]
+        alert, heard = _over(finding, was), OK
     if due:
         failed = await deliver(alerts, alert, [way for way in told if way not in due])
-        told.update((way, finding.code) for way in due if way not in failed)
-    was = str(memory.get("text", "")) if any(told.values()) else ""
-    text = finding.text if finding.code else was
-    facts = {"time": time.time(), "code": finding.code, "text": text, "times": times, "told": told}
+        told.update((way, heard) for way in due if way not in failed)
+        was = finding.text if finding.code and len(failed) < len(due) else was
+    facts = {
+        "time": time.time(), "code": finding.code, "found": finding.text, "codes": codes,
+        "times": times, "told": told, "text": was if any(told.values()) else "",
+    }  # fmt: skip
     try:
         session.make()
         session.describe(facts, "runcheck.json")
@@ -409,11 +419,14 @@ async def _start_again(
 
 def _trouble(finding: Finding, times: int) -> Alert:
     name, text = finding.session, harmless(finding.text)
-    found = f"psync runcheck has found this {times} times in a row:" if times > 1 else "Found:"
+    often = f"psync runcheck has found it not well {times} times in a row, now so:"
+    found = often if times > 1 else "Found:"
     hint = f"What it does now: psync status {name}; what it did: its log."
     return Alert("down", name, f"session {name}: {text[:120]}", [found, "", f"  {text}", "", hint])
 
 
 def _over(finding: Finding, was: str) -> Alert:
-    text = [f"Session {finding.session} is well again: {finding.text}", "", "It was:", f"  {was}"]
-    return Alert("recovered", finding.session, f"session {finding.session} is well again", text)
+    name, text = finding.session, harmless(finding.text)
+    how, left = ("is better, but", f": {text[:120]}") if finding.code else ("is well again", "")
+    lines = [f"Session {name} {how}: {text}", "", "It was:", f"  {was}"]
+    return Alert("recovered", name, f"session {name} {how}{left}", lines)

@@ -1609,7 +1609,7 @@ _RUNCHECK = [
     ),
     (
         "ends what was slow once",
-        "    if rules.restart and (finding.is_dead or (finding.is_hung and times >= rules.after)):\n",
+        "    if rules.restart and (finding.is_dead or (finding.is_hung and lasting >= CRITICAL)):\n",
         "    if rules.restart and (finding.is_dead or finding.is_hung):\n",
         "tests/e2e/test_runcheck.py -k Hung",
     ),
