@@ -298,7 +298,8 @@ def _run(chosen: argparse.Namespace) -> int:
     reread = (lambda: _options(chosen)) if len(chosen.roots) == 1 else None
     code: int = Exit.FAILED
     try:
-        session_dir.mark_stopped(on_purpose=False)
+        if not (options.dry_run or _given(chosen).get("sync_only")):  # else it is not for good
+            session_dir.mark_stopped(on_purpose=False)
         code = _serve(options, session_dir, chosen, reread)
         facts = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "exit": code}
         with contextlib.suppress(StoreError):  # it is only for who asks later how it went

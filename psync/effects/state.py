@@ -9,7 +9,7 @@
         audit.json      how the last `psync check` went; beside it audit.lock, while one runs, and
                         backup/, with what `psync check --backup` has saved
         psync.log       the log, unless the configuration names another file
-        stopped         an administrator has stopped it on purpose; gone at the next start
+        stopped         an administrator has stopped it on purpose; gone at the next start for good
         agreed          both replicas have agreed on something, once
         alerts.json     what the session has told people of, and what is still to be delivered;
                         runcheck.json: what `runcheck` has told

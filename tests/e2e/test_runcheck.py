@@ -164,6 +164,19 @@ class TestDead:
         plainly.start()
         assert plainly.check()[0] == OK
 
+    @pytest.mark.parametrize("once", [("sync", "-n"), ("run", "-n"), ("sync",)])
+    def test_stays_stopped_on_purpose_after_a_run_that_ends_by_itself(
+        self, plainly: Service, once: tuple[str, ...]
+    ) -> None:
+        plainly.start()
+        assert plainly.pair.psync("stop", "home").returncode == 0
+        assert plainly.psync(*once, "home").returncode == 0
+
+        code, line = plainly.check()
+
+        assert (code, line) == (WARNING, "WARNING: home: stopped on purpose (psync stop)")
+        assert plainly.pair.status() == {}
+
     def test_is_only_looked_at_if_so_wanted(self, plainly: Service) -> None:
         assert plainly.check("--no-restart")[0] == CRITICAL
         assert plainly.pair.status() == {}
