@@ -815,11 +815,13 @@ class Brain:
 
     def _note(self, note: Note) -> None:
         if note.event == "transition.applied":
-            self._last_change = time.time()
-            assert note.side is not None
-            self._pace.changed(self._last_change, note.side, note.path, note.text)
+            event = "transition.planned" if self._options.dry_run else note.event
             more = {"moved_from": note.moved_from} if note.moved_from else {}
-            self._log.info(note.event, side=note.side, path=note.path, what=note.text, **more)
+            self._log.info(event, side=note.side, path=note.path, what=note.text, **more)
+            if event == note.event:
+                self._last_change = time.time()
+                assert note.side is not None
+                self._pace.changed(self._last_change, note.side, note.path, note.text)
             return
         where = f" on the {note.side.name.lower()}" if note.side is not None else ""
         path = f"{printable(note.path)}: " if note.path else ""

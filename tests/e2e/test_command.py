@@ -238,6 +238,8 @@ class TestOneShot:
         assert "would create file a on the right" in said
         assert "dry run: 2 changes would be made" in said
         assert "agree" not in said
+        assert "transition.planned path=a what=created" in pair.log()
+        assert "transition.applied" not in pair.log()
         assert not (pair.right / "a").exists()
         assert not (pair.left / "b").exists()
 
