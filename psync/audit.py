@@ -27,6 +27,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -621,33 +622,44 @@ def _modes_of(before: dict[str, Any]) -> Modes | None:
 def tell_people(
     alerts: Alerts, session: SessionDir, before: dict[str, Any], report: dict[str, Any]
 ) -> list[str]:
-    """Tell of an audit that has become an alert, or is none any more.
+    """Tell of an audit that has become an alert, or a worse one, or is none any more.
 
     Args:
         alerts: who is told.
-        session: its `audit.json` says afterwards by which ways people know.
+        session: its `audit.json` says afterwards by which ways people know, and of what.
         before: what that said before this audit.
         report: this audit's.
 
     Returns:
         A line for each way to them that failed.
     """
-    told, all_ways = before.get("alerted"), ways(alerts)
+    told, all_ways, was_heard = before.get("alerted"), ways(alerts), before.get("heard") or {}
     known = [way for way in told if way in all_ways] if isinstance(told, list) else []
-    unknown = [way for way in all_ways if way not in known]
+    heard = {way: was_heard.get(way, before.get("counts") or {}) for way in known}
+    informed = [way for way in known if not _is_worse(report["counts"], heard[way])]
     failed: dict[str, str] = {}
-    if report["exit"] == ALERT and unknown:
+    if report["exit"] == ALERT and len(informed) < len(all_ways):
         counts = [f"{count:,} {kind}" for kind, count in report["counts"].items() if count]
         some = report["differences"][:_TOLD_MAX]
         lines = [f"{each['kind']}: {each['path']}: {each['what']}" for each in some]
         alert = audit_alert(report["name"], ", ".join(counts), lines)
-        failed = asyncio.run(deliver(alerts, alert, known))
-        known += [way for way in unknown if way not in failed]
+        failed = asyncio.run(deliver(alerts, alert, informed))
+        for way in set(all_ways).difference(informed, failed):
+            most = heard.get(way, {})  # of each kind: audits that look differently take turns
+            heard[way] = {k: max(n, most.get(k, 0)) for k, n in report["counts"].items()}
     elif report["exit"] not in (ALERT, FAILED) and known and not report.get("stands"):
         text = f"audit of session {report['name']}: well again"
         alert = Alert("recovered", report["name"], text, [text])
-        failed = asyncio.run(deliver(alerts, alert, unknown))
-        known = [way for way in known if way in failed]
-    if known:
-        session.describe({**session.described(REPORT), "alerted": known}, REPORT)
+        failed = asyncio.run(deliver(alerts, alert, [way for way in all_ways if way not in known]))
+        heard = {way: heard[way] for way in known if way in failed}
+    if heard:
+        facts = {"alerted": list(heard), "heard": heard}
+        session.describe({**session.described(REPORT), **facts}, REPORT)
     return list(dict.fromkeys(failed.values()))
+
+
+def _is_worse(counts: dict[str, int], heard: dict[str, int]) -> bool:
+    """Tell whether there is more, of some kind and of worse ones, than people have heard of."""
+    titles = [worth.title for worth in sorted(Worth, reverse=True) if worth != Worth.ARRIVED]
+    excess = accumulate(counts.get(title, 0) - heard.get(title, 0) for title in titles)
+    return any(more > 0 for more in excess)

@@ -25,10 +25,11 @@ class Told:
         self._mail = base / "mail"
         self.command = ["sh", "-c", f"echo $PSYNC_EVENT: ${{PSYNC_SUBJECT#*: }} >> {self._mail}"]
 
-    def audit(self, code: int) -> list[str]:
+    def audit(self, code: int, *, differs: int = 2, believed: int = 0) -> list[str]:
         before = self.session.described(REPORT)
         report: dict[str, Any] = {
-            "name": "home", "exit": code, "counts": {"differs": 2, "unreadable": 0},
+            "name": "home", "exit": code,
+            "counts": {"differs": differs, "believed equal": believed},
             "differences": [{"kind": "differs", "path": "f", "what": "size 1 | 2"}],
         }  # fmt: skip
         self.session.describe(report, REPORT)
@@ -92,3 +93,48 @@ class TestTelling:
         assert told.audit(ALERT) == []
 
         assert "alerted" not in told.session.described(REPORT)
+
+
+class TestWorse:
+    def test_is_told_again_and_what_is_no_worse_than_what_was_told_is_not(self, told: Told) -> None:
+        for differs, believed in ((0, 1), (0, 25), (0, 25), (0, 3), (0, 25), (4, 21), (5, 21)):
+            assert told.audit(ALERT, differs=differs, believed=believed) == []
+
+        assert [line.partition("home: ")[2] for line in told.mail] == [
+            "1 believed equal", "25 believed equal", "5 differs, 21 believed equal",
+        ]  # fmt: skip
+
+    def test_kind_is_told_though_there_are_fewer(self, told: Told) -> None:
+        told.audit(ALERT, differs=30)
+        told.audit(ALERT, differs=0, believed=1)
+
+        assert told.mail[1].endswith("1 believed equal")
+
+    def test_is_not_what_audits_find_that_take_turns(self, told: Told) -> None:
+        for _ in range(3):
+            told.audit(ALERT, differs=0, believed=1)
+            told.audit(ALERT, differs=12)
+
+        assert len(told.mail) == 2
+
+    def test_is_told_by_each_way_that_has_not_told_it(self, told: Told) -> None:
+        told.audit(ALERT)
+        told.sendmail(f"echo letter >> {told._mail}")
+        works, told.command = told.command, ["false"]
+        assert len(told.audit(ALERT, differs=9)) == 1
+        told.command = works
+        for code in (ALERT, ALERT, EQUAL):
+            assert told.audit(code, differs=9) == []
+
+        assert told.mail[:3] == [ONCE, "letter", ONCE.replace("2", "9")]
+        assert sorted(told.mail[3:]) == ["letter", OVER]
+
+    def test_than_what_an_older_psync_told_is_told(self, told: Told) -> None:
+        told.audit(ALERT)
+        known = told.session.described(REPORT)
+        known.pop("heard", None)
+        told.session.describe(known, REPORT)
+        told.audit(ALERT)
+        told.audit(ALERT, differs=3)
+
+        assert told.mail == [ONCE, ONCE.replace("2", "3")]
