@@ -146,7 +146,8 @@ def grammar() -> argparse.ArgumentParser:
         action="store_true",
         help="what halted the session is right: make the deletions, or go on with the edits",
     )
-    end = verb("stop", "End a session, and wait until it is gone.")
+    end = verb("stop", "End sessions, and wait until they are gone.", session=False)
+    end.add_argument("names", metavar="NAME", nargs="*", help="else the one that runs")
     end.add_argument(
         "--timeout", metavar="S", type=_seconds, default=30.0, help="at most so long (%(default)g)"
     )

@@ -91,19 +91,20 @@ def resume(chosen: argparse.Namespace) -> int:
 
 
 def stop(chosen: argparse.Namespace) -> int:
-    """End one session, or all, and wait until they are gone."""
+    """End sessions, and wait until they are gone; one that does not end is in no other's way."""
     state = state_directory(chosen.state_dir)
-    if chosen.all and chosen.name is not None:
+    if chosen.all and chosen.names:
         raise UsageError("either --all or a NAME")
-    if chosen.name is not None:
-        names = [chosen.name]
-    else:
-        names = [each.name for each in sessions(state) if _is_there(each)]
-        if not chosen.all:
-            names = [_only(names, state)]
-    for name in names:
-        _stop_one(SessionDir(state, name), chosen.timeout)
-    return 0
+    names = chosen.names or [each.name for each in sessions(state) if _is_there(each)]
+    if not (chosen.all or chosen.names):
+        names = [_only(names, state)]
+    code = 0
+    for name in dict.fromkeys(names):
+        try:
+            _stop_one(SessionDir(state, name), chosen.timeout)
+        except PsyncError as error:
+            code = max(code, complain(str(error), error.exit_code))
+    return code
 
 
 def _is_there(session: SessionDir) -> bool:

@@ -511,6 +511,14 @@ class TestQuestions:
         assert psync("stop").returncode == 0
         assert process.poll() == 0
 
+    def test_end_the_others_too_where_one_cannot_be_ended(self, psync, session):
+        processes = [session("b"), session("c")]
+
+        done = psync("stop", "b", "gone", "c", "b")
+
+        assert (done.returncode, done.stderr) == (2, "psync: session gone is not running\n")
+        assert [process.wait(10) for process in processes] == [0, 0]
+
     @pytest.mark.parametrize("words", [("home",), (), ("--all",)])
     def test_end_a_session_that_is_just_starting(self, psync, state, words):
         process = subprocess.Popen(

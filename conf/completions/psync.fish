@@ -10,7 +10,7 @@ complete -c psync -n __fish_use_subcommand -a web -d 'Show the sessions to a bro
 complete -c psync -n __fish_use_subcommand -a flush -d 'Wait until everything done so far is on the other side.'
 complete -c psync -n __fish_use_subcommand -a pause -d 'Stop replicating for a while; what happens meanwhile is not lost.'
 complete -c psync -n __fish_use_subcommand -a resume -d 'Go on after a pause or a halt.'
-complete -c psync -n __fish_use_subcommand -a stop -d 'End a session, and wait until it is gone.'
+complete -c psync -n __fish_use_subcommand -a stop -d 'End sessions, and wait until they are gone.'
 complete -c psync -n __fish_use_subcommand -a check -d 'Compare both trees of a session, or any two, and change nothing.'
 complete -c psync -n __fish_use_subcommand -a conflicts -d 'List the versions that lost a conflict.'
 complete -c psync -n __fish_use_subcommand -a trash -d 'List what was deleted and is kept.'

@@ -684,9 +684,10 @@ class TestScripts:
         started = script("start", "--config", str(plainly.config))
         plainly.pair.flush()
         looked = script("runcheck", "--config", str(plainly.config))
-        stopped = script("stop")
+        stopped = script("stop", "gone", "home")
 
         assert (started.returncode, started.stdout) == (0, "home: started\n"), started.stderr
         assert (looked.returncode, looked.stdout[:9]) == (0, "OK: home:"), looked.stderr
-        assert stopped.returncode == 0, stopped.stderr
+        said = "psync: session gone is not running\n"
+        assert (stopped.returncode, stopped.stderr) == (2, said)
         assert plainly.pair.status() == {}
