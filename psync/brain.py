@@ -116,6 +116,7 @@ _RESUME_S = 8.0  # to see whether it halts again; whoever asks waits for 10
 _UNDECIDED = (State.STARTING, State.DISCONNECTED, State.SCANNING)
 _UNCOMMITTED_MAX = 20_000
 _BANNED_S = 5.0
+_COMM_MAX = 15  # bytes that the kernel keeps of a program's name
 _HOUR_LOOK_S = 30.0  # a clock that is set, or a machine that sleeps, tells nobody
 _UNWRITTEN_S = 1.0  # between tries to write down what is to be done
 _TRIED_MAX = 8
@@ -1343,17 +1344,29 @@ def _told(problems: list[Problem]) -> str:
 
 
 def _running(banned: str) -> str:
-    """The name of a running program that contains `banned`; empty: there is none.
-
-    The kernel knows no more than the first 15 bytes of a name.
-    """
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                comm = Path(entry.path, "comm").read_text(errors="replace").strip()
-                if banned[:15] in comm:
-                    return comm
+    """The name of a running program that contains `banned`; empty: there is none."""
+    wanted = os.fsencode(banned)
+    for process in map(Path("/proc").joinpath, filter(str.isdigit, os.listdir("/proc"))):
+        with contextlib.suppress(OSError):
+            comm = (process / "comm").read_bytes().removesuffix(b"\n")
+            whole = _whole_name(process, comm)
+            if (wanted if whole else wanted[:_COMM_MAX]) in (whole or comm):
+                return printable(whole or comm)
     return ""
+
+
+def _whole_name(process: Path, comm: bytes) -> bytes:
+    """The name of a program of which the kernel's `comm` is the beginning; empty: not known.
+
+    It is its file's, or a script's beside its interpreter: no other word of its command line.
+    """
+    if len(comm) < _COMM_MAX:
+        return comm
+    files = (process / "cmdline").read_bytes().split(b"\0")[:3]
+    with contextlib.suppress(OSError):  # of another user
+        files.insert(0, os.fsencode(os.readlink(process / "exe")))
+    names = map(os.path.basename, files)
+    return next((name for name in names if name.startswith(comm)), b"")
 
 
 def _rules(options: Options) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from psync.brain import _running
 from tests.e2e.pair import WAIT_S, Pair, command, opened, tree, until
 from tests.sshd import Sshd
 
@@ -586,6 +587,28 @@ class TestBadInput:
         said = self.refused(local, "-b", name, str(local.left), str(local.right), code=1)
 
         assert name in said
+
+    @pytest.mark.parametrize("is_script", [False, True], ids=["binary", "script"])
+    def test_banned_program_by_any_part_of_a_long_name(
+        self, tmp_path: Path, is_script: bool
+    ) -> None:
+        program = tmp_path / "averylongprogramname_tail"
+        if is_script:
+            program.write_text("#!/bin/sh\nread x\n")
+            program.chmod(0o755)
+        else:
+            shutil.copy(shutil.which("cat") or "", program)
+        argv = [program, "-", "/x/averylongprogra.argument"]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
+            comm = Path(f"/proc/{process.pid}/comm")
+            until(lambda: comm.read_text() == "averylongprogra\n", "the program")
+            found = [_running(part) for part in ("name_tail", program.name, "averylongpro")]
+            others = [_running(part) for part in ("averylongprogra.", "averylongprogramme")]
+            assert process.stdin is not None
+            process.stdin.close()
+
+        assert found == [program.name] * 3
+        assert others == ["", ""]
 
 
 class TestDryRun:
