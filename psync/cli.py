@@ -619,6 +619,8 @@ def _install(chosen: argparse.Namespace) -> int:
 
     from psync.install import doubled, hidden, install, tell_systemd, uninstall
 
+    if not chosen.root:
+        raise UsageError("--root: a directory is wanted, not nothing")
     root = Path(chosen.root).absolute()
     state = chosen.state_dir or os.environ.get("PSYNC_STATE_DIR")
     state = os.path.abspath(state) if state else None

@@ -319,6 +319,13 @@ class TestGrammar:
         ):
             assert "--state-dir" in refused(psync(*args))
 
+    @pytest.mark.parametrize("verb", ["install", "uninstall"])
+    def test_refuses_to_install_below_no_directory(self, psync, tmp_path, verb):
+        said = refused(psync(verb, "--root", ""))
+
+        assert said == "psync: --root: a directory is wanted, not nothing\n"
+        assert not (tmp_path / "etc").exists()
+
 
 class TestTrust:
     def test_of_a_host_that_refuses_connections_fails(self, psync):
