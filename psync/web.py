@@ -42,6 +42,7 @@ from urllib.parse import parse_qs
 
 from psync import __version__
 from psync.config import config_file
+from psync.effects.console import harmless
 from psync.effects.state import reason
 from psync.errors import ConfigError, PsyncError, UsageError
 from psync.metrics import CONTENT_TYPE, exposition
@@ -271,9 +272,13 @@ class Web:
     async def _health(self, query: str) -> _Answer:
         told = await self._survey()
         wanted = parse_qs(query).get("session", [])
+        known = {each.get("name") for each in told}
+        missing = [harmless(name) for name in wanted if name not in known]
         if wanted:
             told = [each for each in told if each.get("name") in wanted]
-        well, lines = health(told)
+        well, lines = health(told) if told or not missing else (False, [])
+        well = well and not missing
+        lines += [f"{name}: there is no such session" for name in missing]
         text = "\n".join(["ok" if well else "unhealthy", *lines]) + "\n"
         status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
         return _Answer(status, _TEXT, text.encode("utf-8", "backslashreplace"))

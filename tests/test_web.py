@@ -178,7 +178,12 @@ class TestAnswers:
         )  # fmt: skip
         assert ask(get("/healthz?session=home"))[::2] == (200, b"ok\nhome: watching\n")
         assert ask(get("/healthz?session=files"))[0] == 503
-        assert ask(get("/healthz?session=none"))[0] == 503
+        assert ask(get("/healthz?session=none&session=home"))[::2] == (
+            503, b"unhealthy\nhome: watching\nnone: there is no such session\n",
+        )  # fmt: skip
+        assert ask(get("/healthz?session=a%0Ab"))[::2] == (
+            503, b"unhealthy\na\\nb: there is no such session\n",
+        )  # fmt: skip
 
     def test_trouble_with_the_state_directory_is_said(self, monkeypatch):
         def survey(*_):
