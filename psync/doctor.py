@@ -307,7 +307,7 @@ def _here(
         text, _, todo = exposed.partition(": ")
         checks.append(Check("", "configuration", WARN, text, todo))
     if not alerts.enabled:
-        todo = "see [alerts] in conf/psync.toml"
+        todo = "see [alerts] in /etc/psync/psync.toml.example, which psync install writes"
         checks.append(Check("", "alerts", WARN, "nobody is told of trouble", todo))
         return checks
     missing = [Check("", "alerts", BAD, text, todo) for _, text, todo in lacking(alerts)]

@@ -123,8 +123,8 @@ class Reporter:
                 "",
                 f"  {facts.halted}",
                 "",
-                f"A person has to decide: psync status {self._session}, psync resume "
-                f"{self._session}. docs/OPERATIONS.md says what to look at.",
+                f"A person has to decide. What was found: psync status {self._session}, "
+                f"psync log {self._session}. To go on: psync resume {self._session}.",
             ]
             return [self._alert("halted", f"session {self._session} has HALTED", text)]
         is_over = known and not facts.halted and facts.state == "watching"

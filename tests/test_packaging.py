@@ -281,3 +281,18 @@ class TestPages:
         commands = re.findall(r"^    (\./\S+)$", (checkout / "README.md").read_text(), re.MULTILINE)
 
         assert ci.rstrip().endswith(f"exec {commands[-1]}")
+
+
+def test_no_message_points_to_what_only_a_checkout_has(checkout: Path) -> None:
+    found = []
+    for file in (checkout / "psync").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        documentation = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        found += [
+            (file.name, node.value)
+            for node in nodes
+            if isinstance(node, ast.Constant) and id(node) not in documentation
+            if re.search(r"\b(docs|conf)/\w", str(node.value))
+        ]
+
+    assert found == []

@@ -293,9 +293,7 @@ def _keyword(setting: str) -> list[str]:
     if name == "stricthostkeychecking" or name in _MEANINGLESS:
         return []
     if name not in _UNDERSTOOD:
-        raise UsageError(
-            f"ssh option {keyword} is none that psync understands: see docs/OPERATIONS.md"
-        )
+        raise UsageError(f"ssh option {keyword} is none that psync understands: leave it out")
     if not value:
         raise UsageError(f"ssh option {keyword} needs a value: -o {keyword}=VALUE")
     return [_line(keyword, value)]
