@@ -348,9 +348,9 @@ def _late(told: dict[str, Any], beat: dict[str, Any], rules: Rules) -> tuple[int
         return WARNING, True, f"{state}, started {duration(age)} ago"
     if away:
         return CRITICAL, True, "; ".join(away)
-    if state == "scanning":  # of a large tree it takes long; it is under way
-        return WARNING, False, f"still scanning: no heartbeat within {rules.lag:g} s"
     if beat.get("heartbeat_s") is None:
+        if state == "scanning":  # of a large tree it takes long; it is under way
+            return WARNING, False, f"still scanning: no heartbeat within {rules.lag:g} s"
         text = f"no heartbeat within {rules.lag:g} s, while it says that it is {state}"
         return CRITICAL, False, text
     pending = f"{told.get('pending', 0):,} pending"

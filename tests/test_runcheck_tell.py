@@ -116,3 +116,15 @@ def test_what_hangs_once_is_not_ended_because_a_warning_stands(runs: Runs) -> No
     runs(HUNG)
 
     assert runs.ended == 1
+
+
+@pytest.mark.parametrize(
+    ("heard", "says"),
+    [(None, "still scanning: no heartbeat within 30 s"), (1.0, "lag above 30 s (7 pending)")],
+)
+def test_a_first_reconciliation_that_takes_long_is_late_like_any_work(
+    heard: float | None, says: str
+) -> None:
+    told = {"state": "scanning", "pending": 7, "started": 0}
+
+    assert runcheck._late(told, {"heartbeat_s": heard}, Rules(lag=30.0)) == (WARNING, False, says)
