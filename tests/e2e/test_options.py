@@ -100,5 +100,5 @@ class TestBanned:
             process.kill()
 
         assert done.returncode == 1
-        assert "a-name-that-the is running" in done.stderr
+        assert f"{program.name} is running" in done.stderr
         assert tree(local.right) == {}
