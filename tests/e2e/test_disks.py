@@ -68,7 +68,7 @@ class TestPower:
             assert {p: e[-1] for p, e in found.items() if e[0] == "file"} == {
                 p: e[-1] for p, e in expected.items() if e[0] == "file"
             }
-            assert not pair.leftovers()
+            until(lambda: not pair.leftovers(), "empty staging")
             pair.stop()
 
     @pytest.mark.parametrize(("side", "kept"), [("left", "names"), ("right", "nothing")])
@@ -225,7 +225,7 @@ class TestFull:
             found = pair.settle()
             assert found[b"large"][-1] == b"l" * 8_000_000
             assert found[b"first"][-1] == b"edited"
-            assert not pair.leftovers()
+            until(lambda: not pair.leftovers(), "empty staging")
             pair.stop()
 
     @pytest.mark.parametrize("side", SIDES)
