@@ -56,7 +56,6 @@ from psync.core.events import (
     Transfer,
     Transferred,
 )
-from psync.core.ignore import Ignore
 from psync.core.session import Session
 from psync.desk import Desk
 from psync.effects.console import Console, counted
@@ -201,12 +200,12 @@ class Brain:
             history=[]
             if self._rows.moved_aside
             else [decode(record) for record in self._intents.load()],
-            ignored=Ignore(options.all_excludes(), options.tempfiles),
+            ignored=options.ignored(),
             met=self._rows.meta("met") == "1",
         )
         self._has_met = self._session.met  # and it is written down
         if self._rows.meta("rules") not in (None, _rules(options)):
-            self._session.hide(Ignore(options.all_excludes(), options.tempfiles))
+            self._session.hide(options.ignored())
         if self._archive.is_committed:
             self._rows.set_meta("rules", _rules(options))
         if self._archive.count:
@@ -622,7 +621,7 @@ class Brain:
         self._transfers.options = options.rsync_extra
         self._session.take_over(_limits(options))
         if _rules(options) != _rules(old):
-            self._session.hide(Ignore(options.all_excludes(), options.tempfiles))
+            self._session.hide(options.ignored())
             self._commit_soon.set()
         for peer in self._peers:
             peer.host.timeout, peer.host.itimeout = options.timeout, options.itimeout

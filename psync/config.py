@@ -30,6 +30,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 
+from psync.core.ignore import Ignore
 from psync.core.patterns import EXPRESSION, parse
 from psync.effects.state import SessionDir
 from psync.errors import ConfigError, UnknownSessionError, UsageError
@@ -215,6 +216,10 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         # To rsync the first that matches counts, and `!` forgets what came before.
         patterns = takewhile("!".__ne__, reversed(self.rsync_excludes))
         return [rule for pattern in patterns for rule in _from_rsync(pattern)] + self.excludes
+
+    def ignored(self) -> Ignore:
+        """What is not replicated."""
+        return Ignore(self.all_excludes(), self.tempfiles)
 
 
 def seconds_of(text: str) -> int:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from psync.config import Options, config_file, load_file, load_session, make_options
-from psync.core.ignore import Ignore
 from psync.errors import ConfigError, PsyncError
 
 __all__ = ["as_toml", "check", "comment", "ending", "faults", "no_route", "show", "toml"]
@@ -152,9 +151,7 @@ def _nested(sound: list[Options]) -> list[str]:
         for inner, side, host, root in roots
         for outer, outside, other, top in roots
         if inner is not outer and host == other and _is_inside(root, top)
-        if not Ignore(outer.all_excludes(), outer.tempfiles)(
-            os.fsencode(os.path.relpath(root, top)), directory=True
-        )
+        if not outer.ignored()(os.fsencode(os.path.relpath(root, top)), directory=True)
     ]
 
 

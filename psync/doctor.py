@@ -25,7 +25,6 @@ from psync.alerts import Alerts, has_apprise, lacking, misunderstood
 from psync.config import Options
 from psync.control import Call, NoSession, Unanswered
 from psync.core.entry import Side, printable
-from psync.core.ignore import Ignore
 from psync.effects.console import quantity
 from psync.effects.state import SessionDir, reason
 from psync.effects.transport import Host, LocalHost
@@ -97,7 +96,7 @@ async def doctor(
         for side, host, root in zip(Side, hosts, (options.left, options.right), strict=True)
     ]
     runs = _runs(session)
-    pruned = list(Ignore(options.all_excludes(), options.tempfiles).pruned)
+    pruned = list(options.ignored().pruned)
     seen = await asyncio.gather(*(_examine(peer, runs, pruned) for peer in peers))
     checks = [check for found, _ in seen for check in found]
     answers = [answer for _, answer in seen]
